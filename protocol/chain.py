@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-import msgspec
-
 from protocol.codec import Decoder, Wire, encode
 from protocol.keys import domain_hash
 
@@ -210,10 +208,3 @@ def genesis_header(chain_id: bytes, time_ms: int, app_root: bytes) -> Header:
 def genesis_qc(header: Header) -> QC:
     """The QC of the genesis block: no signatures, valid by definition."""
     return QC(header.chain_id, header.epoch, header.view, 0, header.block_id(), [])
-
-
-class OrderedBlock(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A committed block as streams carry it: header and payload."""
-
-    header: Header
-    payload: bytes

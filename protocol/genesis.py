@@ -1,0 +1,187 @@
+"""The genesis file: everything that all processes of a chain must agree on before they start.
+
+It is JSON for people; keys and certificates are hex. The chain id is a hash of the file's bytes.
+Limits keep every product of the engine and of proofs inside its range.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.chain import Member
+from protocol.errors import ConfigError
+from protocol.keys import ADDRESS_BYTES, domain_hash
+
+PRICE_LIMIT = 1 << 31
+SIZE_LIMIT = 1 << 31
+VALUE_LIMIT = 1 << 15
+NOTIONAL_LIMIT = 1 << 47
+"""Bound of price_ticks x size_lots of one order."""
+CASH_MOVE_LIMIT = 1 << 42
+"""Bound of one cash movement in micro-dollars."""
+CASH_LIMIT = 1 << 61
+PPM = 1_000_000
+
+
+class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A perpetual market.
+
+    `tick_uusd`: micro-dollars of one price tick per unit of the base asset; `lot_micro`:
+    millionths of the base unit in one lot; their product in micro-dollars is the value of one
+    tick x lot. Rates are parts per million of notional; `maker_fee_ppm` may be negative while
+    taker plus maker stays at least 0.
+    """
+
+    market: int
+    symbol: str
+    tick_uusd: int
+    lot_micro: int
+    initial_ppm: int
+    maintenance_ppm: int
+    taker_fee_ppm: int
+    maker_fee_ppm: int
+    min_notional_uusd: int
+    max_order_lots: int
+    max_position_lots: int
+    initial_price_ticks: int
+
+    @property
+    def value_uusd(self) -> int:
+        """Micro-dollars per tick x lot."""
+        return self.tick_uusd * self.lot_micro // PPM
+
+
+class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A validator or sequencer: signing key, weight and TLS certificate (DER), in hex."""
+
+    name: str
+    public_key: str
+    stake: int
+    certificate: str
+
+    def member(self) -> Member:
+        """The identity as a consensus member."""
+        return Member(bytes.fromhex(self.public_key), self.stake)
+
+
+class GenesisAccount(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An address with money at genesis: on the ledger, and already on its way into the shard."""
+
+    address: str
+    balance_uusd: int
+    deposit_uusd: int
+
+
+class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Pace of a consensus chain, in milliseconds; see `consensus` for what each one does."""
+
+    block_interval_ms: int
+    empty_interval_ms: int
+    idle_interval_ms: int
+    timeout_ms: int
+    timeout_max_ms: int
+    max_payload_bytes: int
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds that everybody enforces alike."""
+
+    orders_per_account: int = 2_000
+    fills_per_action: int = 500
+    agents_per_account: int = 32
+    inbox_per_block: int = 256
+
+
+class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The chain: identities, markets, money at genesis, pace and limits."""
+
+    name: str
+    time_ms: int
+    shard: int
+    validators: list[Identity]
+    sequencers: list[Identity]
+    provers: list[str]
+    oracles: list[str]
+    markets: list[MarketConfig]
+    accounts: list[GenesisAccount]
+    ledger_pace: Pace
+    sequencer_pace: Pace
+    limits: Limits = msgspec.field(default_factory=Limits)
+
+    def market(self, symbol_or_number: str) -> MarketConfig:
+        """The market of this symbol or number; raises `ConfigError` naming the known ones."""
+        for config in self.markets:
+            if symbol_or_number in (config.symbol, str(config.market)):
+                return config
+        known = ", ".join(config.symbol for config in self.markets)
+        raise ConfigError(f"there is no market {symbol_or_number!r}; there are {known}")
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A parsed genesis with its ids: of the base layer, and of the sequencers' log."""
+
+    genesis: Genesis
+    chain_id: bytes
+    log_id: bytes
+
+
+def parse_genesis(raw: bytes) -> Chain:
+    """Parse and check a genesis file; raises `ConfigError` with what is wrong."""
+    try:
+        genesis = msgspec.json.decode(raw, type=Genesis)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the genesis file is malformed: {error}") from None
+    _check_identities(genesis)
+    for number, market in enumerate(genesis.markets):
+        _check_market(number, market)
+    for account in genesis.accounts:
+        if len(_hex("account address", account.address)) != ADDRESS_BYTES:
+            raise ConfigError(f"genesis: an address has {ADDRESS_BYTES} bytes: {account.address}")
+        if min(account.balance_uusd, account.deposit_uusd) < 0:
+            raise ConfigError(f"genesis: negative money for {account.address}")
+    chain_id = domain_hash(b"trilemma/chain", raw)
+    return Chain(genesis, chain_id, domain_hash(b"trilemma/log", chain_id))
+
+
+def _hex(what: str, text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise ConfigError(f"genesis: {what} is not hex: {text!r}") from None
+
+
+def _check_identities(genesis: Genesis) -> None:
+    for role, identities in (
+        ("validators", genesis.validators),
+        ("sequencers", genesis.sequencers),
+    ):
+        if not identities:
+            raise ConfigError(f"genesis: there are no {role}")
+        for identity in identities:
+            if len(_hex("public key", identity.public_key)) != 32 or identity.stake <= 0:
+                raise ConfigError(f"genesis: {identity.name} needs a 32-byte key and stake > 0")
+            _hex("certificate", identity.certificate)
+        if len({identity.public_key for identity in identities}) != len(identities):
+            raise ConfigError(f"genesis: two {role} share a key")
+    for what, keys in (("provers", genesis.provers), ("oracles", genesis.oracles)):
+        for key in keys:
+            if len(_hex("public key", key)) != 32:
+                raise ConfigError(f"genesis: a key of {what} does not have 32 bytes")
+
+
+def _check_market(number: int, market: MarketConfig) -> None:
+    def require(condition: bool, text: str) -> None:
+        if not condition:
+            raise ConfigError(f"genesis: market {market.symbol!r}: {text}")
+
+    require(market.market == number, f"has number {market.market}, but stands at {number}")
+    product = market.tick_uusd * market.lot_micro
+    require(product > 0 and product % PPM == 0, "tick_uusd x lot_micro is not whole micro-dollars")
+    require(market.value_uusd < VALUE_LIMIT, f"value per tick x lot must be below {VALUE_LIMIT}")
+    require(0 < market.maintenance_ppm < market.initial_ppm <= PPM, "margin rates out of order")
+    require(0 <= market.taker_fee_ppm < PPM, "taker fee out of range")
+    require(-market.taker_fee_ppm <= market.maker_fee_ppm < PPM, "maker fee out of range")
+    require(0 < market.max_order_lots < SIZE_LIMIT, "max_order_lots out of range")
+    require(0 < market.max_position_lots < SIZE_LIMIT, "max_position_lots out of range")
+    require(0 < market.initial_price_ticks < PRICE_LIMIT, "initial price out of range")
+    require(market.min_notional_uusd >= 0, "min_notional_uusd is negative")

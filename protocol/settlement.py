@@ -1,0 +1,139 @@
+"""What the base layer and the shards say to each other: inbox, outbox, batches, transactions."""
+
+from __future__ import annotations
+
+from protocol.chain import CommitCertificate
+from protocol.codec import Decoder, Wire, encode
+from protocol.keys import SCHEME_ED25519, Key, domain_hash
+
+MAX_BATCH_DATA_BYTES = 4 * 1024 * 1024
+"""Most compressed bytes of one batch."""
+
+MAX_EXPANSION = 64
+"""Batch data may expand to at most this many times its compressed size, plus a mebibyte."""
+
+FIRST_ACCOUNT = 16
+"""Account numbers below belong to the system: 0 fees, 1 funding pool, 2 insurance, 3 backstop."""
+
+EMPTY_INBOX_HASH = domain_hash(b"trilemma/inbox-empty")
+
+
+class InboxDeposit(Wire, frozen=True, tag=1):
+    """A deposit on its way into a shard; `account` was given to `address` by the ledger."""
+
+    index: int
+    account: int
+    address: bytes
+    amount_uusd: int
+
+
+InboxEntry = InboxDeposit
+"""Entries of the inbox; forced actions will join the union under further tags."""
+
+
+def extend_inbox_hash(previous: bytes, entry: InboxEntry) -> bytes:
+    """Running hash over the inbox, so that one value vouches for every entry."""
+    return domain_hash(b"trilemma/inbox", previous, encode(entry))
+
+
+class OutboxEntry(Wire, frozen=True):
+    """A withdrawal: debited from the account, payable once to `address` on the ledger."""
+
+    number: int
+    account: int
+    address: bytes
+    amount_uusd: int
+
+
+class BatchHeader(Wire, frozen=True):
+    """A batch of ordered blocks and the state before and after it.
+
+    `data_root`: Merkle root over the encoded `OrderedBlock` values. `inbox_cursor`: inbox entries
+    consumed so far. `outbox_root`: Merkle root over the batch's encoded outbox entries, whose
+    numbers are `outbox_first` .. `outbox_first + outbox_count - 1`.
+    """
+
+    chain_id: bytes
+    shard: int
+    number: int
+    first_block: int
+    last_block: int
+    last_block_id: bytes
+    pre_state_root: bytes
+    post_state_root: bytes
+    data_root: bytes
+    inbox_cursor: int
+    outbox_root: bytes
+    outbox_first: int
+    outbox_count: int
+    prover: bytes
+    bond_uusd: int
+
+    def digest(self) -> bytes:
+        """Hash of the header (32 bytes)."""
+        return domain_hash(b"trilemma/batch-header", encode(self))
+
+
+class Deposit(Wire, frozen=True, tag=1):
+    """Move `amount_uusd` from the sender's ledger balance into the shard, for `address`."""
+
+    address: bytes
+    amount_uusd: int
+
+
+class PostBatch(Wire, frozen=True, tag=2):
+    """Settle a batch: header, compressed data, commit certificate of the last ordered block."""
+
+    header: BatchHeader
+    data: bytes
+    certificate: CommitCertificate
+
+
+class Payout(Wire, frozen=True, tag=3):
+    """Pay an outbox entry, proven against its settled batch. Anybody may send it."""
+
+    batch: int
+    entry: OutboxEntry
+    path: list[bytes]
+
+
+LedgerAction = Deposit | PostBatch | Payout
+
+
+class Transaction(Wire, frozen=True):
+    """A ledger transaction; `nonce` is the sender's count of transactions so far."""
+
+    nonce: int
+    action: LedgerAction
+
+
+class SignedTransaction(Wire, frozen=True):
+    """Envelope of an encoded `Transaction`."""
+
+    scheme: int
+    signer: bytes
+    payload: bytes
+    signature: bytes
+
+
+decode_transaction: Decoder[Transaction] = Decoder(Transaction)
+decode_signed_transaction: Decoder[SignedTransaction] = Decoder(SignedTransaction)
+decode_inbox_entry: Decoder[InboxEntry] = Decoder(InboxEntry)
+decode_batch_header: Decoder[BatchHeader] = Decoder(BatchHeader)
+
+
+def transaction_digest(chain_id: bytes, payload: bytes) -> bytes:
+    """What the sender of a ledger transaction signs."""
+    return domain_hash(b"trilemma/transaction", chain_id, payload)
+
+
+def transaction_id(signed: bytes) -> bytes:
+    """Identity of an encoded `SignedTransaction` (32 bytes)."""
+    return domain_hash(b"trilemma/transaction-id", signed)
+
+
+def sign_transaction(key: Key, chain_id: bytes, transaction: Transaction) -> bytes:
+    """Sign a ledger transaction; returns the encoded `SignedTransaction`."""
+    payload = encode(transaction)
+    signature = key.sign(transaction_digest(chain_id, payload))
+    return encode(SignedTransaction(SCHEME_ED25519, key.public, payload, signature))
