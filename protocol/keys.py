@@ -7,9 +7,7 @@ another.
 
 from __future__ import annotations
 
-import os
 from hashlib import sha256
-from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
@@ -63,7 +61,8 @@ class Key:
     @classmethod
     def generate(cls) -> Key:
         """A new random key."""
-        return cls(os.urandom(32))
+        private = Ed25519PrivateKey.generate()
+        return cls(private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()))
 
     @property
     def private(self) -> Ed25519PrivateKey:
@@ -77,27 +76,6 @@ class Key:
     def seed(self) -> bytes:
         """The 32 secret bytes."""
         return self._private.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-
-    def save(self, path: Path) -> None:
-        """Write the seed as hex to a new file of mode 0600; never overwrites."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.seed().hex() + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Key:
-        """Read a key file; raises `ConfigError` when missing, readable by others or malformed."""
-        try:
-            mode = path.stat().st_mode & 0o777
-            text = path.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the key file {path}: {error}") from None
-        if mode & 0o077:
-            raise ConfigError(f"the key file {path} is open to others; run: chmod 600 {path}")
-        try:
-            return cls(bytes.fromhex(text))
-        except ValueError:
-            raise ConfigError(f"the key file {path} does not hold 64 hex digits") from None
 
 
 class Verifier:

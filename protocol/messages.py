@@ -194,8 +194,8 @@ class WithdrawalRequest(Wire, frozen=True, tag=40):
 Request = (
     Hello | Authenticate | StatusRequest | Submit | SubscribeLog
     | SubscribeEvents | SubscribeDiffs | AccountRequest | BookRequest | ResultRequest
-    | OrdersRequest | SubmitTransaction | HeaderRequest | BatchRequest | BalanceRequest | InboxRequest | BlocksFrom
-    | SubscribeLedger | ProofRequest | WithdrawalRequest
+    | OrdersRequest | SubmitTransaction | HeaderRequest | BatchRequest | BalanceRequest
+    | InboxRequest | BlocksFrom | SubscribeLedger | ProofRequest | WithdrawalRequest
 )  # fmt: skip
 
 

@@ -31,9 +31,9 @@ InboxEntry = InboxDeposit
 """Entries of the inbox; forced actions will join the union under further tags."""
 
 
-def extend_inbox_hash(previous: bytes, entry: InboxEntry) -> bytes:
-    """Running hash over the inbox, so that one value vouches for every entry."""
-    return domain_hash(b"trilemma/inbox", previous, encode(entry))
+def extend_inbox_hash(previous: bytes, ledger_height: int, entry: InboxEntry) -> bytes:
+    """Running hash over the inbox: one value vouches for every entry and the height it came at."""
+    return domain_hash(b"trilemma/inbox", previous, encode((ledger_height, entry)))
 
 
 class OutboxEntry(Wire, frozen=True):
