@@ -1,0 +1,102 @@
+"""Runs one process: configuration, logging, signals, and exit statuses that say what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvloop
+
+from protocol.errors import ConfigError, SafetyViolation
+from protocol.genesis import Chain
+from protocol.keys import Key
+from store.config import ProcessConfig, load_chain, load_config, load_process_key
+from store.files import ensure_directory, lock_directory
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_SAFETY = 5
+
+Serve = Callable[[ProcessConfig, Chain, Key, asyncio.Event], Coroutine[Any, Any, None]]
+
+
+def run_process(config_path: Path, serve: Serve) -> int:
+    """Run `serve(config, chain, key, stop)` until it ends or a signal sets `stop`.
+
+    Returns the exit status: 0 stopped, 1 failed, 2 configuration, 5 safety violation. The data
+    directory is locked meanwhile, so that no two processes share it.
+    """
+    try:
+        config = load_config(config_path)
+        chain = load_chain(config)
+        key = load_process_key(config, chain)
+        _configure_logging(config)
+        ensure_directory(config.data)
+        with lock_directory(config.data):
+            uvloop.run(_supervised(config, chain, key, serve))
+    except ConfigError as error:
+        print(f"trilemma {config_path.stem}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except SafetyViolation as error:
+        structlog.get_logger().critical("safety violation, stopping", error=str(error))
+        return EXIT_SAFETY
+    except OSError as error:
+        structlog.get_logger().critical("the operating system refuses", error=str(error))
+        return EXIT_FAILED
+    return EXIT_OK
+
+
+async def _supervised(config: ProcessConfig, chain: Chain, key: Key, serve: Serve) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Everything imported lives on: collecting it again and again only costs time.
+    gc.collect()
+    gc.freeze()
+    await serve(config, chain, key, stop)
+
+
+async def until_stopped(stop: asyncio.Event, *fatal: asyncio.Future[Any]) -> None:
+    """Wait for `stop`, or raise what any of the futures or tasks ended with."""
+    waiting = asyncio.ensure_future(stop.wait())
+    try:
+        done, _ = await asyncio.wait([waiting, *fatal], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiting.cancel()
+    for ended in done:
+        if ended is waiting:
+            continue
+        result = ended.result()
+        if isinstance(result, BaseException):
+            raise result
+
+
+def _configure_logging(config: ProcessConfig) -> None:
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if config.log_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            getattr(logging, config.log_level.upper())
+        ),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.clear_contextvars()

@@ -1,0 +1,283 @@
+"""The public port: sessions, authentication and dispatch of typed requests.
+
+A process registers one handler per request type. A handler answers with a message, with None where
+pushes follow, or with an awaitable of either; it refuses by raising `Rejected`, which becomes an
+error frame. Whatever a client sends, the process lives and other sessions notice nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from net.server import FrameServer
+from net.session import CLIENT_LIMITS, Session
+from protocol.codec import Wire, encode
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.genesis import Chain
+from protocol.keys import SCHEME_ED25519, require_signature
+from protocol.messages import (
+    NODE_FRAME_BYTES,
+    WIRE_VERSION,
+    Authenticate,
+    Done,
+    ErrorFrame,
+    Hello,
+    Request,
+    Status,
+    StatusRequest,
+    Welcome,
+    decode_request,
+    session_digest,
+)
+
+Handler = Callable[["ClientSession", Any], Wire | Awaitable[Wire | None] | None]
+StatusValues = dict[str, int | str]
+
+MAX_SESSIONS = 512
+MAX_SIGNERS = 256
+MAX_PENDING = 1024
+MAX_BAD_FRAMES = 100
+
+_peek = msgspec.msgpack.Decoder(list[Any])
+_log = structlog.get_logger()
+
+
+class ClientSession:
+    """One connection to the public port: its proven signers and what is under way for it."""
+
+    def __init__(self, link: Session, challenge: bytes) -> None:
+        self.link = link
+        self.challenge = challenge
+        self.signers: set[bytes] = set()
+        self.pending = 0
+        self.bad_frames = 0
+        self.closed = False
+        self.on_close: list[Callable[[], None]] = []
+
+    def send(self, answer: Wire) -> None:
+        """Send an answer or a push; ignored once the session is closed."""
+        if not self.closed:
+            self.link.send(encode(answer))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Send an encoded answer."""
+        if not self.closed:
+            self.link.send(frame)
+
+
+class PublicService:
+    """Serves the public port of one process."""
+
+    def __init__(
+        self, chain: Chain, role: str, name: str, status: Callable[[], StatusValues]
+    ) -> None:
+        self._chain = chain
+        self._role = role
+        self._name = name
+        self._status = status
+        self._provers = {bytes.fromhex(key) for key in chain.genesis.provers}
+        self._handlers: dict[type, Handler] = {
+            Hello: self._hello,
+            Authenticate: self._authenticate,
+            StatusRequest: self._answer_status,
+        }
+        self._sessions: dict[Session, ClientSession] = {}
+        self._server: FrameServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = time.time()
+        self.rejected: Counter[str] = Counter()
+        self.fatal: asyncio.Future[BaseException] | None = None
+
+    def on(self, request: type, handler: Handler) -> None:
+        """Register the handler of a request type."""
+        self._handlers[request] = handler
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; raises `ConfigError` when the port is in use."""
+        self.fatal = asyncio.get_running_loop().create_future()
+        self._server = FrameServer(
+            host,
+            port,
+            lambda: self,
+            limits=CLIENT_LIMITS,
+            max_sessions=MAX_SESSIONS,
+            refusal_frame=self._refusal,
+            reject_frame=lambda fault: encode(ErrorFrame(0, fault.code, fault.text)),
+        )
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Close the port and every session."""
+        if self._server is not None:
+            await self._server.stop()
+        for task in list(self._tasks):
+            task.cancel()
+
+    # --- sessions
+
+    def _refusal(self) -> bytes:
+        text = f"{self._name} serves {MAX_SESSIONS} sessions already; try again later"
+        return encode(ErrorFrame(0, Code.BUSY, text))
+
+    def on_open(self, link: Session) -> None:
+        """A connection was accepted."""
+        self._sessions[link] = ClientSession(link, os.urandom(32))
+
+    def on_close(self, link: Session, error: Exception | None) -> None:
+        """A connection is gone; whatever waited for it is told."""
+        session = self._sessions.pop(link, None)
+        if session is None:
+            return
+        session.closed = True
+        if link.rejects:
+            self.rejected[link.close_reason] += link.rejects
+        for callback in session.on_close:
+            callback()
+
+    def on_frames(self, link: Session, frames: list[bytes]) -> None:
+        """Frames arrived: decode, dispatch, answer."""
+        session = self._sessions[link]
+        for frame in frames:
+            if session.closed:
+                return
+            try:
+                request = decode_request(frame)
+            except Rejected as error:
+                self._refuse_frame(session, frame, error)
+                continue
+            self._dispatch(session, request)
+
+    def _refuse_frame(self, session: ClientSession, frame: bytes, error: Rejected) -> None:
+        request_id, error = _explain(frame, error)
+        self.refuse(session, request_id, error)
+        session.bad_frames += 1
+        if session.bad_frames >= MAX_BAD_FRAMES:
+            session.link.close("abuse")
+
+    def refuse(self, session: ClientSession, request_id: int, error: Rejected) -> None:
+        """Count and answer a refusal."""
+        self.rejected[error.code.label] += 1
+        session.send(ErrorFrame(request_id, error.code, error.text[:500]))
+
+    def _dispatch(self, session: ClientSession, request: Request) -> None:
+        handler = self._handlers.get(type(request))
+        try:
+            if handler is None:
+                name = type(request).__name__
+                raise Rejected(Code.UNKNOWN_MESSAGE, f"a {self._role} does not answer {name}")
+            if request.request_id <= 0:
+                raise Rejected(Code.WRONG_TYPE, "request ids start at 1")
+            answer = handler(session, request)
+        except Rejected as error:
+            self.refuse(session, request.request_id, error)
+            return
+        except Exception as error:
+            self._fail(error)
+            return
+        if isinstance(answer, Wire):
+            session.send(answer)
+        elif answer is not None:
+            self._await_answer(session, request.request_id, answer)
+
+    def _await_answer(
+        self, session: ClientSession, request_id: int, answer: Awaitable[Wire | None]
+    ) -> None:
+        if session.pending >= MAX_PENDING:
+            if asyncio.iscoroutine(answer):
+                answer.close()
+            error = Rejected(Code.BUSY, f"more than {MAX_PENDING} requests are under way")
+            self.refuse(session, request_id, error)
+            return
+        session.pending += 1
+        task = asyncio.ensure_future(self._finish(session, request_id, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(
+        self, session: ClientSession, request_id: int, answer: Awaitable[Wire | None]
+    ) -> None:
+        try:
+            value = await answer
+            if value is not None:
+                session.send(value)
+        except Rejected as error:
+            self.refuse(session, request_id, error)
+        except (asyncio.CancelledError, ConnectionError):
+            return
+        except Exception as error:
+            self._fail(error)
+        finally:
+            session.pending -= 1
+
+    def _fail(self, error: Exception) -> None:
+        """A handler of ours broke: the process must stop, not answer on."""
+        if not isinstance(error, SafetyViolation):
+            _log.error("handler failed", exc_info=error)
+        if self.fatal is not None and not self.fatal.done():
+            self.fatal.set_result(error)
+
+    # --- handlers that every process has
+
+    def _hello(self, session: ClientSession, request: Hello) -> Wire:
+        if request.version != WIRE_VERSION:
+            raise Rejected(
+                Code.UNKNOWN_MESSAGE,
+                f"wire version {request.version} is not spoken here; use {WIRE_VERSION}",
+            )
+        if request.chain_id not in (b"", self._chain.chain_id):
+            raise Rejected(
+                Code.WRONG_CHAIN,
+                f"this is chain {self._chain.chain_id.hex()[:16]}, another than yours",
+            )
+        return Welcome(
+            request.request_id, WIRE_VERSION, self._chain.chain_id, self._chain.genesis.shard,
+            self._role, self._name, time.time_ns() // 1_000_000, session.challenge,
+        )  # fmt: skip
+
+    def _authenticate(self, session: ClientSession, request: Authenticate) -> Wire:
+        if request.scheme != SCHEME_ED25519:
+            raise Rejected(Code.SCHEME_UNKNOWN, f"scheme {request.scheme}; 1 is Ed25519")
+        if len(session.signers) >= MAX_SIGNERS:
+            raise Rejected(Code.BUSY, f"a session proves at most {MAX_SIGNERS} signers")
+        digest = session_digest(self._chain.chain_id, session.challenge)
+        require_signature(request.signer, request.signature, digest)
+        session.signers.add(request.signer)
+        if request.signer in self._provers:
+            session.link.frame_limit = NODE_FRAME_BYTES
+        return Done(request.request_id)
+
+    def _answer_status(self, session: ClientSession, request: StatusRequest) -> Wire:
+        values: StatusValues = {
+            "role": self._role,
+            "name": self._name,
+            "uptime_s": int(time.time() - self._started),
+            "sessions": len(self._sessions),
+            "rejected": sum(self.rejected.values()),
+        }
+        values.update(self._status())
+        return Status(request.request_id, values)
+
+
+def _explain(frame: bytes, error: Rejected) -> tuple[int, Rejected]:
+    """Request id of a frame that did not decode, as far as it can be told, and a better error."""
+    try:
+        head = _peek.decode(frame)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return 0, error
+    if not head or type(head[0]) is not int:
+        return 0, Rejected(Code.WRONG_TYPE, "a request is an array [tag, request_id, ...]")
+    request_id = head[1] if len(head) > 1 and type(head[1]) is int and head[1] > 0 else 0
+    if head[0] not in _TAGS:
+        return request_id, Rejected(Code.UNKNOWN_MESSAGE, f"there is no request with tag {head[0]}")
+    return request_id, error
+
+
+_TAGS = {kind.__struct_config__.tag for kind in Request.__args__}
