@@ -91,6 +91,10 @@ class TC(Wire, frozen=True):
     high_qc: QC
     signatures: list[TimeoutSignature]
 
+    def digest(self) -> bytes:
+        """Hash of the whole certificate, signatures included."""
+        return domain_hash(b"trilemma/tc", encode(self))
+
 
 class Block(Wire, frozen=True):
     """A proposed block: header, payload bytes, the QC for its parent, and the TC of the view
@@ -152,8 +156,9 @@ class Certified(Wire, frozen=True, tag=4):
 
 
 class BlocksRequest(Wire, frozen=True, tag=5):
-    """Ask a peer for blocks: the one named and up to `limit` - 1 of its ancestors above
-    `above_height`; with `block_id` empty, committed blocks upward from `above_height` + 1."""
+    """Ask a peer for up to `limit` blocks above `above_height`, lowest first, on the way to
+    `block_id`; where that is empty or unknown to the peer, on the way to its highest certified
+    block."""
 
     block_id: bytes
     above_height: int
@@ -161,7 +166,8 @@ class BlocksRequest(Wire, frozen=True, tag=5):
 
 
 class BlocksResponse(Wire, frozen=True, tag=6):
-    """Blocks in ascending height, and the highest QC or certificate known to the sender."""
+    """Consecutive blocks in ascending height, the sender's highest QC, and the certificate of the
+    newest committed block among them where the sender has one."""
 
     blocks: list[Block]
     high_qc: QC | None

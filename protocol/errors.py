@@ -79,6 +79,7 @@ class Code(IntEnum):
     INSUFFICIENT_BALANCE = 609
     BAD_LEDGER_NONCE = 610
     TRANSACTION_TOO_LARGE = 611
+    BAD_OUTBOX = 612
 
     # availability
     BUSY = 700

@@ -6,8 +6,8 @@ from protocol.chain import CommitCertificate
 from protocol.codec import Decoder, Wire, encode
 from protocol.keys import SCHEME_ED25519, Key, domain_hash
 
-MAX_BATCH_DATA_BYTES = 4 * 1024 * 1024
-"""Most compressed bytes of one batch."""
+MAX_BATCH_DATA_BYTES = 2 * 1024 * 1024
+"""Most compressed bytes of one batch, so that its transaction fits a ledger block."""
 
 MAX_EXPANSION = 64
 """Batch data may expand to at most this many times its compressed size, plus a mebibyte."""
@@ -119,6 +119,7 @@ class SignedTransaction(Wire, frozen=True):
 decode_transaction: Decoder[Transaction] = Decoder(Transaction)
 decode_signed_transaction: Decoder[SignedTransaction] = Decoder(SignedTransaction)
 decode_inbox_entry: Decoder[InboxEntry] = Decoder(InboxEntry)
+decode_outbox_entry: Decoder[OutboxEntry] = Decoder(OutboxEntry)
 decode_batch_header: Decoder[BatchHeader] = Decoder(BatchHeader)
 
 

@@ -1,0 +1,261 @@
+"""`trilemma demo`: a whole exchange for half a minute, measured, settled and audited."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import uvloop
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from client.audit_command import audit
+from client.faults import EXIT_FAILED, EXIT_OK
+from client.load import LoadGenerator, LoadOptions
+from client.load_report import LoadReport
+from client.sdk import Exchange
+from client.submission import STATES
+from cluster.supervisor import Supervisor
+from cluster.testnet import TestnetOptions, create_testnet
+from node.audit import AuditReport
+from protocol.messages import Status, StatusRequest
+from store.config import Role
+
+REPORT_PATH = Path(".trilemma/demo/report.json")
+LINE_EVERY_S = 4.0
+WATCH_EVERY_S = 0.5
+STORES: dict[str, Role] = {
+    "base_layer_per_validator": "node",
+    "ordered_log": "sequencer",
+    "execution": "execution",
+    "prover": "prover",
+}
+
+
+class DemoOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """A demo run: seconds of flow at `rate` actions a second in batches of `batch`."""
+
+    seconds: float = 20.0
+    rate: int = 4_000
+    batch: int = 10
+    accounts: int = 24
+    seed: int = 1
+    report: Path = REPORT_PATH
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """How a store grew: bytes in all, per executed action, and per second of flow."""
+
+    bytes: int
+    per_order: float
+    per_second: float
+
+
+class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the demo measured; latencies are from submission, percentiles over batches.
+
+    `finality_ms` is submission to settled: without a dispute window a settled batch is final.
+    """
+
+    orders: int
+    cancels: int
+    fills: int
+    executed: int
+    settled: int
+    tps: dict[str, float]
+    latency_ms: dict[str, dict[str, float]]
+    finality_ms: dict[str, float]
+    state_growth: dict[str, Growth]
+    batches_settled: int
+    data_bytes_per_order: float
+    roots_agree: bool
+    money_conserved: bool
+    lost: int
+    duplicated: int
+    errors: dict[str, int]
+    audit: AuditReport
+    duration_s: float
+    seed: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything executed is settled and the audit agrees."""
+        complete = 0 < self.executed == self.settled and self.lost == self.duplicated == 0
+        return complete and self.roots_agree and self.money_conserved
+
+
+def run_demo(options: DemoOptions) -> int:
+    """Run the demo; returns the exit status (0 only when everything is settled and agrees)."""
+    return uvloop.run(_demo(options))
+
+
+async def _demo(options: DemoOptions) -> int:
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="trilemma-demo-") as folder:
+        testnet = create_testnet(
+            Path(folder) / "testnet", TestnetOptions(name="demo", free_ports=True)
+        )
+        _say("starting 4 validators, 1 sequencer, 1 execution node and 1 prover")
+        async with Supervisor(testnet, report=_say) as supervisor:
+            await supervisor.wait_ready()
+            async with Exchange.connect(testnet.directory) as exchange:
+                before = await _store_bytes(exchange)
+                load = await _flow(exchange, options)
+                after = await _store_bytes(exchange)
+                _say("everything sent is settled; auditing from base-layer data alone")
+                audited = await audit(exchange, _audit_progress())
+            _say("stopping")
+    report = _report(options, load, before, after, audited, time.monotonic() - started)
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    _summarise(report, options.report)
+    return EXIT_OK if report.passed else EXIT_FAILED
+
+
+async def _flow(exchange: Exchange, options: DemoOptions) -> LoadReport:
+    generator = LoadGenerator(
+        exchange,
+        LoadOptions(
+            rate=options.rate, batch=options.batch, seconds=options.seconds, seed=options.seed,
+            accounts=options.accounts, clean_up=False,
+        ),
+    )  # fmt: skip
+    running = asyncio.ensure_future(generator.run())
+    with _live() as show:
+        began = time.monotonic()
+        previous, previous_at = dict.fromkeys(STATES, 0), began
+        while not running.done():
+            await asyncio.wait([running], timeout=WATCH_EVERY_S)
+            now = time.monotonic()
+            counts = generator.counts()
+            rates: dict[str, float] = {
+                state: (counts[state] - previous[state]) / (now - previous_at) for state in STATES
+            }
+            previous, previous_at = {state: counts[state] for state in STATES}, now
+            show(now - began, counts, rates)
+    return running.result()
+
+
+Show = Callable[[float, dict[str, int], dict[str, float]], None]
+
+
+@contextmanager
+def _live() -> Iterator[Show]:
+    """A live table on a terminal, a line every few seconds elsewhere; both on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+
+        def show(passed_s: float, counts: dict[str, int], rates: dict[str, float]) -> None:
+            table = Table(title=f"trilemma demo, {passed_s:.0f} s")
+            for column in ("state", "actions", "per second"):
+                table.add_column(column, justify="left" if column == "state" else "right")
+            table.add_row("submitted", f"{counts['submitted']:,}", "")
+            for state in STATES:
+                table.add_row(state, f"{counts[state]:,}", f"{rates[state]:,.0f}")
+            table.add_row("fills", f"{counts['fills']:,}", "")
+            live.update(table)
+
+        yield show
+
+
+class _Lines:
+    """Shows a line every few seconds."""
+
+    def __init__(self) -> None:
+        self._next_s = 0.0
+
+    def __call__(self, passed_s: float, counts: dict[str, int], rates: dict[str, float]) -> None:
+        if passed_s < self._next_s:
+            return
+        self._next_s = passed_s + LINE_EVERY_S
+        states = ", ".join(f"{state} {counts[state]:,}" for state in STATES)
+        _say(f"{passed_s:5.1f} s  {states}, fills {counts['fills']:,}")
+
+
+def _audit_progress() -> Callable[[int, int], None]:
+    shown = [time.monotonic()]
+
+    def show(done: int, total: int) -> None:
+        if time.monotonic() - shown[0] >= LINE_EVERY_S:
+            shown[0] = time.monotonic()
+            _say(f"audited {done} of {total} ledger blocks")
+
+    return show
+
+
+async def _store_bytes(exchange: Exchange) -> dict[str, int]:
+    """Bytes on disk by store, as the processes report them."""
+    return {
+        store: int((await exchange.channel(role).ask(Status, StatusRequest)).values["store_bytes"])
+        for store, role in STORES.items()
+    }
+
+
+def _report(
+    options: DemoOptions,
+    load: LoadReport,
+    before: dict[str, int],
+    after: dict[str, int],
+    audited: AuditReport,
+    duration_s: float,
+) -> DemoReport:
+    executed = max(1, load.executed)
+    growth = {
+        store: Growth(
+            after[store] - before[store],
+            round((after[store] - before[store]) / executed, 1),
+            round((after[store] - before[store]) / max(load.seconds, 0.001), 1),
+        )
+        for store in STORES
+    }
+    latency = {state: {"p50": one.p50, "p99": one.p99} for state, one in load.latency_ms.items()}
+    return DemoReport(
+        orders=load.orders,
+        cancels=load.cancels,
+        fills=load.fills,
+        executed=load.executed,
+        settled=load.settled,
+        tps=load.tps,
+        latency_ms=latency,
+        finality_ms=latency["settled"],
+        state_growth=growth,
+        batches_settled=audited.batches,
+        data_bytes_per_order=round(audited.data_bytes / executed, 1),
+        roots_agree=audited.roots_agree,
+        money_conserved=audited.money_conserved,
+        lost=load.lost,
+        duplicated=load.duplicated,
+        errors=load.errors,
+        audit=audited,
+        duration_s=round(duration_s, 1),
+        seed=options.seed,
+    )
+
+
+def _summarise(report: DemoReport, path: Path) -> None:
+    tps = ", ".join(f"{state} {report.tps[state]:,.0f}" for state in STATES)
+    finality = report.finality_ms
+    print(f"orders {report.orders:,}  cancels {report.cancels:,}  fills {report.fills:,}")
+    print(f"actions per second: {tps}")
+    print(
+        f"executed after p50 {report.latency_ms['executed']['p50']:.0f} ms, p99 "
+        f"{report.latency_ms['executed']['p99']:.0f} ms; settled after p50 "
+        f"{finality['p50']:.0f} ms, p99 {finality['p99']:.0f} ms"
+    )
+    print(f"base-layer data: {report.data_bytes_per_order} bytes per order")
+    print(report.audit.line())
+    print(f"{'passed' if report.passed else 'FAILED'} in {report.duration_s} s; report in {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,134 @@
+"""What an execution node keeps on disk: history of events and diffs, and state snapshots.
+
+All of it can be made again from the ordered log; it is kept so that subscribers resume and start-up
+is quick. ``history`` is an append-only log, record number = height - 1. A snapshot is written only
+after the history before it is durable.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+
+from protocol.codec import Decoder, Wire, encode
+from protocol.errors import Rejected
+from store.files import write_atomic
+from store.segments import SegmentLog
+
+CACHED_BLOCKS = 1024
+SNAPSHOTS_KEPT = 2
+
+_log = structlog.get_logger()
+
+
+class BlockRecord(Wire, frozen=True):
+    """One executed block: encoded `BlockEvents` and `BlockDiff`."""
+
+    height: int
+    block_id: bytes
+    first_seq: int
+    next_seq: int
+    events: bytes
+    diff: bytes
+
+
+class Snapshot(Wire, frozen=True):
+    """The whole state after a block, as leaves, and where the streams stand."""
+
+    chain_id: bytes
+    height: int
+    block_id: bytes
+    time_ms: int
+    inbox_height: int
+    inbox_cursor: int
+    next_seq: int
+    leaves: list[tuple[bytes, bytes]]
+
+
+_decode_record: Decoder[BlockRecord] = Decoder(BlockRecord, canonical=False)
+_decode_snapshot: Decoder[Snapshot] = Decoder(Snapshot, canonical=False)
+
+
+class ExecutionStore:
+    """History and snapshots; synchronous, used by the shell alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self._history = SegmentLog(directory / "history")
+        self._snapshots = directory / "snapshots"
+        self._snapshots.mkdir(exist_ok=True)
+        self._cache: OrderedDict[int, BlockRecord] = OrderedDict()
+
+    @property
+    def height(self) -> int:
+        """Height of the newest block in the history."""
+        return self._history.next_index
+
+    @property
+    def first_height(self) -> int:
+        """Lowest height in the history."""
+        return self._history.first_index + 1
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk."""
+        return self._history.stored_bytes + sum(
+            path.stat().st_size for path in self._snapshots.glob("*.snapshot")
+        )
+
+    def append(self, record: BlockRecord) -> None:
+        """Add the next block."""
+        self._history.append(encode(record))
+        self._cache[record.height] = record
+        if len(self._cache) > CACHED_BLOCKS:
+            self._cache.popitem(last=False)
+
+    def flush(self) -> None:
+        """Hand what was appended to the operating system."""
+        self._history.flush()
+
+    def sync(self) -> None:
+        """Make the history durable."""
+        self._history.sync()
+
+    def record(self, height: int) -> BlockRecord:
+        """A block of the history; raises `IndexError` when it is not retained."""
+        cached = self._cache.get(height)
+        return cached if cached is not None else _decode_record(self._history.read(height - 1))
+
+    def height_of(self, seq: int) -> int:
+        """Height of the block in which event `seq` is, or the height to come."""
+        low, high = self.first_height, self.height + 1
+        while low < high:
+            middle = (low + high) // 2
+            if self.record(middle).next_seq <= seq:
+                low = middle + 1
+            else:
+                high = middle
+        return low
+
+    # --- snapshots
+
+    def write_snapshot(self, snapshot: Snapshot) -> None:
+        """Write a snapshot and drop old ones; may run in a thread."""
+        path = self._snapshots / f"{snapshot.height:012d}.snapshot"
+        write_atomic(path, encode(snapshot))
+        for old in sorted(self._snapshots.glob("*.snapshot"))[:-SNAPSHOTS_KEPT]:
+            old.unlink()
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Usable snapshots, newest first; a damaged one is skipped, and said so."""
+        for path in sorted(self._snapshots.glob("*.snapshot"), reverse=True):
+            try:
+                snapshot = _decode_snapshot(path.read_bytes())
+            except (OSError, Rejected) as error:
+                _log.warning("snapshot unusable", path=str(path), error=str(error))
+                continue
+            if snapshot.height <= self.height:
+                yield snapshot
+
+    def close(self) -> None:
+        """Sync and close."""
+        self._history.close()

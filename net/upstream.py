@@ -1,0 +1,135 @@
+"""One connection to any of several equivalent servers, renewed with back-off when it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import TypeVar
+
+import structlog
+
+from net.link import Backoff
+from net.rpc import Connection
+from protocol.codec import Wire, encode
+from protocol.errors import Code, Rejected, RemoteFault
+from protocol.keys import SCHEME_ED25519, Key
+from protocol.messages import (
+    WIRE_VERSION,
+    Answer,
+    Authenticate,
+    Hello,
+    Welcome,
+    decode_answer,
+    session_digest,
+)
+
+A = TypeVar("A")
+
+_log = structlog.get_logger()
+
+
+async def greet(connection: Connection, chain_id: bytes, name: str, key: Key | None) -> Welcome:
+    """Open the session on a fresh connection, and prove `key` where one is given.
+
+    Raises `ConnectionError`, `RemoteFault` or `Rejected` when the server is not of this chain.
+    """
+    request_id = connection.next_request_id()
+    hello = encode(Hello(request_id, WIRE_VERSION, chain_id, name))
+    welcome = decode_answer(await connection.request(hello, request_id))
+    if not isinstance(welcome, Welcome):
+        raise Rejected(Code.UNKNOWN_MESSAGE, "the server does not answer Hello with Welcome")
+    if welcome.chain_id != chain_id:
+        raise Rejected(Code.WRONG_CHAIN, "the server is of another chain")
+    if key is not None:
+        request_id = connection.next_request_id()
+        signature = key.sign(session_digest(chain_id, welcome.challenge))
+        proof = encode(Authenticate(request_id, SCHEME_ED25519, key.public, signature))
+        await connection.request(proof, request_id)
+    return welcome
+
+
+class Upstream:
+    """Keeps a session with one of `addresses`, moving to the next when it fails."""
+
+    def __init__(
+        self,
+        addresses: Sequence[tuple[str, int]],
+        chain_id: bytes,
+        name: str,
+        key: Key | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._addresses = list(addresses)
+        self._chain_id = chain_id
+        self._name = name
+        self._key = key
+        self._backoff = backoff or Backoff(first_ms=50, cap_ms=2_000)
+        self._random = Random()
+        self._connection: Connection | None = None
+        self._at = 0
+        self._failures = 0
+        self._lock = asyncio.Lock()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the session stands."""
+        return self._connection is not None and self._connection.connected
+
+    async def connection(self) -> Connection:
+        """A greeted connection; keeps trying until there is one."""
+        async with self._lock:
+            while self._connection is None or not self._connection.connected:
+                await self._connect_once()
+            return self._connection
+
+    async def _connect_once(self) -> None:
+        if self._failures:
+            wait_ms = self._backoff.wait_ms(self._failures, self._random)
+            await asyncio.sleep(wait_ms / 1000)
+        host, port = self._addresses[self._at % len(self._addresses)]
+        connection = Connection(host, port)
+        try:
+            await connection.open()
+            await greet(connection, self._chain_id, self._name, self._key)
+        except (ConnectionError, TimeoutError, RemoteFault, Rejected) as error:
+            self._failures += 1
+            self._at += 1
+            if self._failures in (1, 10) or self._failures % 100 == 0:
+                _log.warning("upstream unreachable", address=f"{host}:{port}", error=str(error))
+            await connection.close()
+            return
+        self._failures = 0
+        self._connection = connection
+
+    async def drop(self) -> None:
+        """Give the connection up and move to the next server (it lied, or does not answer)."""
+        connection, self._connection = self._connection, None
+        self._at += 1
+        self._failures += 1
+        if connection is not None:
+            await connection.close()
+
+    async def ask(self, kind: type[A], make: Callable[[int], Wire], timeout_ms: int = 10_000) -> A:
+        """One request and its answer of type `kind`.
+
+        Raises `ConnectionError`, `TimeoutError`, `RemoteFault`, or `Rejected` for another answer.
+        """
+        connection = await self.connection()
+        request_id = connection.next_request_id()
+        frame = await connection.request(encode(make(request_id)), request_id, timeout_ms)
+        return expect(kind, decode_answer(frame))
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+def expect(kind: type[A], answer: Answer) -> A:
+    """The answer as a `kind`; raises `Rejected` where it is something else."""
+    if not isinstance(answer, kind):
+        raise Rejected(
+            Code.UNKNOWN_MESSAGE, f"expected {kind.__name__}, got {type(answer).__name__}"
+        )
+    return answer

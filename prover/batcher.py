@@ -1,0 +1,158 @@
+"""Makes batches: ordered blocks and the state diffs that execution gave for them, into settlement.
+
+A pure machine. Blocks and diffs arrive separately, in order; `build` takes the longest prefix that
+has both and fits, updates the state tree with the coalesced changes, and compresses the data.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+
+import msgspec
+
+from protocol.chain import CommitCertificate
+from protocol.codec import encode
+from protocol.errors import SafetyViolation
+from protocol.events import BlockDiff
+from protocol.merkle import list_root
+from protocol.ordering import OrderedBlock, OrderedChunk
+from protocol.settlement import BatchHeader
+from prover.tree import StateTree
+
+BATCH_BYTES_MAX = 1_900_000
+"""Uncompressed data of one batch, so that even incompressible data fits a ledger transaction."""
+
+BATCH_BLOCKS_MAX = 4_000
+COMPRESSION_LEVEL = 1
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where settlement stands after a batch."""
+
+    number: int
+    block: int
+    block_id: bytes
+    state_root: bytes
+    inbox_cursor: int
+    outbox_next: int
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """A built batch: what is posted, and what the prover keeps of it."""
+
+    header: BatchHeader
+    data: bytes
+    certificate: CommitCertificate
+    changes: dict[bytes, bytes | None]
+    outbox: list[bytes]
+    actions: int
+
+
+class Batcher:
+    """Blocks and diffs in, batches out; `position` is the end of the last batch built."""
+
+    def __init__(
+        self, chain_id: bytes, shard: int, prover: bytes, tree: StateTree, position: Position
+    ) -> None:
+        if tree.root != position.state_root:
+            raise SafetyViolation("the stored leaves do not hash to the stored state root")
+        self.position = position
+        self.tree = tree
+        self._chain_id = chain_id
+        self._shard = shard
+        self._prover = prover
+        self._blocks: deque[tuple[OrderedBlock, bytes]] = deque()
+        self._certificates: dict[int, CommitCertificate] = {}
+        self._diffs: deque[BlockDiff] = deque()
+        self._last_block = position.block
+        self._last_diff = position.block
+
+    @property
+    def next_block(self) -> int:
+        """Height of the ordered block expected next."""
+        return self._last_block + 1
+
+    @property
+    def next_diff(self) -> int:
+        """Height of the diff expected next."""
+        return self._last_diff + 1
+
+    @property
+    def waiting_blocks(self) -> int:
+        """Blocks not yet in a batch."""
+        return len(self._blocks)
+
+    @property
+    def waiting_diffs(self) -> int:
+        """Diffs not yet in a batch."""
+        return len(self._diffs)
+
+    def add_chunk(self, chunk: OrderedChunk) -> None:
+        """Verified ordered blocks that follow the ones before."""
+        for block in chunk.blocks:
+            if block.header.height != self.next_block:
+                raise SafetyViolation(f"block {block.header.height} instead of {self.next_block}")
+            self._blocks.append((block, encode(block)))
+            self._last_block += 1
+        self._certificates[self._last_block] = chunk.certificate
+
+    def add_diff(self, diff: BlockDiff) -> None:
+        """The diff of the block that follows the ones before."""
+        if diff.height != self.next_diff:
+            raise SafetyViolation(f"diff of block {diff.height} instead of {self.next_diff}")
+        self._diffs.append(diff)
+        self._last_diff += 1
+
+    def end_of_next(self) -> int:
+        """Last block of the batch that could be built now; the position's when there is none."""
+        size, end = 0, self.position.block
+        for (block, encoded), _ in zip(self._blocks, self._diffs, strict=False):
+            size += len(encoded)
+            height = block.header.height
+            if size > BATCH_BYTES_MAX or height - self.position.block > BATCH_BLOCKS_MAX:
+                break
+            if height in self._certificates:
+                end = height
+        return end
+
+    def full(self) -> bool:
+        """Whether more is waiting than one batch holds."""
+        return self.end_of_next() < min(self._last_block, self._last_diff)
+
+    def actions_waiting(self) -> bool:
+        """Whether any block that could be settled now did something."""
+        return any(diff.actions or diff.outbox or diff.inbox_cursor > self.position.inbox_cursor
+                   for diff in self._diffs)  # fmt: skip
+
+    def build(self, end: int) -> Batch:
+        """The batch from the position to block `end`; moves the position and the tree on."""
+        count = end - self.position.block
+        blocks = [self._blocks.popleft() for _ in range(count)]
+        diffs = [self._diffs.popleft() for _ in range(count)]
+        changes: dict[bytes, bytes | None] = {}
+        outbox: list[bytes] = []
+        for (block, _), diff in zip(blocks, diffs, strict=True):
+            if diff.block_id != block.header.block_id():
+                raise SafetyViolation(f"execution's block {diff.height} is not the ordered one")
+            changes.update(diff.changes)
+            outbox += diff.outbox
+        before = self.position
+        root = self.tree.update(changes)
+        last = blocks[-1][0].header
+        header = BatchHeader(
+            self._chain_id, self._shard, before.number + 1, before.block + 1, end,
+            last.block_id(), before.state_root, root, list_root([raw for _, raw in blocks]),
+            diffs[-1].inbox_cursor, list_root(outbox), before.outbox_next, len(outbox),
+            self._prover, 0,
+        )  # fmt: skip
+        data = zlib.compress(encode([block for block, _ in blocks]), COMPRESSION_LEVEL)
+        certificate = self._certificates[end]
+        for height in [height for height in self._certificates if height <= end]:
+            del self._certificates[height]
+        self.position = Position(
+            header.number, end, header.last_block_id, root, header.inbox_cursor,
+            before.outbox_next + len(outbox),
+        )  # fmt: skip
+        actions = sum(diff.actions for diff in diffs)
+        return Batch(header, data, certificate, changes, outbox, actions)

@@ -1,0 +1,320 @@
+"""The prover process: follows log and execution, keeps the state tree, posts batches."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+
+import structlog
+
+from execution.engine import Engine
+from execution.process_log import LogFollower, log_genesis_id
+from net.runner import run_process, until_stopped
+from net.service import ClientSession, PublicService, StatusValues
+from net.upstream import Upstream
+from protocol.codec import Decoder, Wire, encode
+from protocol.errors import Code, Rejected, RemoteFault, SafetyViolation
+from protocol.events import decode_block_diff
+from protocol.genesis import Chain
+from protocol.keys import Key
+from protocol.merkle import list_proof
+from protocol.messages import (
+    BalanceRequest,
+    BalanceView,
+    BatchRequest,
+    BatchView,
+    Committed,
+    DiffPush,
+    SubmitTransaction,
+    SubscribeDiffs,
+    WithdrawalRequest,
+    WithdrawalView,
+    decode_answer,
+)
+from protocol.settlement import (
+    BatchHeader,
+    OutboxEntry,
+    PostBatch,
+    Transaction,
+    decode_outbox_entry,
+    sign_transaction,
+)
+from prover.batcher import Batch, Batcher, Position
+from prover.store import ProverStore
+from prover.tree import StateTree
+from store.config import ProcessConfig, parse_address
+
+BATCH_INTERVAL_S = 0.5
+"""Least time between the starts of two batches."""
+
+IDLE_INTERVAL_S = 30.0
+"""Blocks in which nothing happened wait this long for a batch."""
+
+WAITING_MAX = 20_000
+"""Blocks, and diffs, that may wait for settlement in memory."""
+
+RETRY_S = 0.25
+POST_TIMEOUT_MS = 20_000
+
+_log = structlog.get_logger()
+_decode_posting: Decoder[PostBatch] = Decoder(PostBatch)
+
+
+class ProverProcess:
+    """Runs one prover."""
+
+    def __init__(self, config: ProcessConfig, chain: Chain, key: Key) -> None:
+        self._config = config
+        self._chain = chain
+        self._key = key
+        self._store = ProverStore(config.data)
+        self._batcher = self._restore()
+        self._execution = Upstream(
+            [parse_address(one) for one in config.execution], chain.chain_id, config.name
+        )
+        self._ledger = Upstream(
+            [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
+        )
+        self._service = PublicService(chain, "prover", config.name, self._status)
+        self._service.on(WithdrawalRequest, self._withdrawal)
+        self._settled = 0
+        self._settled_actions = 0
+        self._data_bytes = 0
+        self._last_batch_at = 0.0
+        self._tree_ns = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def _restore(self) -> Batcher:
+        chain = self._chain
+        position = self._store.position()
+        if position is None:
+            tree = StateTree(sorted(Engine(chain).leaves().items()))
+            position = Position(0, 0, log_genesis_id(chain), tree.root, 0, 0)
+            self._store.begin(position, list(tree.iterate()))
+        else:
+            tree = StateTree(self._store.leaves())
+        return Batcher(chain.chain_id, chain.genesis.shard, self._key.public, tree, position)
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Run until `stop`."""
+        host, port = parse_address(self._config.public)
+        await self._service.start(host, port)
+        gc.freeze()  # the tree lives on: collecting it again and again only costs time
+        tasks = [
+            asyncio.ensure_future(self._follow_log()),
+            asyncio.ensure_future(self._follow_execution()),
+            asyncio.ensure_future(self._settle()),
+        ]
+        _log.info("prover ready", batch=self._batcher.position.number, port=port)
+        try:
+            fatal = self._service.fatal
+            await until_stopped(stop, *tasks, *([] if fatal is None else [fatal]))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._service.stop()
+            self._store.close()
+
+    # --- inputs
+
+    async def _follow_log(self) -> None:
+        position = self._batcher.position
+        addresses = [parse_address(one) for one in self._config.sequencers]
+        log = LogFollower(
+            self._chain, addresses, self._config.name, position.block, position.block_id
+        )
+        async for chunk in log.chunks():
+            self._batcher.add_chunk(chunk)
+            self._news.set()
+            # What waits, waits in memory: do not run far ahead of settlement.
+            while self._batcher.waiting_blocks > WAITING_MAX:
+                self._room.clear()
+                await self._room.wait()
+
+    async def _follow_execution(self) -> None:
+        while True:
+            try:
+                connection = await self._execution.connection()
+                request_id = connection.next_request_id()
+                request = encode(SubscribeDiffs(request_id, self._batcher.next_diff))
+                async for frame in connection.subscribe(request, request_id, capacity=64):
+                    answer = decode_answer(frame)
+                    if not isinstance(answer, DiffPush):
+                        raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
+                    self._batcher.add_diff(decode_block_diff(answer.diff))
+                    self._news.set()
+                    while self._batcher.waiting_diffs > WAITING_MAX:
+                        self._room.clear()
+                        await self._room.wait()
+            except (ConnectionError, TimeoutError, RemoteFault, EOFError, Rejected) as error:
+                _log.info("execution lost", error=str(error))
+            await self._execution.drop()
+
+    # --- settlement
+
+    async def _settle(self) -> None:
+        await self._recover_posting()
+        while True:
+            known = await self._settled_batch(self._batcher.position.number + 1)
+            if known is not None:
+                await self._adopt(known)
+                continue
+            end = await self._next_end()
+            batch = self._build(end)
+            posting = PostBatch(batch.header, batch.data, batch.certificate)
+            self._store.write(batch, self._batcher.position, encode(posting))
+            await self._post(posting, batch.actions)
+
+    async def _next_end(self) -> int:
+        """Wait until a batch is worth posting; its last block."""
+        loop = asyncio.get_running_loop()
+        while True:
+            self._news.clear()
+            batcher = self._batcher
+            end = batcher.end_of_next()
+            due = self._last_batch_at + BATCH_INTERVAL_S
+            if end > batcher.position.block:
+                if not batcher.actions_waiting():
+                    due = self._last_batch_at + IDLE_INTERVAL_S
+                if loop.time() >= due or batcher.full():
+                    self._last_batch_at = loop.time()
+                    return end
+                await _wait(self._news, due - loop.time())
+            else:
+                await self._news.wait()
+
+    def _build(self, end: int) -> Batch:
+        started = time.perf_counter_ns()
+        batch = self._batcher.build(end)
+        self._tree_ns += time.perf_counter_ns() - started
+        self._room.set()
+        return batch
+
+    async def _adopt(self, header: BatchHeader) -> None:
+        """Follow a batch that the ledger has already: ours from before a loss of data."""
+        while min(self._batcher.next_block, self._batcher.next_diff) <= header.last_block:
+            self._news.clear()
+            await self._news.wait()
+        batch = self._build(header.last_block)
+        if batch.header.post_state_root != header.post_state_root:
+            raise SafetyViolation(f"settled batch {header.number} has another state root than ours")
+        self._store.write(batch, self._batcher.position, None)
+        self._count(batch.actions, batch.data)
+
+    async def _recover_posting(self) -> None:
+        """Post again what was built before a restart, unless it is settled."""
+        raw = self._store.posting()
+        if raw is None:
+            return
+        posting = _decode_posting(raw)
+        settled = await self._settled_batch(posting.header.number)
+        if settled is None:
+            await self._post(posting, 0)
+        elif settled.post_state_root == posting.header.post_state_root:
+            self._store.settled()
+        else:
+            raise SafetyViolation(f"batch {settled.number} was settled with another root")
+
+    async def _settled_batch(self, number: int) -> BatchHeader | None:
+        """Header of a settled batch, None while it is not settled; asks until it is answered."""
+        shard = self._chain.genesis.shard
+        while True:
+            try:
+                view = await self._ledger.ask(
+                    BatchView, lambda request_id: BatchRequest(request_id, shard, number)
+                )
+                return view.header
+            except RemoteFault as error:
+                if error.code == Code.UNKNOWN_BATCH:
+                    return None
+                _log.warning("ledger refuses", error=str(error))
+            except (ConnectionError, TimeoutError, Rejected) as error:
+                _log.info("ledger lost", error=str(error))
+            await self._ledger.drop()
+            await asyncio.sleep(RETRY_S)
+
+    async def _post(self, posting: PostBatch, actions: int) -> None:
+        """Post a batch until it is settled."""
+        number = posting.header.number
+        while True:
+            try:
+                answer = await self._submit(posting)
+                if answer.code == Code.OK:
+                    break
+                if await self._settled_batch(number) is not None:
+                    break
+                _log.error("batch refused", number=number, code=answer.code, text=answer.text)
+            except (ConnectionError, TimeoutError, RemoteFault, Rejected) as error:
+                _log.info("posting interrupted", number=number, error=str(error))
+                await self._ledger.drop()
+                if await self._settled_batch(number) is not None:
+                    break
+            await asyncio.sleep(RETRY_S)
+        self._store.settled()
+        self._count(actions, posting.data)
+
+    def _count(self, actions: int, data: bytes) -> None:
+        self._settled += 1
+        self._settled_actions += actions
+        self._data_bytes += len(data)
+
+    async def _submit(self, posting: PostBatch) -> Committed:
+        address = self._key.address
+        balance = await self._ledger.ask(
+            BalanceView, lambda request_id: BalanceRequest(request_id, address)
+        )
+        signed = sign_transaction(
+            self._key, self._chain.chain_id, Transaction(balance.nonce, posting)
+        )
+        return await self._ledger.ask(
+            Committed, lambda request_id: SubmitTransaction(request_id, signed), POST_TIMEOUT_MS
+        )
+
+    # --- queries
+
+    def _withdrawal(self, session: ClientSession, request: WithdrawalRequest) -> Wire:
+        del session
+        found = self._store.withdrawal(request.number)
+        if found is None:
+            raise Rejected(Code.NOT_FOUND, f"withdrawal {request.number} is in no batch yet")
+        batch, entries = found
+        if batch == self._batcher.position.number and self._store.posting() is not None:
+            raise Rejected(Code.NOT_READY, f"batch {batch} is posted, but not settled yet")
+        decoded: list[OutboxEntry] = [decode_outbox_entry(raw) for raw in entries]
+        index = request.number - decoded[0].number
+        return WithdrawalView(request.request_id, batch, decoded[index], list_proof(entries, index))
+
+    def _status(self) -> StatusValues:
+        batcher = self._batcher
+        return {
+            "batch": batcher.position.number,
+            "height": batcher.position.block,
+            "state_root": batcher.position.state_root.hex(),
+            "waiting_blocks": batcher.waiting_blocks,
+            "settled_batches": self._settled,
+            "settled_actions": self._settled_actions,
+            "data_bytes": self._data_bytes,
+            "leaves": len(batcher.tree),
+            "tree_ms": self._tree_ns // 1_000_000,
+            "store_bytes": self._store.stored_bytes,
+        }
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(max(0.001, timeout_s)):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:
+    await ProverProcess(config, chain, key).serve(stop)
+
+
+def main(config_path: Path) -> int:
+    """Run the prover of a configuration file; returns the exit status."""
+    return run_process(config_path, _serve)

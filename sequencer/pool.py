@@ -1,0 +1,157 @@
+"""The pool of accepted batches, and the application that consensus orders them for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from protocol.actions import batch_id, open_batch
+from protocol.chain import EMPTY_HASH, Block, CommitCertificate
+from protocol.codec import encode
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.ordering import OrderedPayload, decode_payload
+
+POOL_BATCHES_MAX = 20_000
+POOL_BYTES_MAX = 32 * 1024 * 1024
+RECENT_MAX = 100_000
+"""Batches whose place is remembered after they committed, to answer repeated submissions."""
+
+BLOCK_BATCHES_MAX = 4_000
+PAYLOAD_MARGIN_BYTES = 64
+BATCH_OVERHEAD_BYTES = 5
+
+
+class BatchPool:
+    """Accepted batches that are not committed yet, in the order of their acceptance.
+
+    It is the consensus application: blocks carry batches of the pool and the base-layer height up
+    to which the inbox is taken in. A batch stays in the pool until a block with it commits.
+    """
+
+    def __init__(self, max_payload_bytes: int, height: int, inbox_height: int) -> None:
+        self.bytes = 0
+        self.inbox_height = inbox_height
+        self.ledger_height = inbox_height
+        self.committed_batches = 0
+        self._height = height
+        self._max_payload_bytes = max_payload_bytes
+        self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
+        self._proposed: dict[bytes, int] = {}
+        self._recent: OrderedDict[bytes, int] = OrderedDict()
+        self._inbox_news = False
+
+    # --- admission
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._waiting
+
+    def committed_at(self, identity: bytes) -> int | None:
+        """Height at which a batch committed, where it is still remembered."""
+        return self._recent.get(identity)
+
+    def add(self, identity: bytes, raw: bytes) -> None:
+        """Take a batch; raises `Rejected(busy)` when the pool is full."""
+        if len(self._waiting) >= POOL_BATCHES_MAX or self.bytes + len(raw) > POOL_BYTES_MAX:
+            raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
+        self._waiting[identity] = raw
+        self.bytes += len(raw)
+
+    def note_ledger(self, height: int, inbox_grew: bool) -> None:
+        """The base layer is certified up to `height`; whether the inbox holds more than before.
+
+        Only then blocks name the new height: it would make execution wait for nothing.
+        """
+        if inbox_grew and height > self.ledger_height:
+            self.ledger_height = height
+            self._inbox_news = True
+
+    # --- consensus application
+
+    def has_work(self) -> bool:
+        """Whether a block would carry something that no uncommitted block carries."""
+        return self._inbox_news or len(self._waiting) > len(self._proposed)
+
+    def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
+        """Payload of the oldest waiting batches that no ancestor carries."""
+        del time_ms  # batches are checked against the block time in execution
+        taken: set[bytes] = set()
+        inbox_height = self.inbox_height
+        for block in ancestors:
+            if block.payload:
+                payload = decode_payload(block.payload)
+                taken.update(map(batch_id, payload.batches))
+                inbox_height = max(inbox_height, payload.inbox_height)
+        batches = self._select(taken, ancestors[-1].header.height if ancestors else self._height)
+        fresh = self._inbox_news and self.ledger_height > inbox_height
+        self._inbox_news = False
+        if not batches and not fresh:
+            return b""
+        return encode(OrderedPayload(self.ledger_height, batches))
+
+    def _select(self, taken: set[bytes], parent_height: int) -> list[bytes]:
+        batches: list[bytes] = []
+        room = self._max_payload_bytes - PAYLOAD_MARGIN_BYTES
+        self._proposed = dict.fromkeys(taken & self._waiting.keys(), parent_height)
+        for identity, raw in self._waiting.items():
+            if identity in taken:
+                continue
+            room -= len(raw) + BATCH_OVERHEAD_BYTES
+            if room < 0 or len(batches) >= BLOCK_BATCHES_MAX:
+                break
+            batches.append(raw)
+            self._proposed[identity] = parent_height + 1
+        return batches
+
+    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
+        """Raise `Rejected` unless payload, batches and inbox height are in order."""
+        if not block.payload:
+            return
+        payload = decode_payload(block.payload)
+        inbox_height = self.inbox_height
+        for ancestor in ancestors:
+            if ancestor.payload:
+                inbox_height = max(inbox_height, decode_payload(ancestor.payload).inbox_height)
+        if not inbox_height <= payload.inbox_height <= self.ledger_height:
+            raise Rejected(
+                Code.BAD_INBOX_CURSOR,
+                f"inbox height {payload.inbox_height} is not within "
+                f"{inbox_height}..{self.ledger_height}",
+            )
+        if len(payload.batches) > BLOCK_BATCHES_MAX:
+            raise Rejected(Code.TOO_MANY_ACTIONS, f"{len(payload.batches)} batches in a block")
+        for raw in payload.batches:
+            if batch_id(raw) not in self._waiting:  # what we admitted ourselves is well-formed
+                open_batch(raw)
+
+    def commit(self, block: Block, certificate: CommitCertificate) -> None:
+        """A block is final: its batches leave the pool."""
+        del certificate
+        height = block.header.height
+        if height != self._height + 1:
+            raise SafetyViolation(f"block {height} committed after {self._height}")
+        self._height = height
+        if block.payload:
+            payload = decode_payload(block.payload)
+            self.inbox_height = max(self.inbox_height, payload.inbox_height)
+            for raw in payload.batches:
+                self.remember(batch_id(raw), height)
+            self.committed_batches += len(payload.batches)
+        if self._proposed:
+            self._proposed = {key: at for key, at in self._proposed.items() if at > height}
+
+    def remember(self, identity: bytes, height: int) -> None:
+        """Note that a batch is committed at `height`, and drop it from the pool."""
+        raw = self._waiting.pop(identity, None)
+        if raw is not None:
+            self.bytes -= len(raw)
+        self._proposed.pop(identity, None)
+        self._recent[identity] = height
+        if len(self._recent) > RECENT_MAX:
+            self._recent.popitem(last=False)
+
+    def root(self) -> tuple[int, bytes]:
+        """The log has no state of its own: height of the newest committed block, empty root."""
+        return self._height, EMPTY_HASH

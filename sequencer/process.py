@@ -1,0 +1,221 @@
+"""The sequencer process: public port, base-layer follower, disk, and the machine between them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from consensus import Committed, Persist, PersistBlock
+from execution.process_inbox import InboxFollower
+from net.runner import run_process, until_stopped
+from net.service import ClientSession, PublicService, StatusValues
+from protocol.codec import Wire
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.genesis import Chain
+from protocol.keys import Key
+from protocol.messages import Accepted, LogChunk, Ordered, Submit, SubscribeLog
+from sequencer.machine import Accept, Order, PersistBatches, Sequencer, SequencerEffect
+from sequencer.store import SequencerStore
+from store.config import ProcessConfig, parse_address
+
+FLUSH_MS_MIN = 1.0
+FLUSH_MS_MAX = 8.0
+"""Submissions wait this long for company: the longer, the more of them there are."""
+
+FLUSH_BATCHES = 64
+"""From this many waiting submissions on, the wait is the longest."""
+
+_log = structlog.get_logger()
+
+
+def now_ms() -> int:
+    """Wall clock in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class SequencerProcess:
+    """Runs one sequencer."""
+
+    def __init__(self, config: ProcessConfig, chain: Chain, key: Key) -> None:
+        if len(chain.genesis.sequencers) != 1:
+            raise SafetyViolation("this process runs the centralised mode: one sequencer")
+        self._config = config
+        self._store = SequencerStore(config.data)
+        self._machine = Sequencer(
+            chain, config.index, key, self._store.recover(), self._store.stored
+        )
+        self._service = PublicService(chain, "sequencer", config.name, self._status)
+        self._service.on(Submit, self._submit)
+        self._service.on(SubscribeLog, self._subscribe)
+        self._inbox = InboxFollower(
+            chain, [parse_address(one) for one in config.validators], config.name, self._ledger_news
+        )
+        self._sessions: dict[int, ClientSession] = {}
+        self._numbers: dict[ClientSession, int] = {}
+        self._next_number = 1
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._tick_timer: asyncio.TimerHandle | None = None
+        self._waiting = 0
+        self._accepted = 0
+        self._grown = asyncio.Event()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Run until `stop`."""
+        host, port = parse_address(self._config.public)
+        await self._service.start(host, port)
+        watch = asyncio.ensure_future(self._inbox.run())
+        try:
+            self._carry_out(self._machine.start(now_ms()))
+            _log.info("sequencer ready", height=self._store.height, port=port)
+            fatal = self._service.fatal
+            await until_stopped(stop, watch, *([] if fatal is None else [fatal]))
+        finally:
+            watch.cancel()
+            self._flush()
+            await self._service.stop()
+            self._store.close()
+
+    # --- submissions
+
+    def _submit(self, session: ClientSession, request: Submit) -> Wire | None:
+        number = self._numbers.get(session)
+        if number is None:
+            number = self._enter(session)
+        self._machine.submit((number, request.request_id), request.batch, session.signers, now_ms())
+        self._waiting += 1
+        if self._flush_timer is None:
+            share = min(1.0, self._waiting / FLUSH_BATCHES)
+            self._schedule_flush(FLUSH_MS_MIN + share * (FLUSH_MS_MAX - FLUSH_MS_MIN))
+        return None
+
+    def _schedule_flush(self, delay_ms: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._flush_timer = loop.call_later(delay_ms / 1000, self._flush)
+
+    def _enter(self, session: ClientSession) -> int:
+        number = self._next_number
+        self._next_number += 1
+        self._sessions[number] = session
+        self._numbers[session] = number
+
+        def leave() -> None:
+            self._sessions.pop(number, None)
+            self._numbers.pop(session, None)
+            self._machine.forget(number)
+
+        session.on_close.append(leave)
+        return number
+
+    def _flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        self._accepted += self._waiting
+        self._waiting = 0
+        self._guarded(self._machine.flush(now_ms()))
+
+    def _tick(self) -> None:
+        self._tick_timer = None
+        self._guarded(self._machine.tick(now_ms()))
+
+    def _ledger_news(self, height: int, inbox_count: int) -> None:
+        self._guarded(self._machine.note_ledger(height, inbox_count, now_ms()))
+
+    def _guarded(self, effects: Iterable[SequencerEffect]) -> None:
+        """Carry effects out; a failure (a full disk, say) ends the process, nothing is lost."""
+        try:
+            self._carry_out(effects)
+        except Exception as error:
+            fatal = self._service.fatal
+            if fatal is None or fatal.done():
+                raise
+            fatal.set_result(error)
+
+    def _carry_out(self, effects: Iterable[SequencerEffect]) -> None:
+        answers: list[SequencerEffect] = []
+        store = self._store
+        committed = False
+        for effect in effects:
+            if isinstance(effect, PersistBatches):
+                store.write_batches(effect)
+            elif isinstance(effect, PersistBlock):
+                store.write_block(effect.block)
+            elif isinstance(effect, Persist):
+                store.write_voting(effect.state)
+            elif isinstance(effect, Committed):
+                store.write_committed(effect.block, effect.certificate)
+                committed = True
+            else:
+                answers.append(effect)
+        store.sync()
+        for answer in answers:
+            self._answer(answer)
+        if committed:
+            store.prune(self._machine.pool.__contains__)
+            self._grown.set()
+            self._grown = asyncio.Event()
+        self._schedule_tick()
+
+    def _answer(self, effect: SequencerEffect) -> None:
+        if isinstance(effect, Accept):
+            session = self._sessions.get(effect.ticket[0])
+            if session is not None:
+                session.send(Accepted(effect.ticket[1], effect.receipt))
+        elif isinstance(effect, Order):
+            session = self._sessions.get(effect.ticket[0])
+            if session is not None:
+                session.send(Ordered(effect.ticket[1], effect.height, effect.time_ms))
+
+    def _schedule_tick(self) -> None:
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+        deadline_ms = self._machine.replica.next_deadline_ms()
+        if deadline_ms is not None:
+            delay_ms = max(0, deadline_ms - now_ms())
+            loop = asyncio.get_running_loop()
+            self._tick_timer = loop.call_later(delay_ms / 1000, self._tick)
+
+    # --- the log
+
+    async def _subscribe(self, session: ClientSession, request: SubscribeLog) -> Wire | None:
+        if request.from_height < 1:
+            raise Rejected(Code.NOT_RETAINED, "the log starts at height 1")
+        height = request.from_height
+        while not session.closed:
+            grown = self._grown
+            chunk = self._store.chunk(height) if height <= self._store.height else None
+            if chunk is None:
+                await grown.wait()
+                continue
+            session.send(LogChunk(request.request_id, chunk))
+            height += len(chunk.blocks)
+            await session.link.drain()
+        return None
+
+    def _status(self) -> StatusValues:
+        pool = self._machine.pool
+        return {
+            "height": self._store.height,
+            "view": self._machine.replica.view,
+            "pool": len(pool),
+            "pool_bytes": pool.bytes,
+            "accepted_batches": self._accepted,
+            "ordered_batches": pool.committed_batches,
+            "ledger_height": pool.ledger_height,
+            "inbox_height": pool.inbox_height,
+            "store_bytes": self._store.stored_bytes,
+        }
+
+
+async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:
+    await SequencerProcess(config, chain, key).serve(stop)
+
+
+def main(config_path: Path) -> int:
+    """Run the sequencer of a configuration file; returns the exit status."""
+    return run_process(config_path, _serve)

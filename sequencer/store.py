@@ -1,0 +1,196 @@
+"""What a sequencer keeps on disk: the ordered log, its consensus state, and accepted batches.
+
+Three append-only logs. ``log`` holds committed blocks, record number = height - 1. ``consensus``
+holds voting states and uncommitted blocks. ``pool`` holds accepted batches until they commit. One
+`sync` makes everything durable that was written before it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+
+from consensus import RecoveredState, VotingState
+from protocol.actions import batch_id
+from protocol.chain import Block, CommitCertificate
+from protocol.codec import Decoder, Wire, encode
+from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
+from sequencer.machine import PersistBatches, RecoveredSequencer
+from store.segments import SegmentLog
+
+CHUNK_BYTES = 1024 * 1024
+CACHED_BLOCKS = 512
+RECENT_BLOCKS = 2_000
+
+
+class CommittedRecord(Wire, frozen=True):
+    """A committed block and the certificate of the commit step it was part of."""
+
+    block: Block
+    certificate: CommitCertificate
+
+
+class VotingRecord(Wire, frozen=True, tag=1):
+    """The voting state, replacing earlier ones."""
+
+    state: VotingState
+
+
+class BlockRecord(Wire, frozen=True, tag=2):
+    """An uncommitted block."""
+
+    block: Block
+
+
+class PoolRecord(Wire, frozen=True):
+    """Batches accepted together when `height` was the newest committed block."""
+
+    height: int
+    batches: list[bytes]
+
+
+_decode_committed: Decoder[CommittedRecord] = Decoder(CommittedRecord, canonical=False)
+_decode_consensus: Decoder[VotingRecord | BlockRecord] = Decoder(
+    VotingRecord | BlockRecord, canonical=False
+)
+_decode_pool: Decoder[PoolRecord] = Decoder(PoolRecord, canonical=False)
+
+
+class SequencerStore:
+    """The three logs of one sequencer; synchronous, used by the shell alone."""
+
+    def __init__(self, directory: Path) -> None:
+        self._log = SegmentLog(directory / "log")
+        self._consensus = SegmentLog(directory / "consensus")
+        self._pool = SegmentLog(directory / "pool")
+        self._dirty: dict[SegmentLog, None] = {}
+        self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
+        self._block_at: deque[tuple[int, int]] = deque()
+        self._voting_at = 0
+        self._pool_at: deque[tuple[int, list[bytes]]] = deque()
+
+    @property
+    def height(self) -> int:
+        """Height of the newest committed block."""
+        return self._log.next_index
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes on disk."""
+        return self._log.stored_bytes + self._consensus.stored_bytes + self._pool.stored_bytes
+
+    def recover(self) -> RecoveredSequencer:
+        """Read everything back."""
+        tip = self._read(self.height) if self.height else None
+        state: VotingState | None = None
+        blocks: list[Block] = []
+        for index, raw in self._consensus.iterate(self._consensus.first_index):
+            record = _decode_consensus(raw)
+            if isinstance(record, VotingRecord):
+                state, self._voting_at = record.state, index
+            elif record.block.header.height > self.height:
+                blocks.append(record.block)
+                self._block_at.append((index, record.block.header.height))
+        accepted: list[bytes] = []
+        oldest = max(0, self.height - RECENT_BLOCKS)
+        for index, raw in self._pool.iterate(self._pool.first_index):
+            pooled = _decode_pool(raw)
+            accepted += pooled.batches
+            oldest = min(oldest, pooled.height)
+            self._pool_at.append((index, [batch_id(batch) for batch in pooled.batches]))
+        recent = [self._read(height).block for height in range(oldest + 1, self.height + 1)]
+        inbox_height = self._inbox_height(recent, oldest)
+        consensus = RecoveredState(
+            state,
+            None if tip is None else tip.block,
+            None if tip is None else tip.certificate,
+            blocks,
+        )
+        return RecoveredSequencer(consensus, accepted, recent, inbox_height)
+
+    def _inbox_height(self, recent: list[Block], oldest: int) -> int:
+        for block in reversed(recent):
+            if block.payload:
+                return decode_payload(block.payload).inbox_height
+        for height in range(oldest, 0, -1):
+            block = self._read(height).block
+            if block.payload:
+                return decode_payload(block.payload).inbox_height
+        return 0
+
+    # --- writing
+
+    def write_batches(self, effect: PersistBatches) -> None:
+        """Accepted batches."""
+        index = self._pool.append(encode(PoolRecord(effect.height, effect.batches)))
+        self._pool_at.append((index, [batch_id(raw) for raw in effect.batches]))
+        self._dirty[self._pool] = None
+
+    def write_block(self, block: Block) -> None:
+        """An uncommitted block."""
+        index = self._consensus.append(encode(BlockRecord(block)))
+        self._block_at.append((index, block.header.height))
+        self._dirty[self._consensus] = None
+
+    def write_voting(self, state: VotingState) -> None:
+        """The voting state."""
+        self._voting_at = self._consensus.append(encode(VotingRecord(state)))
+        self._dirty[self._consensus] = None
+
+    def write_committed(self, block: Block, certificate: CommitCertificate) -> None:
+        """A committed block; heights come without gap."""
+        record = CommittedRecord(block, certificate)
+        self._log.append(encode(record))
+        self._cache[block.header.height] = record
+        if len(self._cache) > CACHED_BLOCKS:
+            self._cache.popitem(last=False)
+        self._dirty[self._log] = None
+
+    def sync(self) -> None:
+        """Make everything written so far durable."""
+        for log in self._dirty:
+            log.sync()
+        self._dirty.clear()
+
+    def prune(self, is_waiting: Callable[[bytes], bool]) -> None:
+        """Drop consensus and pool records that nothing needs any more."""
+        while self._block_at and self._block_at[0][1] <= self.height:
+            self._block_at.popleft()
+        oldest_block = self._block_at[0][0] if self._block_at else self._voting_at
+        self._consensus.truncate_before(min(oldest_block, self._voting_at))
+        while self._pool_at and not any(map(is_waiting, self._pool_at[0][1])):
+            self._pool_at.popleft()
+        self._pool.truncate_before(self._pool_at[0][0] if self._pool_at else self._pool.next_index)
+
+    def close(self) -> None:
+        """Sync and close."""
+        for log in (self._log, self._consensus, self._pool):
+            log.close()
+
+    # --- reading
+
+    def stored(self, height: int) -> tuple[Block, CommitCertificate | None] | None:
+        """A committed block, with its certificate where it ended a commit step."""
+        if not 1 <= height <= self.height:
+            return None
+        record = self._read(height)
+        ended = record.certificate.qc.height == height
+        return record.block, record.certificate if ended else None
+
+    def chunk(self, from_height: int) -> OrderedChunk | None:
+        """Consecutive committed blocks from a height, ending where a certificate stands."""
+        blocks: list[OrderedBlock] = []
+        size = 0
+        for height in range(from_height, self.height + 1):
+            record = self._read(height)
+            blocks.append(OrderedBlock(record.block.header, record.block.payload))
+            size += len(record.block.payload) + 256
+            ended = record.certificate.qc.height == height
+            if ended and (size >= CHUNK_BYTES or height == self.height):
+                return OrderedChunk(blocks, record.certificate)
+        return None
+
+    def _read(self, height: int) -> CommittedRecord:
+        record = self._cache.get(height)
+        return record if record is not None else _decode_committed(self._log.read(height - 1))
