@@ -1,0 +1,190 @@
+"""Votes and proposals: the steady state of the protocol."""
+
+from __future__ import annotations
+
+from consensus.blocktree import Node
+from consensus.core import Core
+from consensus.proposals import build_block, check_proposal, voting_obstacle
+from protocol.chain import (
+    EMPTY_HASH,
+    Block,
+    Proposal,
+    Vote,
+)
+from protocol.errors import Code, Rejected, SafetyViolation
+
+MAX_SIGNATURE_BYTES = 128
+"""Votes are kept before their signature is checked, so what they may weigh is bounded."""
+
+
+class Ordering(Core):
+    """Collects votes as next leader, proposes as leader, checks proposals and votes as member."""
+
+    def _on_vote(self, peer: int, message: Vote) -> None:
+        if message.member != peer:
+            raise Rejected(Code.NOT_AUTHORISED, "a vote of another member")
+        self._check_chain(message.chain_id, message.epoch)
+        if len(message.signature) > MAX_SIGNATURE_BYTES or len(message.block_id) != len(EMPTY_HASH):
+            raise Rejected(Code.MALFORMED, "a vote with an oversized field")
+        if self.members.leader(message.view + 1) != self.index:
+            raise Rejected(Code.NOT_AUTHORISED, "a vote for another leader")
+        self._collect(message)
+
+    def _collect(self, vote: Vote, *, own: bool = False) -> None:
+        if vote.view <= self.high_qc.view or vote.view + 1 < self.view:
+            self._count("stale_votes")
+            return
+        qc = self._votes.add(vote, own=own)
+        if qc is None:
+            return
+        self._count("qcs_formed")
+        self._cache.add(qc.digest())
+        self._process_qc(qc, vote.member)
+        self._announce = qc
+
+    def _proposal_due_ms(self) -> int | None:
+        """When this member proposes in the current view; None when it does not."""
+        safety, view = self._safety, self.view
+        if self.members.leader(view) != self.index:
+            return None
+        if safety.last_proposed_view >= view or safety.last_voted_view >= view:
+            return None
+        parent = self._tree.get(safety.high_qc.block_id)
+        if parent is None:
+            return None
+        config = self.config
+        interval = config.idle_interval_ms
+        if self._work and self._nothing_in_view != view:
+            interval = self._block_interval_ms()
+            if self._tree.pending_payloads and self._asked_in_view != view:
+                interval = min(interval, config.empty_interval_ms)
+        elif self._tree.pending_payloads:
+            interval = config.empty_interval_ms
+        if interval is None:
+            return None
+        return min(parent.header.time_ms, self._pace.entered_ms) + interval
+
+    def _block_interval_ms(self) -> int:
+        # At least 1, or a single member would fill one step with blocks for ever.
+        return max(self.config.block_interval_ms, 1)
+
+    def _propose(self) -> None:
+        """Propose on the highest certified block, and vote for it.
+
+        While payloads are uncommitted the application is asked early, once per view: if all its
+        work is in those blocks an empty one goes out now, otherwise the block interval is kept.
+        """
+        safety, view = self._safety, self.view
+        parent = self._tree.nodes[safety.high_qc.block_id]
+        ancestors = [node.block for node in self._tree.path(parent)]
+        time_ms = max(self._now_ms, parent.header.time_ms + 1)
+        payload = b""
+        if self._work and len(ancestors) < self.config.max_uncommitted:
+            payload = self._app.propose(ancestors, time_ms)
+        self._asked_in_view = view
+        if not payload:
+            self._nothing_in_view = view
+        due = self._proposal_due_ms()
+        if due is None or self._now_ms < due:
+            return
+        if len(payload) > self.config.max_payload_bytes:
+            raise SafetyViolation("the application proposed more than max_payload_bytes")
+        block = build_block(
+            view, self.index or 0, parent, safety.high_qc, safety.high_tc, payload, time_ms,
+            self._commits,
+        )  # fmt: skip
+        block_id = block.header.block_id()
+        signed = safety.propose(block, block_id)
+        if signed is None:
+            raise SafetyViolation("an own proposal breaks the rules of its view")
+        self._count("proposals_sent")
+        node = Node(block, block_id)
+        self._out.persist_block(node.block)
+        self._out.persist(signed[0])
+        if len(self.members) > 1:
+            self._out.broadcast(signed[1])
+        self._announce = None
+        self._insert(node)
+        self._vote(node, block, own=True)
+
+    def _on_proposal(self, peer: int, message: Proposal) -> None:
+        block = message.block
+        header = block.header
+        self._check_chain(header.chain_id, header.epoch)
+        if header.view <= self._tree.tip.view:
+            self._count("stale_proposals")
+            return
+        block_id = header.block_id()
+        settled = header.view < self.view or header.view <= self._safety.last_voted_view
+        if settled and self._tree.get(block_id) is not None:
+            return
+        check_proposal(message, block_id, self.members, self.config, self._verifier)
+        self._check_qc(block.justify)
+        if block.timeout is not None:
+            self._check_tc(block.timeout)
+        self._process_qc(block.justify, peer)
+        if block.timeout is not None:
+            self._process_tc(block.timeout, peer)
+        if header.view <= self._tree.tip.view:
+            return
+        if self._tree.get(header.parent_id) is None:
+            self._keep_orphan(peer, message)
+        else:
+            self._accept(block, block_id)
+
+    def _accept(self, block: Block, block_id: bytes) -> None:
+        """Insert a checked proposal on a known parent, and vote where that is right."""
+        node = self._tree.get(block_id)
+        if node is None:
+            first = self._tree.first_in_view.get(block.header.view)
+            if first is not None or self._tree.full():
+                self._count("equivocations" if first is not None else "tree_full")
+                return
+            node = Node(block, block_id)
+            self._out.persist_block(node.block)
+            self._insert(node)
+        self._vote(node, block)
+        self._adopt_orphans()
+
+    def _vote(self, node: Node, block: Block, *, own: bool = False) -> None:
+        """Vote for a proposal of the current view; `block` is as proposed, with its TC."""
+        if node.view != self.view or self._safety.last_voted_view >= node.view:
+            return
+        if not own:
+            parent = self._tree.nodes.get(node.header.parent_id)
+            obstacle = voting_obstacle(node, parent, self._commits, self.config, self._now_ms)
+            if obstacle is not None:
+                self._count(f"not_voted_{obstacle}")
+                return
+            ancestors = [ancestor.block for ancestor in self._tree.path(node)[:-1]]
+            if block.payload and len(ancestors) >= self.config.max_uncommitted:
+                self._count("not_voted_backlog")
+                return
+            self._app.check(node.block, ancestors)
+        signed = self._safety.vote(block, node.id)
+        if signed is None:
+            return
+        self._count("votes_sent")
+        self._out.persist(signed[0])
+        leader = self.members.leader(node.view + 1)
+        if leader == self.index:
+            self._local.append(signed[1])
+        else:
+            self._out.send(leader, signed[1])
+
+    def _keep_orphan(self, peer: int, proposal: Proposal) -> None:
+        """Hold a checked proposal, one per view and the highest views, until its parent is here."""
+        self._orphans.setdefault(proposal.block.header.view, (peer, proposal))
+        if len(self._orphans) > self.config.max_orphans:
+            del self._orphans[min(self._orphans)]
+
+    def _adopt_orphans(self) -> None:
+        for view in sorted(self._orphans):
+            block = self._orphans[view][1].block
+            if block.header.view <= self._tree.tip.view:
+                del self._orphans[view]
+            elif self._tree.get(block.header.parent_id) is not None:
+                del self._orphans[view]
+                self._count("orphans_adopted")
+                self._accept(block, block.header.block_id())
+                return

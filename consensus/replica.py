@@ -1,0 +1,301 @@
+"""Jolteon as a pure machine: `Replica.step(event, now_ms) -> effects`.
+
+The protocol (Gelashvili, Kokoris-Kogias, Sonnino, Spiegelman, Xiang: "Jolteon and Ditto", 2021,
+arXiv 2106.10362; section 3 and figure 2) is two-chain HotStuff. Time is cut into *views*, each
+with one leader. The leader of view v proposes a block on top of the block with the highest quorum
+certificate (QC) it knows; members vote at most once per view and send the vote to the leader of
+view v + 1, who joins votes of more than two thirds of the stake into the QC that its own proposal
+carries. A block and its *direct child* of exactly one view higher, both certified, commit the
+block with all its ancestors: that is the pair in a `CommitCertificate`. Two blocks whose views are
+further apart commit nothing, however many certificates follow.
+
+When a view makes no progress its members broadcast a `Timeout` with the highest QC they voted on
+top of, and never vote in that view again. A quorum of timeouts is a timeout certificate (TC) and
+opens the next view; its leader must build on a QC at least as high as every one in the TC.
+Any two quorums share an honest member: whoever voted for the child of a committed block holds that
+block's QC, so every later TC names it, and nothing that conflicts can gather votes (section 3.4,
+lemmas 1 to 3). One third of the stake giving up a view makes the rest join (Bracha's
+amplification), timeouts are repeated while a view is stuck and carry the proof for their view, so
+that partitions heal. Timers back off and return after one success.
+
+Around the protocol: pace (blocks at once with work, quick empty blocks until payloads commit,
+heartbeats otherwise), catching up (`sync`), and the application's root, which every header names
+for the newest block that its own ancestors commit and which voters compare with their own.
+
+`safety` alone signs. The order of effects in each step is: blocks, voting state, commits, messages;
+a shell syncs what is to be persisted before it sends. `now_ms` must not run backwards.
+"""
+
+from __future__ import annotations
+
+from consensus.blocktree import Node
+from consensus.effects import (
+    Effect,
+    Event,
+    Received,
+    Start,
+    Work,
+)
+from consensus.ordering import Ordering
+from consensus.sync import proven, serve
+from protocol.chain import (
+    Block,
+    BlocksRequest,
+    BlocksResponse,
+    Certified,
+    CommitCertificate,
+    ConsensusMessage,
+    Proposal,
+    Timeout,
+    Vote,
+    timeout_digest,
+)
+from protocol.errors import Code, Rejected, SafetyViolation
+
+
+class Replica(Ordering):
+    """One member (or, with `key` None, one observer) of a chain.
+
+    `stored` serves committed blocks that left the window; `verifier` can be replaced in
+    simulations. A fault of ours raises `SafetyViolation`; a peer's is counted in `counters`.
+    """
+
+    def step(self, event: Event, now_ms: int) -> list[Effect]:
+        """Take one event at `now_ms` (Unix milliseconds, not decreasing); returns the effects."""
+        self._now_ms = now_ms
+        kind = type(event)
+        if kind is Start:
+            self._start()
+        elif not self._started:
+            raise SafetyViolation("the first event of a replica must be Start")
+        elif isinstance(event, Received):
+            self._receive(event.peer, event.message)
+        elif kind is Work:
+            self._nothing_in_view = -1
+        self._progress()
+        return self._out.drain()
+
+    def next_deadline_ms(self) -> int | None:
+        """When the shell must send `Tick`; None when only an event can change anything."""
+        due = [self._fetch.deadline_ms(), self._proposal_due_ms(), self._view_deadline_ms()]
+        return min((moment for moment in due if moment is not None), default=None)
+
+    def _start(self) -> None:
+        """Take up the recovered blocks and ask a peer what happened meanwhile."""
+        if self._started:
+            raise SafetyViolation("a replica starts once")
+        self._started = True
+        self._pace.entered_ms = self._now_ms
+        self._commits.replay(self._stored)
+        if self._recovered is not None:
+            for block in sorted(self._recovered.blocks, key=lambda b: b.header.height):
+                block_id = block.header.block_id()
+                known = self._tree.get(block_id) is not None
+                if not known and self._tree.get(block.header.parent_id) is not None:
+                    self._insert(Node(block, block_id))
+            self._recovered = None
+            self._fetch.refresh(self._now_ms)
+        elif self.index is None:
+            self._fetch.refresh(self._now_ms)
+        self._process_qc(self._safety.high_qc, -1)
+
+    def _receive(self, peer: int, message: ConsensusMessage) -> None:
+        try:
+            if peer == self.index or (
+                peer not in self.members and not isinstance(message, BlocksRequest)
+            ):
+                raise Rejected(Code.NOT_AUTHORISED, "only other members take part")
+            self._dispatch(peer, message)
+        except Rejected as error:
+            self._count(f"rejected_{error.code.label}")
+
+    def _dispatch(self, peer: int, message: ConsensusMessage) -> None:
+        if isinstance(message, Vote):
+            self._on_vote(peer, message)
+        elif isinstance(message, Proposal):
+            self._on_proposal(peer, message)
+        elif isinstance(message, Certified):
+            self._on_certified(peer, message)
+        elif isinstance(message, Timeout):
+            self._on_timeout(peer, message)
+        elif isinstance(message, BlocksRequest):
+            self._on_request(peer, message)
+        elif isinstance(message, BlocksResponse):
+            self._on_response(peer, message)
+        else:
+            raise Rejected(Code.UNKNOWN_MESSAGE, "no message of consensus")
+
+    def _progress(self) -> None:
+        """Do what is due: own votes, timers, proposals, requests."""
+        now = self._now_ms
+        self._refresh_work()
+        while True:
+            while self._local:
+                self._collect(self._local.popleft(), own=True)
+            self._refresh_work()
+            due = self._view_deadline_ms()
+            if due is not None and now >= due:
+                self._give_up_view()
+                continue
+            due = self._proposal_due_ms()
+            if due is None or now < due:
+                break
+            self._propose()
+        if self._announce is not None:
+            if self.members.leader(self.view) == self.index and len(self.members) > 1:
+                self._out.broadcast(Certified(self._announce, None))
+            self._announce = None
+        self._fetch.settle(self._tree)
+        request = self._fetch.request(now, self.committed_height)
+        if request is not None:
+            self._count("requests_sent")
+            self._out.send(*request)
+
+    def _refresh_work(self) -> None:
+        self._work = self._app.has_work()
+        if not self._work and self._tree.pending_payloads == 0:
+            self._busy_since_ms = None
+        elif self._busy_since_ms is None:
+            self._busy_since_ms = self._now_ms
+
+    def _view_deadline_ms(self) -> int | None:
+        if self.index is None:
+            return None
+        if len(self.members) == 1 and self._safety.last_voted_view < self.view:
+            return None
+        return self._pace.deadline_ms(self._busy_since_ms)
+
+    def _give_up_view(self) -> None:
+        self._pace.gave_up(self._now_ms)
+        signed = self._safety.timeout(self.view)
+        if signed is None:
+            return
+        self._count("timeouts_sent")
+        self._out.persist(signed[0])
+        self._out.broadcast(signed[1])
+        self._add_timeout(signed[1], -1)
+
+    def _add_timeout(self, timeout: Timeout, peer: int) -> None:
+        stake = self._timeouts.add(timeout)
+        if self.members.quorum(stake):
+            tc = self._timeouts.certificate(timeout.view)
+            if tc is not None:
+                self._count("tcs_formed")
+                self._cache.add(tc.digest())
+                self._process_tc(tc, peer)
+        elif self.members.includes_honest(stake) and self._may_join():
+            self._give_up_view()
+
+    def _may_join(self) -> bool:
+        return self.index is not None and self._pace.said_ms is None
+
+    def _on_timeout(self, peer: int, timeout: Timeout) -> None:
+        if timeout.member != peer:
+            raise Rejected(Code.NOT_AUTHORISED, "a timeout of another member")
+        self._check_chain(timeout.chain_id, timeout.epoch)
+        if timeout.high_qc.view > self.high_qc.view:
+            self._check_qc(timeout.high_qc)
+            self._process_qc(timeout.high_qc, peer)
+        if timeout.view < self.view:
+            self._help(peer)
+            return
+        if self._timeouts.knows(timeout):
+            return
+        view, last_tc = timeout.view, timeout.last_tc
+        if timeout.high_qc.view >= view:
+            raise Rejected(Code.BAD_CERTIFICATE, "a QC of a view that was given up")
+        if timeout.high_qc.view + 1 != view and (last_tc is None or last_tc.view + 1 != view):
+            raise Rejected(Code.BAD_CERTIFICATE, "the timeout does not prove its view")
+        statement = timeout_digest(timeout.chain_id, timeout.epoch, view, timeout.high_qc.view)
+        if not self._verifier(self.members.keys[peer], timeout.signature, statement):
+            raise Rejected(Code.BAD_SIGNATURE, "wrong signature under a timeout")
+        self._check_qc(timeout.high_qc)
+        if last_tc is not None and last_tc.view >= self.view:
+            self._check_tc(last_tc)
+            self._process_tc(last_tc, peer)
+        if view == self.view:
+            self._add_timeout(timeout, peer)
+
+    def _help(self, peer: int) -> None:
+        """Send a peer in an old view what leads to ours, not more often than it can matter."""
+        last = self._helped_ms.get(peer)
+        if last is not None and self._now_ms < last + self.config.timeout_ms // 4:
+            return
+        self._helped_ms[peer] = self._now_ms
+        self._count("peers_helped")
+        self._out.send(peer, Certified(self._safety.high_qc, self._safety.high_tc))
+
+    def _on_certified(self, peer: int, message: Certified) -> None:
+        if message.qc.view > self.high_qc.view:
+            self._check_qc(message.qc)
+            self._process_qc(message.qc, peer)
+        if message.tc is not None and message.tc.view >= self.view:
+            self._check_tc(message.tc)
+            self._process_tc(message.tc, peer)
+
+    def _on_request(self, peer: int, request: BlocksRequest) -> None:
+        self._count("requests_served")
+        self._out.send(peer, serve(self._tree, self.high_qc, request, self.config, self._stored))
+
+    def _on_response(self, peer: int, message: BlocksResponse) -> None:
+        request = self._fetch.answered(peer)
+        if self.index is None:
+            self._fetch.refresh(self._now_ms + self.config.fetch_timeout_ms)
+        try:
+            news = self._take_blocks(peer, message, request)
+        except Rejected:
+            self._fetch.no_progress(self._now_ms)
+            raise
+        self._fetch.settle(self._tree)
+        if news == 0:
+            self._fetch.no_progress(self._now_ms)
+        self._adopt_orphans()
+
+    def _take_blocks(self, peer: int, answer: BlocksResponse, request: BlocksRequest) -> int:
+        """Insert what an answer proves; returns how many blocks were new."""
+        chain = proven(answer, request, self._check_qc, self._check_certificate)
+        tree = self._tree
+        self._watch_for_forks(chain, answer.certificate)
+        inserted: list[Node] = []
+        for block_id, block in chain:
+            if tree.get(block_id) is not None or tree.full():
+                continue
+            if block.header.height <= tree.tip.height or tree.get(block.header.parent_id) is None:
+                continue
+            node = Node(block, block_id)
+            inserted.append(node)
+            self._insert(node)
+        certificate = answer.certificate
+        if certificate is not None and certificate.qc.height > self.committed_height:
+            node_known = self._tree.get(certificate.qc.block_id)
+            if node_known is not None:
+                self._check_certificate(node_known.header, certificate)
+                self._commits.commit(node_known, certificate)
+                self._process_qc(certificate.child_qc, peer)
+        if chain:
+            self._process_qc(chain[-1][1].justify, peer)
+        if answer.high_qc is not None and answer.high_qc.view > self.high_qc.view:
+            self._check_qc(answer.high_qc)
+            self._process_qc(answer.high_qc, peer)
+        for node in inserted:
+            if node.height > self.committed_height:
+                self._out.persist_block(node.block)
+        if inserted:
+            self.counters["blocks_fetched"] = self.counters.get("blocks_fetched", 0) + len(inserted)
+        return len(inserted)
+
+    def _watch_for_forks(
+        self, chain: list[tuple[bytes, Block]], certificate: CommitCertificate | None
+    ) -> None:
+        """Stop where a certificate commits another block than ours: no member may choose."""
+        if certificate is None:
+            return
+        for block_id, block in chain:
+            if block_id != certificate.qc.block_id:
+                continue
+            if self._tree.conflicts(block_id, block.header.height):
+                self._check_certificate(block.header, certificate)
+                raise SafetyViolation(
+                    f"conflicting blocks of height {block.header.height} are both committed: a "
+                    "third of the stake or more signed two histories"
+                )

@@ -1,0 +1,188 @@
+"""Answers to requests for blocks: bounded when given, believed only when proven."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from consensus_forge import CONFIG, GENESIS_MS, Forge, committed, receive, sent
+
+from consensus import PersistBlock, Replica, ReplicaConfig, Send, Tick
+from protocol.chain import Block, BlocksRequest, BlocksResponse, Certified
+
+
+@pytest.fixture
+def forge() -> Forge:
+    return Forge()
+
+
+def asking(forge: Forge, target: Block) -> Replica:
+    """A fresh replica 0 that just asked member 3 for the way to a certified block."""
+    replica = forge.replica(0)
+    effects = receive(replica, Certified(forge.qc(target), None), 3)
+    (request,) = sent(effects, BlocksRequest)
+    assert request == BlocksRequest(target.header.block_id(), 0, CONFIG.fetch_limit)
+    return replica
+
+
+def answer(replica: Replica, blocks: list[Block], peer: int = 3, **fields: object) -> list[Block]:
+    response = replace(BlocksResponse(blocks, None, None), **fields)
+    return committed(receive(replica, response, peer))
+
+
+def test_blocks_up_to_the_certified_one_are_taken_and_committed(forge: Forge) -> None:
+    blocks = forge.chain([1, 2, 3, 4, 5])
+    replica = asking(forge, blocks[-1])
+    effects = receive(replica, BlocksResponse(blocks, None, None), 3)
+    assert committed(effects) == blocks[:4]
+    kept = [effect.block for effect in effects if isinstance(effect, PersistBlock)]
+    assert kept == blocks[4:]
+    assert replica.counters["blocks_fetched"] == 5
+
+
+def test_part_of_the_way_is_proven_by_the_last_blocks_qc(forge: Forge) -> None:
+    blocks = forge.chain([1, 2, 3, 4, 5, 6])
+    replica = asking(forge, blocks[-1])
+    assert answer(replica, blocks[:4]) == blocks[:1]
+    assert replica.committed_height == 1
+    assert replica._tree.get(blocks[3].header.block_id()) is None
+
+
+def test_commit_certificate_proves_the_last_block(forge: Forge) -> None:
+    blocks = forge.chain([1, 2, 3, 4, 5, 6])
+    replica = asking(forge, blocks[-1])
+    pair = forge.certificate(blocks[2], blocks[3])
+    assert answer(replica, blocks[:3], certificate=pair) == blocks[:3]
+
+
+def forged_answers(forge: Forge) -> dict[str, BlocksResponse]:
+    blocks = forge.chain([1, 2, 3, 4, 5])
+    first = forge.block(forge.root_block, 1, b"forged")
+    weak = forge.block(first, 2, qc=forge.qc(first, (0, 1)))
+    pair = forge.certificate(blocks[2], blocks[3])
+    return {
+        "nothing proves them": BlocksResponse([first, weak], None, None),
+        "weak high qc": BlocksResponse([first], forge.qc(first, (0, 1)), None),
+        "weak certificate": BlocksResponse(
+            blocks[:3], None, replace(pair, child_qc=forge.qc(blocks[3], (0, 1)))
+        ),
+        "gap": BlocksResponse([blocks[0], *blocks[2:]], None, None),
+        "order": BlocksResponse(blocks[::-1], None, None),
+        "payload": BlocksResponse([replace(blocks[0], payload=b"x"), *blocks[1:]], None, None),
+        "qc swapped": BlocksResponse(
+            [*blocks[:4], replace(blocks[4], justify=forge.qc(blocks[3], (1, 2, 3)))], None, None
+        ),
+        "too many": BlocksResponse(forge.chain(range(1, CONFIG.fetch_limit + 3)), None, None),
+    }
+
+
+@pytest.mark.parametrize("name", list(forged_answers(Forge())))
+def test_unproven_answer_is_refused_and_another_member_asked(forge: Forge, name: str) -> None:
+    replica = asking(forge, forge.chain([1, 2, 3, 4, 5])[-1])
+    assert committed(receive(replica, forged_answers(forge)[name], 3)) == []
+    assert replica.counters["rejected_bad_certificate"] == 1
+    assert len(replica._tree.nodes) == 1
+    due = replica.next_deadline_ms()
+    assert due is not None and due < GENESIS_MS + 100 + CONFIG.fetch_timeout_ms
+    (request,) = [e for e in replica.step(Tick(), due) if isinstance(e, Send)]
+    assert request.member == 1
+
+
+def test_blocks_nobody_asked_for_are_refused(forge: Forge) -> None:
+    blocks = forge.chain([1, 2, 3])
+    replica = asking(forge, blocks[-1])
+    assert answer(replica, blocks, peer=1) == []
+    assert replica.counters == {"requests_sent": 1, "rejected_not_authorised": 1}
+    assert answer(replica, blocks) == blocks[:2]
+    assert answer(replica, blocks) == []
+
+
+def test_silent_member_is_followed_by_the_next(forge: Forge) -> None:
+    replica = asking(forge, forge.chain([1, 2, 3])[-1])
+    asked = []
+    now = GENESIS_MS + 100
+    for _ in range(4):
+        now += CONFIG.fetch_timeout_ms
+        asked += [
+            effect.member
+            for effect in replica.step(Tick(), now)
+            if isinstance(effect, Send) and isinstance(effect.message, BlocksRequest)
+        ]
+    assert asked == [1, 2, 3, 1]
+
+
+def served(replica: Replica, request: BlocksRequest) -> BlocksResponse:
+    (response,) = sent(receive(replica, request, 2), BlocksResponse)
+    assert isinstance(response, BlocksResponse)
+    return response
+
+
+def full(forge: Forge, config: ReplicaConfig, size: int) -> Replica:
+    replica = forge.replica(0, config=config)
+    parent = forge.root_block
+    for view in range(1, 9):
+        parent = forge.block(parent, view, bytes(size))
+        receive(replica, forge.proposal(parent), 1 if view % 4 == 0 else view % 4)
+    assert replica.committed_height == 6
+    return replica
+
+
+def test_answers_are_bounded_in_number_and_bytes(forge: Forge) -> None:
+    replica = full(forge, CONFIG, 10)
+    assert len(served(replica, BlocksRequest(b"", 0, 3)).blocks) == 3
+    assert len(served(replica, BlocksRequest(b"", 0, 1 << 40)).blocks) == 7
+    assert served(replica, BlocksRequest(b"", 0, -5)).blocks == []
+    assert served(replica, BlocksRequest(b"", 1 << 40, 5)).blocks == []
+    small = ReplicaConfig(
+        timeout_ms=200, timeout_max_ms=1000, idle_interval_ms=500, max_response_bytes=12_000
+    )
+    assert len(served(full(forge, small, 2_000), BlocksRequest(b"", 0, 64)).blocks) == 3
+    assert len(served(full(forge, small, 50_000), BlocksRequest(b"", 0, 64)).blocks) == 2
+
+
+def test_answer_goes_on_to_the_block_asked_for(forge: Forge) -> None:
+    replica = full(forge, CONFIG, 10)
+    tip = max(replica._tree.nodes.values(), key=lambda node: node.height)
+    response = served(replica, BlocksRequest(tip.id, 5, 64))
+    assert [block.header.height for block in response.blocks] == [6, 7, 8]
+    assert response.certificate is not None and response.certificate.qc.height == 6
+
+
+def test_committed_blocks_outside_the_window_come_from_the_store(forge: Forge) -> None:
+    blocks = forge.chain(list(range(1, 9)))
+    config = ReplicaConfig(timeout_ms=200, idle_interval_ms=500, committed_window=2)
+
+    def stored(height: int):  # type: ignore[no-untyped-def]
+        return blocks[height - 1], forge.certificate(blocks[height - 1], blocks[height])
+
+    for source, heights in ((stored, [1, 2, 3, 4, 5, 6, 7]), (None, [])):
+        replica = forge.replica(0, config=config, stored=source)
+        for block in blocks:
+            view = block.header.view
+            receive(replica, forge.proposal(block), 1 if view % 4 == 0 else view % 4)
+        response = served(replica, BlocksRequest(b"", 0, 64))
+        assert [block.header.height for block in response.blocks] == heights
+
+
+def test_proposal_whose_parent_is_missing_is_voted_for_once_it_came(forge: Forge) -> None:
+    first, second, third = forge.chain([1, 2, 3])
+    replica = forge.replica(1)
+    effects = receive(replica, forge.proposal(third), 3)
+    assert len(sent(effects, BlocksRequest)) == 1
+    effects = receive(replica, BlocksResponse([first, second], None, None), 3)
+    assert replica.counters["orphans_adopted"] == 1
+    assert replica.counters["votes_sent"] == 1
+    assert committed(effects) == [first]
+
+
+def test_orphans_are_bounded(forge: Forge) -> None:
+    replica = forge.replica(0)
+    blocks = forge.chain(list(range(1, 200)))
+    for block in blocks[1:]:
+        receive(replica, forge.proposal(block), 1)
+    assert len(replica._orphans) == CONFIG.max_orphans
