@@ -59,10 +59,23 @@ async def _supervised(config: ProcessConfig, chain: Chain, key: Key, serve: Serv
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    broken: list[BaseException] = []
+
+    def fail(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback of ours raised: the process must stop, not go on half-broken."""
+        error = context.get("exception")
+        structlog.get_logger().error(context.get("message", "callback failed"), exc_info=error)
+        if isinstance(error, Exception) and not isinstance(error, ConnectionError):
+            broken.append(error)
+            stop.set()
+
+    loop.set_exception_handler(fail)
     # Everything imported lives on: collecting it again and again only costs time.
     gc.collect()
     gc.freeze()
     await serve(config, chain, key, stop)
+    if broken:
+        raise broken[0]
 
 
 async def until_stopped(stop: asyncio.Event, *fatal: asyncio.Future[Any]) -> None:

@@ -1,0 +1,122 @@
+"""A listening port whose connections are sessions, bounded in number."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ssl as tls
+from collections.abc import Callable
+
+from net.session import CLIENT_LIMITS, Session, SessionLimits, SessionOwner
+from protocol.errors import ConfigError, Rejected
+
+HANDSHAKE_TIMEOUT_S = 5.0
+"""A TLS handshake that takes longer is given up."""
+
+
+class FrameServer:
+    """Accepts connections; `make_owner()` gives the owner of each (it may be one for all).
+
+    Over `max_sessions` a connection gets `refusal_frame()` (where given) and is closed. A peer
+    whose input is refused gets `reject_frame(fault)`. Port 0 lets the system choose.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        make_owner: Callable[[], SessionOwner],
+        *,
+        limits: SessionLimits = CLIENT_LIMITS,
+        max_sessions: int = 1024,
+        refusal_frame: Callable[[], bytes] | None = None,
+        reject_frame: Callable[[Rejected], bytes] | None = None,
+        ssl: tls.SSLContext | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.refused_sessions = 0
+        self._make_owner = make_owner
+        self._limits = limits
+        self._max_sessions = max_sessions
+        self._refusal_frame = refusal_frame
+        self._reject_frame = reject_frame
+        self._ssl = ssl
+        self._server: asyncio.Server | None = None
+        self._sessions: dict[Session, None] = {}
+        self._refused: dict[Session, None] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """The admitted sessions, oldest first."""
+        return list(self._sessions)
+
+    async def start(self) -> None:
+        """Listen; raises `ConfigError` with one sentence when the port cannot be had."""
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = await loop.create_server(
+                self._make_session,
+                self.host,
+                self.port,
+                ssl=self._ssl,
+                backlog=512,
+                reuse_address=True,
+                ssl_handshake_timeout=None if self._ssl is None else HANDSHAKE_TIMEOUT_S,
+            )
+        except OSError as error:
+            raise ConfigError(self._explain(error)) from None
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def _explain(self, error: OSError) -> str:
+        where = f"port {self.port} on {self.host}"
+        if error.errno == errno.EADDRINUSE:
+            return f"{where} is already in use; stop the other process or choose another port"
+        if error.errno == errno.EACCES:
+            return f"{where} needs privileges this process lacks; choose a port above 1023"
+        return f"cannot listen at {where}: {error.strerror or error}"
+
+    async def stop(self) -> None:
+        """Stop listening, let the sessions send what is queued, then close them."""
+        if self._server is None:
+            return
+        self._server.close()
+        for session in [*self._sessions, *self._refused]:
+            session.close("shutdown")
+        try:
+            await asyncio.wait_for(self._empty.wait(), self._limits.close_timeout_ms / 1000 + 1)
+        except TimeoutError:
+            for session in self.sessions:
+                session.abort("shutdown")
+        self._server = None
+
+    def _make_session(self) -> Session:
+        return Session(
+            self._make_owner(), self._limits, reject_frame=self._reject_frame, registry=self
+        )
+
+    def admit(self, session: Session) -> bool:
+        """Register a new session, or turn it away when the server is full or stopping."""
+        if self._server is not None and len(self._sessions) < self._max_sessions:
+            self._sessions[session] = None
+            self._empty.clear()
+            return True
+        self.refused_sessions += 1
+        if self._server is None or len(self._refused) >= self._max_sessions:
+            session.abort("too_many_sessions")
+            return False
+        self._refused[session] = None
+        if self._refusal_frame is None:
+            session.close("too_many_sessions")
+        else:
+            session.close_with(self._refusal_frame(), "too_many_sessions")
+        return False
+
+    def forget(self, session: Session) -> None:
+        """Drop a session whose connection is gone."""
+        self._refused.pop(session, None)
+        self._sessions.pop(session, None)
+        if not self._sessions:
+            self._empty.set()

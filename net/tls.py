@@ -1,0 +1,133 @@
+"""TLS 1.3 between nodes, where an Ed25519 key is the identity.
+
+Each node has a self-signed certificate; both sides trust exactly the given certificates, no other
+authority and no host name counts. The owner maps the peer's key to a member.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import ssl
+import tempfile
+from collections.abc import Iterable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+from cryptography.x509.oid import NameOID
+
+from protocol.errors import Code, ConfigError, Rejected
+from protocol.keys import Key
+
+_NOT_BEFORE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+_NOT_AFTER = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
+
+
+def make_certificate(key: Key, name: str) -> bytes:
+    """A self-signed Ed25519 certificate (DER); the same key and name give the same bytes.
+
+    It is no authority, so a member cannot vouch for another key. Its subject holds the key, since
+    OpenSSL looks trusted certificates up by subject and two nodes may share a name.
+    """
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, name[:64]),
+            x509.NameAttribute(NameOID.SERIAL_NUMBER, key.public.hex()),
+        ]
+    )
+    serial = int.from_bytes(sha256(key.public + name.encode()).digest()[:8], "big") >> 1 | 1
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.private.public_key())
+        .serial_number(serial)
+        .not_valid_before(_NOT_BEFORE)
+        .not_valid_after(_NOT_AFTER)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key.private, None)
+    )
+    return certificate.public_bytes(Encoding.DER)
+
+
+def server_context(key: Key, certificate_der: bytes, peers: Iterable[bytes]) -> ssl.SSLContext:
+    """Context of the accepting side; `peers` are the certificates (DER) that may connect.
+
+    Raises `ConfigError` when a certificate is malformed or does not belong to `key`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    # A resumed session would skip the check against a newer epoch's certificates.
+    context.num_tickets = 0
+    return _finish(context, key, certificate_der, peers)
+
+
+def client_context(key: Key, certificate_der: bytes, peers: Iterable[bytes]) -> ssl.SSLContext:
+    """Context of the dialling side; `peers` are the certificates (DER) that may answer.
+
+    Raises `ConfigError` when a certificate is malformed or does not belong to `key`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    return _finish(context, key, certificate_der, peers)
+
+
+def certificate_public_key(certificate_der: bytes) -> bytes:
+    """The raw Ed25519 key (32 bytes) of a certificate; raises `Rejected` (bad_certificate)."""
+    try:
+        public = x509.load_der_x509_certificate(certificate_der).public_key()
+    except ValueError as error:
+        raise Rejected(Code.BAD_CERTIFICATE, f"not an X.509 certificate: {error}") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise Rejected(Code.BAD_CERTIFICATE, "the certificate's key is not Ed25519")
+    return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def peer_public_key(transport: Any) -> bytes:
+    """The raw Ed25519 key (32 bytes) that the peer proved; raises `Rejected` without one."""
+    tls = transport.get_extra_info("ssl_object")
+    certificate_der = None if tls is None else tls.getpeercert(True)
+    if certificate_der is None:
+        raise Rejected(Code.BAD_CERTIFICATE, "the peer has proved no certificate")
+    return certificate_public_key(certificate_der)
+
+
+def _finish(
+    context: ssl.SSLContext, key: Key, certificate_der: bytes, peers: Iterable[bytes]
+) -> ssl.SSLContext:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        _load_identity(context, key, certificate.public_bytes(Encoding.PEM))
+        trusted = b"".join(dict.fromkeys(peers))
+        if trusted:
+            context.load_verify_locations(cadata=trusted)
+    except (ValueError, ssl.SSLError) as error:
+        raise ConfigError(f"a node certificate cannot be used: {error}") from None
+    return context
+
+
+def _load_identity(context: ssl.SSLContext, key: Key, certificate_pem: bytes) -> None:
+    """Give the context its key; `ssl` reads files only, so the key passes through memory files."""
+    key_pem = key.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(certificate_pem + key_pem)
+            file.flush()
+            context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "identity.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(certificate_pem + key_pem)
+        context.load_cert_chain(path)

@@ -1,0 +1,124 @@
+"""The description of a testnet on disk: which processes there are and where they listen.
+
+A testnet is a directory::
+
+    testnet.json   this description     genesis.json   the chain
+    config/        one TOML a process   keys/          key files, mode 0600
+    data/          what processes keep  logs/          what they print
+
+Clients read it to find addresses and keys; `cluster.testnet` writes it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from protocol.errors import ConfigError
+from protocol.genesis import Chain
+from protocol.keys import Key
+from store.config import Role, read_chain
+from store.keyfiles import load_key
+
+DESCRIPTION_FILE = "testnet.json"
+GENESIS_FILE = "genesis.json"
+CONFIG_FOLDER = "config"
+KEY_FOLDER = "keys"
+DATA_FOLDER = "data"
+LOG_FOLDER = "logs"
+ORACLE_KEY = "oracle"
+FAUCET_KEY = "faucet"
+
+
+class ProcessEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A process: `public` is its address for clients, `peer` its peer port (or empty)."""
+
+    name: str
+    role: Role
+    index: int
+    public: str
+    peer: str = ""
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``testnet.json``; `traders` names funded accounts that have a key file."""
+
+    name: str
+    processes: list[ProcessEntry]
+    traders: list[str]
+
+
+class Testnet:
+    """A testnet's directory, with its description."""
+
+    __test__: ClassVar[bool] = False
+
+    def __init__(self, directory: Path, description: Description) -> None:
+        self.directory = directory
+        self.name = description.name
+        self.processes = description.processes
+        self.traders = description.traders
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Testnet:
+        """Read the description; raises `ConfigError` where there is none."""
+        directory = Path(directory).absolute()
+        path = directory / DESCRIPTION_FILE
+        try:
+            description = msgspec.json.decode(path.read_bytes(), type=Description)
+        except FileNotFoundError:
+            raise ConfigError(
+                f"there is no testnet in {directory}; make one with: trilemma init {directory}"
+            ) from None
+        except OSError as error:
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is malformed: {error}") from None
+        return cls(directory, description)
+
+    @property
+    def genesis_path(self) -> Path:
+        """The genesis file."""
+        return self.directory / GENESIS_FILE
+
+    def chain(self) -> Chain:
+        """The chain, parsed and checked; raises `ConfigError`."""
+        return read_chain(self.genesis_path)
+
+    def process(self, name: str) -> ProcessEntry:
+        """The process of this name; raises `ConfigError` naming the known ones."""
+        for entry in self.processes:
+            if entry.name == name:
+                return entry
+        known = ", ".join(entry.name for entry in self.processes)
+        raise ConfigError(f"there is no process {name!r}; there are {known}")
+
+    def of_role(self, role: Role) -> list[ProcessEntry]:
+        """The processes of a role, in genesis order."""
+        return [entry for entry in self.processes if entry.role == role]
+
+    def addresses(self, role: Role) -> list[str]:
+        """Public addresses of a role, in genesis order."""
+        return [entry.public for entry in self.of_role(role)]
+
+    def key_path(self, name: str) -> Path:
+        """Where the key of a process, trader, ``oracle`` or ``faucet`` lies."""
+        return self.directory / KEY_FOLDER / f"{name}.key"
+
+    def key(self, name: str) -> Key:
+        """The key of a process, trader, ``oracle`` or ``faucet``; raises `ConfigError`."""
+        return load_key(self.key_path(name))
+
+    def config_path(self, name: str) -> Path:
+        """The configuration of a process."""
+        return self.directory / CONFIG_FOLDER / f"{name}.toml"
+
+    def data_path(self, name: str) -> Path:
+        """Where a process keeps its state, unless it was told another place."""
+        return self.directory / DATA_FOLDER / name
+
+    def log_path(self, name: str) -> Path:
+        """Where the supervisor sends what a process prints."""
+        return self.directory / LOG_FOLDER / f"{name}.log"

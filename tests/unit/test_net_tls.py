@@ -1,0 +1,360 @@
+"""TLS between nodes: pinned certificates only, TLS 1.3 only; the mesh maps keys to members."""
+
+# ruff: noqa: ASYNC110 - what is awaited here has no event
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
+
+import pytest
+import uvloop
+
+from net.link import Backoff
+from net.mesh import InboxLimits, Peer, PeerMesh
+from net.server import FrameServer
+from net.session import Session
+from net.tls import (
+    certificate_public_key,
+    client_context,
+    make_certificate,
+    peer_public_key,
+    server_context,
+)
+from protocol.errors import Code, ConfigError, Rejected
+from protocol.keys import Key
+
+KEYS = [Key(bytes([i]) * 32) for i in range(1, 6)]
+CERTIFICATES = [make_certificate(key, f"validator {i}") for i, key in enumerate(KEYS)]
+FAST = Backoff(first_ms=5, cap_ms=20, stable_ms=50)
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, None]], None]:
+    """Run a coroutine on either event loop, bounded by twenty seconds."""
+
+    def runner(work: Coroutine[Any, Any, None]) -> None:
+        factory = uvloop.new_event_loop if request.param == "uvloop" else None
+        with asyncio.Runner(loop_factory=factory) as loop:
+            loop.get_loop().set_exception_handler(lambda loop, context: None)
+            loop.run(asyncio.wait_for(work, 20))
+
+    return runner
+
+
+class Recorder:
+    """An owner of sessions on either side."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.keys: list[bytes] = []
+        self.frames: list[bytes] = []
+        self.closed = 0
+        self.changed = asyncio.Event()
+
+    def on_open(self, session: Session) -> None:
+        self.opened += 1
+        self.keys.append(peer_public_key(session.transport))
+        self.changed.set()
+
+    def on_frames(self, session: Session, frames: list[bytes]) -> None:
+        self.frames += frames
+        self.changed.set()
+
+    def on_close(self, session: Session, error: Exception | None) -> None:
+        self.closed += 1
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+async def connect(port: int, owner: Recorder, context: ssl.SSLContext) -> Session:
+    _, session = await asyncio.get_running_loop().create_connection(
+        lambda: Session(owner), "127.0.0.1", port, ssl=context, server_hostname=""
+    )
+    return session
+
+
+def test_a_certificate_is_the_same_each_time_and_holds_its_key() -> None:
+    assert make_certificate(KEYS[0], "validator 0") == CERTIFICATES[0]
+    assert [certificate_public_key(der) for der in CERTIFICATES] == [key.public for key in KEYS]
+    with pytest.raises(Rejected):
+        certificate_public_key(b"junk")
+
+
+def test_a_certificate_of_another_key_is_refused_by_the_context() -> None:
+    with pytest.raises(ConfigError, match="certificate cannot be used"):
+        server_context(KEYS[0], CERTIFICATES[1], CERTIFICATES)
+    with pytest.raises(ConfigError):
+        client_context(KEYS[0], b"junk", CERTIFICATES)
+
+
+def test_two_members_talk_and_know_each_others_key(run: Any) -> None:
+    async def work() -> None:
+        accepted, dialled = Recorder(), Recorder()
+        context = server_context(KEYS[0], CERTIFICATES[0], CERTIFICATES[:3])
+        server = FrameServer("127.0.0.1", 0, lambda: accepted, ssl=context)
+        await server.start()
+        mine = client_context(KEYS[1], CERTIFICATES[1], CERTIFICATES[:3])
+        session = await connect(server.port, dialled, mine)
+        assert dialled.keys == [KEYS[0].public]
+        session.send(b"x" * 200_000)
+        await accepted.until(lambda: accepted.frames == [b"x" * 200_000])
+        assert accepted.keys == [KEYS[1].public]
+        assert session.transport.get_extra_info("ssl_object").version() == "TLSv1.3"
+        session.close()
+        await server.stop()
+
+    run(work())
+
+
+@pytest.mark.parametrize("certificate", ["unknown", "same name", "none"])
+def test_an_unknown_client_is_never_served(run: Any, certificate: str) -> None:
+    async def work() -> None:
+        accepted, dialled = Recorder(), Recorder()
+        context = server_context(KEYS[0], CERTIFICATES[0], CERTIFICATES[:3])
+        server = FrameServer("127.0.0.1", 0, lambda: accepted, ssl=context)
+        await server.start()
+        if certificate == "none":
+            mine = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            mine.check_hostname = False
+            mine.verify_mode = ssl.CERT_NONE
+        else:
+            name = "validator 1" if certificate == "same name" else "stranger"
+            mine = client_context(KEYS[4], make_certificate(KEYS[4], name), CERTIFICATES[:3])
+        try:
+            session = await connect(server.port, dialled, mine)
+            # A TLS 1.3 client learns of the refusal after its own handshake.
+            session.send(b"let me in")
+            await dialled.until(lambda: dialled.closed == 1)
+        except (ssl.SSLError, ConnectionError):
+            pass
+        known = Recorder()
+        member = client_context(KEYS[1], CERTIFICATES[1], CERTIFICATES[:3])
+        (await connect(server.port, known, member)).send(b"member")
+        await accepted.until(lambda: bool(accepted.frames))
+        assert accepted.frames == [b"member"]
+        assert accepted.keys == [KEYS[1].public]
+        assert accepted.opened == 1
+        await server.stop()
+
+    run(work())
+
+
+def test_an_unknown_server_is_refused_by_the_client(run: Any) -> None:
+    async def work() -> None:
+        context = server_context(KEYS[4], CERTIFICATES[4], CERTIFICATES)
+        server = FrameServer("127.0.0.1", 0, Recorder, ssl=context)
+        await server.start()
+        mine = client_context(KEYS[1], CERTIFICATES[1], CERTIFICATES[:3])
+        dialled = Recorder()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await connect(server.port, dialled, mine)
+        assert dialled.keys == []
+        await server.stop()
+
+    run(work())
+
+
+@pytest.mark.parametrize("old_side", ["client", "server"])
+def test_tls_1_2_is_refused(run: Any, old_side: str) -> None:
+    async def work() -> None:
+        listening = server_context(KEYS[0], CERTIFICATES[0], CERTIFICATES[:3])
+        mine = client_context(KEYS[1], CERTIFICATES[1], CERTIFICATES[:3])
+        old = mine if old_side == "client" else listening
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_2
+        server = FrameServer("127.0.0.1", 0, Recorder, ssl=listening)
+        await server.start()
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await connect(server.port, Recorder(), mine)
+        await server.stop()
+
+    run(work())
+
+
+# --- the mesh
+
+
+async def reserve_ports(count: int) -> list[int]:
+    servers = [FrameServer("127.0.0.1", 0, Recorder) for _ in range(count)]
+    for server in servers:
+        await server.start()
+    for server in servers:
+        await server.stop()
+    return [server.port for server in servers]
+
+
+class Member:
+    """One member of a mesh and what it received."""
+
+    def __init__(self, index: int, ports: list[int], keys: list[Key], **options: Any) -> None:
+        self.received: list[tuple[int, bytes]] = []
+        self.changed = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+        certificates = [make_certificate(key, "member") for key in keys]
+        own = certificates[index], certificates
+        peers = [Peer(i, "127.0.0.1", ports[i], key.public) for i, key in enumerate(keys)]
+        self.mesh = PeerMesh(
+            index,
+            peers,
+            server_context(keys[index], *own),
+            client_context(keys[index], *own),
+            self.on_message,
+            listen_host="127.0.0.1",
+            listen_port=ports[index],
+            backoff=FAST,
+            **options,
+        )
+
+    async def on_message(self, index: int, frame: bytes) -> None:
+        if index == 1:
+            await self.gate.wait()
+        if frame == b"bad":
+            raise Rejected(Code.MALFORMED, "bad")
+        if frame == b"bug":
+            raise KeyError("our own fault")
+        self.received.append((index, frame))
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self.changed.clear()
+            await self.changed.wait()
+
+
+def full(member: Member) -> bool:
+    return len(member.received) == 3
+
+
+def test_every_member_reaches_every_other(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(4)
+        members = [Member(i, ports, KEYS[:4]) for i in range(4)]
+        for i, member in enumerate(members):
+            await member.mesh.start()
+            assert member.mesh.broadcast(b"from %d" % i) == 3
+        for i, member in enumerate(members):
+            await member.until(partial(full, member))
+            assert sorted(member.received) == [(j, b"from %d" % j) for j in range(4) if j != i]
+        assert sorted(members[0].mesh.connected) == [1, 2, 3]
+        members[2].mesh.send(0, b"x" * 8_000_000)
+        await members[0].until(lambda: len(members[0].received) == 4)
+        assert members[0].received[3] == (2, b"x" * 8_000_000)
+        members[2].mesh.send(0, b"bad")
+        members[2].mesh.send(0, b"good")
+        await members[0].until(lambda: members[0].received[-1] == (2, b"good"))
+        assert members[0].mesh.rejected == {"malformed": 1}
+        members[2].mesh.send(0, b"bug")
+        with pytest.raises(KeyError):
+            await members[0].mesh.failure
+        await asyncio.gather(*(member.mesh.close() for member in members))
+
+    run(work())
+
+
+def test_a_member_that_comes_back_is_heard_again(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(2)
+        zero, one = (Member(i, ports, KEYS[:2]) for i in range(2))
+        await zero.mesh.start()
+        await one.mesh.start()
+        zero.mesh.send(1, b"first")
+        one.mesh.send(0, b"first")
+        await zero.until(lambda: bool(zero.received))
+        await one.until(lambda: bool(one.received))
+        await one.mesh.close()
+        one = Member(1, ports, KEYS[:2])
+        await one.mesh.start()
+        one.mesh.send(0, b"second")
+        await zero.until(lambda: len(zero.received) == 2)
+        while not zero.mesh.connected:
+            await asyncio.sleep(0.01)
+        zero.mesh.send(1, b"again")
+        await one.until(lambda: one.received == [(0, b"again")])
+        await asyncio.gather(zero.mesh.close(), one.mesh.close())
+
+    run(work())
+
+
+def test_the_wrong_member_behind_an_address_gets_nothing(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(3)
+        members = [Member(i, ports, KEYS[:3]) for i in range(3)]
+        # Member 0 believes that 1 and 2 listen at each other's address.
+        swapped = Member(0, [ports[0], ports[2], ports[1]], KEYS[:3])
+        for member in (swapped, *members[1:]):
+            await member.mesh.start()
+        swapped.mesh.send(1, b"for one's eyes only")
+        while swapped.mesh.rejected["wrong_member"] < 3:
+            await asyncio.sleep(0.01)
+        assert swapped.mesh.connected == []
+        assert members[2].received == []
+        await asyncio.gather(*(m.mesh.close() for m in (swapped, *members[1:])))
+        members[0].mesh.failure.cancel()
+
+    run(work())
+
+
+def test_a_flooding_member_is_held_back_and_others_are_served(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(3)
+        inbox = InboxLimits(max_frames=16, max_bytes=1_000_000)
+        members = [Member(i, ports, KEYS[:3], inbox=inbox) for i in range(3)]
+        for member in members:
+            await member.mesh.start()
+        victim, flooder, good = members
+        while 0 not in flooder.mesh.connected or 0 not in good.mesh.connected:
+            await asyncio.sleep(0.01)
+        victim.gate.clear()
+        sent = 0
+        link = flooder.mesh.link(0)
+        while link.queued_frames < 50 and sent < 5000:
+            flooder.mesh.send(0, b"%020000d" % sent)
+            sent += 1
+            await asyncio.sleep(0)
+        assert link.queued_frames == 50
+        held = victim.mesh._inboxes[1]
+        assert held._bytes < 3_000_000
+        good.mesh.send(0, b"a vote")
+        await victim.until(lambda: victim.received == [(2, b"a vote")])
+        victim.gate.set()
+        await victim.until(lambda: len(victim.received) == sent + 1)
+        assert [int(frame[-9:]) for _, frame in victim.received[1:]] == list(range(sent))
+        await asyncio.gather(*(member.mesh.close() for member in members))
+
+    run(work())
+
+
+def test_dialling_again_does_not_make_room_in_a_full_inbox() -> None:
+    async def work() -> None:
+        ports = await reserve_ports(2)
+        inbox = InboxLimits(max_frames=4, max_bytes=100_000)
+        victim = Member(0, ports, KEYS[:2], inbox=inbox)
+        victim.gate.clear()
+        await victim.mesh.start()
+        certificates = [make_certificate(key, "member") for key in KEYS[:2]]
+        mine = client_context(KEYS[1], certificates[1], certificates)
+        held = victim.mesh._inboxes[1]
+        full_bytes = 0
+        for _ in range(6):
+            dialled = Recorder()
+            session = await connect(ports[0], dialled, mine)
+            session.send_many([b"x" * 20_000] * 20)
+            while session.buffered_bytes and held.session is None:
+                await asyncio.sleep(0.01)
+            while not held.full:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+            full_bytes = full_bytes or held._bytes
+            assert held._bytes == full_bytes
+        session.abort("end")
+        await victim.mesh.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(asyncio.wait_for(work(), 20))
