@@ -1,0 +1,67 @@
+"""Who waits for which transaction: sessions that submitted it get its outcome once."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from protocol.codec import Wire
+from protocol.errors import Code, Rejected
+from protocol.messages import Committed, ErrorFrame
+
+MAX_WAITERS = 4096
+"""Most submissions that may wait for their block."""
+
+
+class Recipient(Protocol):
+    """A session that can be answered; sending to a closed one does nothing."""
+
+    closed: bool
+
+    def send(self, answer: Wire) -> None:
+        """Send an answer."""
+
+
+class SubmissionDesk:
+    """Open submissions by transaction id."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[bytes, list[tuple[Recipient, int]]] = {}
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def require_room(self) -> None:
+        """Raise `Rejected(busy)` where nobody else may wait."""
+        if self._count >= MAX_WAITERS:
+            raise Rejected(Code.BUSY, f"{MAX_WAITERS} submissions wait already; try again later")
+
+    def wait(self, identity: bytes, session: Recipient, request_id: int) -> None:
+        """Remember a submission."""
+        self._waiting.setdefault(identity, []).append((session, request_id))
+        self._count += 1
+
+    def committed(self, identity: bytes, height: int, code: int, text: str) -> None:
+        """Answer everybody who submitted the transaction."""
+        for session, request_id in self._take(identity):
+            session.send(Committed(request_id, identity, height, code, text))
+
+    def dropped(self, identity: bytes, code: Code, text: str) -> None:
+        """Tell everybody who submitted the transaction why it left the pool without a block."""
+        for session, request_id in self._take(identity):
+            session.send(ErrorFrame(request_id, code, text))
+
+    def forget_closed(self) -> None:
+        """Drop submissions of sessions that are gone."""
+        for identity, waiting in list(self._waiting.items()):
+            kept = [one for one in waiting if not one[0].closed]
+            self._count += len(kept) - len(waiting)
+            if kept:
+                self._waiting[identity] = kept
+            else:
+                del self._waiting[identity]
+
+    def _take(self, identity: bytes) -> list[tuple[Recipient, int]]:
+        waiting = self._waiting.pop(identity, [])
+        self._count -= len(waiting)
+        return waiting

@@ -1,0 +1,88 @@
+"""Opening signed ledger transactions: shape, signature and size, each checked once.
+
+A transaction is opened when it is submitted, when a block that holds it is voted for, and when that
+block is executed. The result is a function of the bytes and the chain alone, so it is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from protocol.errors import Code, Rejected
+from protocol.keys import SCHEME_ED25519, address_of, require_signature
+from protocol.settlement import (
+    LedgerAction,
+    decode_signed_transaction,
+    decode_transaction,
+    transaction_digest,
+    transaction_id,
+)
+
+CACHE_BYTES = 32 * 1024 * 1024
+"""Most bytes of transactions that are kept opened."""
+
+ENTRY_ALLOWANCE_BYTES = 512
+"""Counted for each opened transaction beside its own bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTransaction:
+    """A transaction whose signature holds. `address` is the signer's."""
+
+    id: bytes
+    signer: bytes
+    address: bytes
+    nonce: int
+    action: LedgerAction
+    size_bytes: int
+
+
+class Envelopes:
+    """Opens transactions of one chain; keeps the newest, within `cache_bytes`."""
+
+    def __init__(self, chain_id: bytes, cache_bytes: int = CACHE_BYTES) -> None:
+        self._chain_id = chain_id
+        self._cache_bytes = cache_bytes
+        self._kept: dict[bytes, OpenedTransaction] = {}
+        self._kept_bytes = 0
+
+    def open(self, raw: bytes) -> OpenedTransaction:
+        """The transaction in an encoded `SignedTransaction`.
+
+        Raises `Rejected` (malformed, wrong_type, non_canonical, scheme_unknown, bad_signature).
+        """
+        identity = self.identity(raw)
+        known = self._kept.get(identity)
+        if known is not None:
+            return known
+        signed = decode_signed_transaction(raw)
+        if signed.scheme != SCHEME_ED25519:
+            raise Rejected(Code.SCHEME_UNKNOWN, f"signature scheme {signed.scheme}; 1 is Ed25519")
+        if len(signed.signer) != 32 or len(signed.signature) != 64:
+            raise Rejected(Code.WRONG_TYPE, "a signer has 32 bytes and a signature 64")
+        digest = transaction_digest(self._chain_id, signed.payload)
+        require_signature(signed.signer, signed.signature, digest)
+        transaction = decode_transaction(signed.payload)
+        if transaction.nonce < 0:
+            raise Rejected(Code.WRONG_TYPE, "a nonce is not negative")
+        opened = OpenedTransaction(
+            identity,
+            signed.signer,
+            address_of(signed.signer),
+            transaction.nonce,
+            transaction.action,
+            len(raw),
+        )
+        self._keep(opened)
+        return opened
+
+    def identity(self, raw: bytes) -> bytes:
+        """Id of an encoded transaction (32 bytes), whether it opens or not."""
+        return transaction_id(raw)
+
+    def _keep(self, opened: OpenedTransaction) -> None:
+        self._kept[opened.id] = opened
+        self._kept_bytes += opened.size_bytes + ENTRY_ALLOWANCE_BYTES
+        while self._kept_bytes > self._cache_bytes and self._kept:
+            oldest = self._kept.pop(next(iter(self._kept)))
+            self._kept_bytes -= oldest.size_bytes + ENTRY_ALLOWANCE_BYTES

@@ -1,0 +1,79 @@
+"""The ledger of genesis: money, account numbers and the first inbox entries."""
+
+from __future__ import annotations
+
+from node.envelopes import Envelopes
+from node.leaves import (
+    SYSTEM_KEY,
+    Account,
+    InboxLeaf,
+    PlacedEntry,
+    ShardLeaf,
+    SystemLeaf,
+    account_key,
+    entry_key,
+    inbox_key,
+    number_key,
+    shard_key,
+)
+from node.ledger import Ledger
+from protocol.chain import EMPTY_HASH, genesis_header
+from protocol.codec import encode
+from protocol.errors import ConfigError
+from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT, Chain
+from protocol.settlement import EMPTY_INBOX_HASH, FIRST_ACCOUNT, InboxDeposit, extend_inbox_hash
+
+
+def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes]:
+    """Leaves of the ledger before its first block.
+
+    `genesis_state_root`: root of the shard's state at genesis. Genesis deposits become inbox
+    entries of height 0 in their order; one above the limit of a single movement is split.
+    Raises `ConfigError` when genesis has more money than the ledger counts.
+    """
+    genesis = chain.genesis
+    leaves: dict[bytes, object] = {}
+    balances: dict[bytes, int] = {}
+    numbers: dict[bytes, int] = {}
+    entries: list[InboxDeposit] = []
+    for account in genesis.accounts:
+        address = bytes.fromhex(account.address)
+        balances[address] = balances.get(address, 0) + account.balance_uusd
+        left_uusd = account.deposit_uusd
+        while left_uusd > 0:
+            number = numbers.setdefault(address, FIRST_ACCOUNT + len(numbers))
+            amount_uusd = min(left_uusd, CASH_MOVE_LIMIT - 1)
+            entries.append(InboxDeposit(len(entries), number, address, amount_uusd))
+            left_uusd -= amount_uusd
+    running = EMPTY_INBOX_HASH
+    for entry in entries:
+        running = extend_inbox_hash(running, 0, entry)
+        leaves[entry_key(genesis.shard, entry.index)] = PlacedEntry(0, entry)
+    funds_uusd = sum(entry.amount_uusd for entry in entries)
+    supply_uusd = funds_uusd + sum(balances.values())
+    if supply_uusd >= CASH_LIMIT:
+        raise ConfigError(f"genesis: all money together must be below {CASH_LIMIT} uusd")
+    leaves.update({account_key(a): Account(held, 0) for a, held in balances.items()})
+    leaves.update({number_key(a): number for a, number in numbers.items()})
+    leaves[inbox_key(genesis.shard)] = InboxLeaf(len(entries), running)
+    leaves[SYSTEM_KEY] = SystemLeaf(len(numbers), supply_uusd)
+    log_id = genesis_header(chain.log_id, genesis.time_ms, EMPTY_HASH).block_id()
+    leaves[shard_key(genesis.shard)] = ShardLeaf(
+        batch=0,
+        last_block=0,
+        last_block_id=log_id,
+        state_root=genesis_state_root,
+        inbox_height=0,
+        inbox_cursor=0,
+        outbox_next=0,
+        funds_uusd=funds_uusd,
+    )
+    return {key: encode(value) for key, value in leaves.items()}
+
+
+def genesis_ledger(
+    chain: Chain, genesis_state_root: bytes, envelopes: Envelopes | None = None
+) -> Ledger:
+    """The ledger before its first block."""
+    leaves = genesis_leaves(chain, genesis_state_root)
+    return Ledger(chain, leaves.items(), 0, envelopes=envelopes)

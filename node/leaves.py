@@ -1,0 +1,123 @@
+"""Leaves of the ledger tree: everything that the base layer remembers, as keys and values.
+
+Keys begin with their kind and have one length per kind, so none is a prefix of another. Integers in
+keys are big-endian: shards 2 bytes, numbers and indices 8. Values are canonical MessagePack.
+
+| kind | rest of the key        | value          | meaning |
+| ---- | ---------------------- | -------------- | --------------------------------------------- |
+| 0x01 | address (20 bytes)     | `Account`      | ledger balance and nonce |
+| 0x02 | address (20 bytes)     | integer        | account number in the shards |
+| 0x03 | shard                  | `InboxLeaf`    | entries so far and their running hash |
+| 0x04 | shard, index           | `PlacedEntry`  | inbox entry and the ledger height it came at |
+| 0x05 | shard                  | `ShardLeaf`    | last batch, state root, cursors, money held |
+| 0x06 | shard, batch number    | `SettledBatch` | batch header, and the ledger block it came in |
+| 0x07 | shard, outbox number   | integer        | ledger height at which the entry was paid |
+| 0x08 | -                      | `SystemLeaf`   | account numbers given, money supply |
+"""
+
+from __future__ import annotations
+
+from protocol.codec import Decoder, Wire
+from protocol.inbox import INBOX_KIND, InboxLeaf, decode_inbox_leaf, inbox_key
+from protocol.settlement import BatchHeader, InboxEntry
+
+ACCOUNT_KIND = b"\x01"
+NUMBER_KIND = b"\x02"
+ENTRY_KIND = b"\x04"
+SHARD_KIND = b"\x05"
+BATCH_KIND = b"\x06"
+PAID_KIND = b"\x07"
+SYSTEM_KEY = b"\x08"
+
+__all__ = [
+    "ACCOUNT_KIND", "BATCH_KIND", "ENTRY_KIND", "INBOX_KIND", "NUMBER_KIND", "PAID_KIND",
+    "SHARD_KIND", "SYSTEM_KEY", "Account", "InboxLeaf", "PlacedEntry", "SettledBatch", "ShardLeaf",
+    "SystemLeaf", "account_key", "batch_key", "decode_account", "decode_batch",
+    "decode_inbox_leaf", "decode_number", "decode_placed", "decode_shard", "decode_system",
+    "entry_key", "inbox_key", "number_key", "paid_key", "shard_key",
+]  # fmt: skip
+
+
+class Account(Wire, frozen=True):
+    """An address on the ledger: free balance, and how many transactions it has sent."""
+
+    balance_uusd: int
+    nonce: int
+
+
+class PlacedEntry(Wire, frozen=True):
+    """An inbox entry and the ledger height it came at."""
+
+    ledger_height: int
+    entry: InboxEntry
+
+
+class ShardLeaf(Wire, frozen=True):
+    """A shard as the ledger knows it after its newest batch.
+
+    `inbox_height`: base-layer height that its newest ordered block named; `inbox_cursor`: inbox
+    entries taken in; `outbox_next`: number of the next outbox entry; `funds_uusd`: money that the
+    bridge holds for it.
+    """
+
+    batch: int
+    last_block: int
+    last_block_id: bytes
+    state_root: bytes
+    inbox_height: int
+    inbox_cursor: int
+    outbox_next: int
+    funds_uusd: int
+
+
+class SettledBatch(Wire, frozen=True):
+    """A settled batch's header, and the ledger block that settled it."""
+
+    header: BatchHeader
+    ledger_height: int
+    ledger_time_ms: int
+
+
+class SystemLeaf(Wire, frozen=True):
+    """Account numbers given so far, and all money: balances plus what bridges hold."""
+
+    accounts_given: int
+    supply_uusd: int
+
+
+decode_account: Decoder[Account] = Decoder(Account)
+decode_number: Decoder[int] = Decoder(int)
+decode_placed: Decoder[PlacedEntry] = Decoder(PlacedEntry)
+decode_shard: Decoder[ShardLeaf] = Decoder(ShardLeaf)
+decode_batch: Decoder[SettledBatch] = Decoder(SettledBatch)
+decode_system: Decoder[SystemLeaf] = Decoder(SystemLeaf)
+
+
+def account_key(address: bytes) -> bytes:
+    """Key of an address's balance and nonce (21 bytes)."""
+    return ACCOUNT_KIND + address
+
+
+def number_key(address: bytes) -> bytes:
+    """Key of an address's account number (21 bytes)."""
+    return NUMBER_KIND + address
+
+
+def entry_key(shard: int, index: int) -> bytes:
+    """Key of an inbox entry (11 bytes)."""
+    return ENTRY_KIND + shard.to_bytes(2, "big") + index.to_bytes(8, "big")
+
+
+def shard_key(shard: int) -> bytes:
+    """Key of a shard (3 bytes)."""
+    return SHARD_KIND + shard.to_bytes(2, "big")
+
+
+def batch_key(shard: int, number: int) -> bytes:
+    """Key of a settled batch (11 bytes)."""
+    return BATCH_KIND + shard.to_bytes(2, "big") + number.to_bytes(8, "big")
+
+
+def paid_key(shard: int, number: int) -> bytes:
+    """Key of a paid outbox entry (11 bytes)."""
+    return PAID_KIND + shard.to_bytes(2, "big") + number.to_bytes(8, "big")

@@ -1,0 +1,221 @@
+"""The pool of waiting transactions, and the blocks that a validator proposes and votes for."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ledger_world import GENESIS_MS, LedgerWorld, key_of, make_chain
+
+from node.app import MAX_BLOCK_TRANSACTIONS, LedgerApplication, decode_ledger_payload
+from node.envelopes import ENTRY_ALLOWANCE_BYTES, Envelopes
+from node.mempool import MempoolLimits
+from protocol.chain import (
+    EMPTY_HASH,
+    QC,
+    Block,
+    CommitCertificate,
+    Header,
+    genesis_header,
+    genesis_qc,
+    payload_hash,
+)
+from protocol.codec import encode
+from protocol.errors import Code, Rejected
+from protocol.keys import Key
+from protocol.settlement import Deposit
+
+PAYLOAD_BYTES = 3_000
+
+
+class AppWorld(LedgerWorld):
+    """A ledger behind its application."""
+
+    def __init__(self, limits: MempoolLimits | None = None) -> None:
+        super().__init__(make_chain([(key_of("alice"), 1_000, 500), (key_of("bob"), 50, 0)]))
+        self.app = LedgerApplication(self.ledger, PAYLOAD_BYTES, limits)
+
+    def tx(self, key: Key, nonce: int, amount_uusd: int = 1) -> bytes:
+        return self.sign(key, Deposit(key.address, amount_uusd), nonce)
+
+    def make_block(self, payload: bytes) -> Block:
+        height = self.ledger.height + 1
+        header = Header(
+            self.chain.chain_id, 0, height, height, EMPTY_HASH, height - 1,
+            GENESIS_MS + height, 0, payload_hash(payload), EMPTY_HASH, 0, EMPTY_HASH,
+        )  # fmt: skip
+        return Block(header, payload, self._qc(header), None)
+
+    def _qc(self, header: Header) -> QC:
+        return genesis_qc(genesis_header(header.chain_id, 0, EMPTY_HASH))
+
+    def commit(self, *raws: bytes) -> list[bytes]:
+        """Commit a block; returns the ids of outdated waiting transactions."""
+        block = self.make_block(encode(list(raws)) if raws else b"")
+        self.app.commit(
+            block, CommitCertificate(self._qc(block.header), block.header, block.justify)
+        )
+        return self.app.take_executed()[-1].outdated
+
+    def propose(self, *ancestors: Block) -> list[bytes]:
+        payload = self.app.propose(ancestors, 0)
+        if payload:
+            self.app.check(self.make_block(payload), ancestors)
+        return decode_ledger_payload(payload)
+
+
+def code_of(world: AppWorld, raw: bytes) -> Code:
+    with pytest.raises(Rejected) as refused:
+        world.app.submit(raw, 0)
+    return refused.value.code
+
+
+def test_nothing_waits_nothing_is_proposed() -> None:
+    world = AppWorld()
+    assert not world.app.has_work()
+    assert world.app.propose([], 0) == b""
+    world.app.check(world.make_block(b""), [])
+
+
+def test_a_sender_is_served_in_nonce_order_however_they_came() -> None:
+    world = AppWorld()
+    raws = [world.tx(world.alice, nonce) for nonce in range(3)]
+    world.app.submit(raws[2], 0)
+    assert not world.app.has_work()
+    assert world.propose() == []
+    world.app.submit(raws[0], 0)
+    assert world.app.has_work()
+    assert world.propose() == [raws[0]]
+    world.app.submit(raws[1], 0)
+    assert world.propose() == raws
+
+
+def test_a_repeat_is_known_and_another_with_the_same_nonce_is_refused() -> None:
+    world = AppWorld()
+    raw = world.tx(world.alice, 0)
+    identity, new = world.app.submit(raw, 0)
+    assert new and world.app.submit(raw, 5) == (identity, False)
+    assert len(world.app.mempool) == 1
+    assert code_of(world, world.tx(world.alice, 0, 2)) == Code.BAD_LEDGER_NONCE
+
+
+def test_uncommitted_ancestors_are_not_proposed_again() -> None:
+    world = AppWorld()
+    raws = [world.tx(world.alice, nonce) for nonce in range(2)]
+    for raw in raws:
+        world.app.submit(raw, 0)
+    parent = world.make_block(encode(raws[:1]))
+    assert world.propose(parent) == raws[1:]
+    assert world.propose(world.make_block(encode(raws))) == []
+    assert world.propose() == raws
+
+
+def test_committed_and_outdated_transactions_leave_the_pool() -> None:
+    world = AppWorld()
+    first, rival, second = (
+        world.tx(world.alice, 0), world.tx(world.alice, 0, 7), world.tx(world.alice, 1)
+    )  # fmt: skip
+    identity, _ = world.app.submit(first, 0)
+    world.app.submit(second, 0)
+    assert world.commit(rival) == [identity]
+    assert world.propose() == [second]
+    assert world.commit(second) == []
+    assert (len(world.app.mempool), world.app.mempool.total_bytes) == (0, 0)
+    assert not world.app.has_work()
+
+
+def test_a_full_pool_pushes_back() -> None:
+    world = AppWorld(MempoolLimits(transactions=2))
+    world.app.submit(world.tx(world.alice, 0), 0)
+    world.app.submit(world.tx(world.bob, 0), 0)
+    assert code_of(world, world.tx(world.alice, 1)) == Code.BUSY
+    size = len(world.tx(world.alice, 0))
+    world = AppWorld(MempoolLimits(total_bytes=2 * size - 1))
+    world.app.submit(world.tx(world.alice, 0), 0)
+    assert code_of(world, world.tx(world.bob, 0)) == Code.BUSY
+
+
+def test_one_sender_cannot_fill_the_pool() -> None:
+    world = AppWorld(MempoolLimits(per_sender=3))
+    for nonce in range(3):
+        world.app.submit(world.tx(world.alice, nonce), 0)
+    assert code_of(world, world.tx(world.alice, 3)) == Code.BAD_LEDGER_NONCE
+    world.app.submit(world.tx(world.bob, 0), 0)
+
+
+def test_what_waits_too_long_is_dropped() -> None:
+    world = AppWorld(MempoolLimits(wait_ms=100))
+    gap, _ = world.app.submit(world.tx(world.alice, 1), 0)
+    ready, _ = world.app.submit(world.tx(world.bob, 0), 50)
+    assert world.app.mempool.expire(99) == []
+    assert world.app.mempool.expire(100) == [gap]
+    assert world.app.has_work()
+    assert world.app.mempool.expire(150) == [ready]
+    assert not world.app.has_work() and world.app.mempool.total_bytes == 0
+
+
+def test_what_can_never_take_effect_is_refused_at_once() -> None:
+    world = AppWorld()
+    world.log.append()
+    payouts_before_any_batch = LedgerWorld(world.chain)
+    payouts_before_any_batch.settle([])
+    assert code_of(world, world.tx(world.bob, 0, 51)) == Code.INSUFFICIENT_BALANCE
+    assert code_of(world, world.tx(world.bob, 0, 0)) == Code.BAD_AMOUNT
+    assert code_of(world, world.sign(world.alice, world.batch())) == Code.NOT_A_PROVER
+    assert code_of(world, bytes(PAYLOAD_BYTES)) == Code.TRANSACTION_TOO_LARGE
+    assert code_of(world, b"\xc1") == Code.MALFORMED
+    world.commit(world.tx(world.bob, 0))
+    assert code_of(world, world.tx(world.bob, 0)) == Code.BAD_LEDGER_NONCE
+
+
+def test_blocks_stay_within_their_bytes_and_senders_take_turns() -> None:
+    world = AppWorld()
+    alice = [world.tx(world.alice, nonce) for nonce in range(30)]
+    for raw in alice:
+        world.app.submit(raw, 0)
+    bob = world.tx(world.bob, 0)
+    world.app.submit(bob, 0)
+    chosen = world.propose()
+    assert chosen == alice[: len(chosen)] and 10 < len(chosen) < 30
+    assert len(encode(chosen)) <= PAYLOAD_BYTES < len(encode(alice[: len(chosen) + 1]))
+    world.commit(*chosen)
+    assert world.propose()[0] == bob
+
+
+def test_blocks_with_anything_but_signed_transactions_get_no_vote() -> None:
+    world = AppWorld()
+    raw = world.tx(world.alice, 0)
+    forged = raw[:-1] + bytes((raw[-1] ^ 1,))
+    world.log.append()
+    stranger = world.sign(world.alice, world.batch())
+    for payload, code in (
+        (b"\xc1", Code.MALFORMED),
+        (encode([]), Code.TOO_MANY_ACTIONS),
+        (b"\xdc\x00\x01" + encode(raw), Code.NON_CANONICAL),
+        (encode([forged]), Code.BAD_SIGNATURE),
+        (encode([raw, raw]), Code.NONCE_USED),
+        (encode([stranger]), Code.NOT_A_PROVER),
+        (encode([b""] * (MAX_BLOCK_TRANSACTIONS - 1)), Code.FRAME_TOO_LARGE),
+        (encode([world.tx(world.bob, 0, -1)]), Code.BAD_AMOUNT),
+    ):
+        with pytest.raises(Rejected) as refused:
+            world.app.check(world.make_block(payload), [])
+        assert refused.value.code == code
+    world.app.check(world.make_block(encode([raw])), [])
+    with pytest.raises(Rejected):
+        decode_ledger_payload(encode([b""] * (MAX_BLOCK_TRANSACTIONS + 1)))
+
+
+def test_opened_envelopes_are_kept_within_their_bytes() -> None:
+    world = AppWorld()
+    raws = [world.tx(world.alice, nonce) for nonce in range(4)]
+    room = 2 * (len(raws[0]) + ENTRY_ALLOWANCE_BYTES)
+    envelopes = Envelopes(world.chain.chain_id, room)
+    opened = [envelopes.open(raw) for raw in raws]
+    assert [one.nonce for one in opened] == [0, 1, 2, 3]
+    assert envelopes.open(raws[3]) is opened[3]
+    assert envelopes.open(raws[0]) is not opened[0]
