@@ -1,0 +1,236 @@
+"""Time per order in `Engine.apply`, signatures excluded.
+
+    python bench/engine.py [--orders 200000] [--seed 1] [--json] [--profile]
+
+64 accounts, 3 markets, batches of 20 actions, 50 batches a block: half of the actions rest, 40 %
+cancel, 10 % take. The oracle moves all marks in every block. Signatures count as valid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import gc
+import json
+import pstats
+import random
+import time
+from typing import NamedTuple
+
+import msgspec
+
+from execution import BlockResult, Engine
+from protocol.actions import (
+    BUY,
+    GTC,
+    IOC,
+    POST_ONLY,
+    Action,
+    ActionBatch,
+    Cancel,
+    OraclePrice,
+    Order,
+    SignedBatch,
+)
+from protocol.codec import encode
+from protocol.events import Fill, OrderChanged, OrderOpened
+from protocol.genesis import Chain, Genesis, Identity, MarketConfig, Pace, parse_genesis
+from protocol.keys import address_of
+from protocol.settlement import FIRST_ACCOUNT, InboxDeposit
+
+ACCOUNTS = 64
+MARKETS = 3
+BATCH = 20
+BATCHES_PER_BLOCK = 50
+START_MS = 1_700_000_000_000
+BLOCK_MS = 20
+MID_TICKS = 60_000
+
+
+def chain() -> Chain:
+    """A chain with three markets and one oracle."""
+    pace = Pace(20, 100, 1_000, 500, 5_000, 4 << 20)
+    peer = Identity("v0", "11" * 32, 1, "00")
+    markets = [
+        MarketConfig(
+            number, f"M{number}-PERP", 1_000_000, 1_000, 50_000, 25_000, 400, 100, 1_000_000,
+            100_000, 1_000_000, MID_TICKS,
+        )
+        for number in range(MARKETS)
+    ]  # fmt: skip
+    genesis = Genesis(
+        "bench", START_MS, 0, [peer], [peer], [], [ORACLE.hex()], markets, [], pace, pace
+    )
+    return parse_genesis(msgspec.json.encode(genesis))
+
+
+ORACLE = b"\xee" * 32
+SIGNERS = [bytes([number]) * 32 for number in range(1, ACCOUNTS + 1)]
+
+
+class Live(NamedTuple):
+    """A resting order of the workload."""
+
+    market: int
+    order_id: int
+    owner: int
+
+
+class Flow:
+    """Produces blocks of the mix; follows the events to know which orders live."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        self.live: list[Live] = []
+        self.place: dict[int, int] = {}
+        self.mids = [MID_TICKS] * MARKETS
+        self.nonce = START_MS
+
+    def sign(self, signer: bytes, account: int, actions: list[Action]) -> bytes:
+        """An envelope whose signature nobody checks."""
+        self.nonce += 1
+        batch = ActionBatch(account, self.nonce, 0, actions)
+        return encode(SignedBatch(1, signer, encode(batch), bytes(64)))
+
+    def oracle(self) -> bytes:
+        """New prices of all markets."""
+        for market in range(MARKETS):
+            self.mids[market] += self.rng.randint(-2, 2)
+        prices: list[Action] = [OraclePrice(m, price) for m, price in enumerate(self.mids)]
+        return self.sign(ORACLE, 0, prices)
+
+    def block(self) -> list[bytes]:
+        """One block of signed batches."""
+        return [self.oracle()] + [self.batch() for _ in range(BATCHES_PER_BLOCK)]
+
+    def batch(self) -> bytes:
+        """One account's batch of 20."""
+        owner = self.rng.randrange(ACCOUNTS)
+        return self.sign(
+            SIGNERS[owner], FIRST_ACCOUNT + owner, [self.action(owner) for _ in range(BATCH)]
+        )
+
+    def action(self, owner: int) -> Action:
+        """Half adds, 40 % cancels, 10 % takers."""
+        rng = self.rng
+        kind = rng.randrange(10)
+        market = rng.randrange(MARKETS)
+        mid = self.mids[market]
+        side = rng.randrange(2)
+        towards = 1 if side == BUY else -1
+        if kind == 9:
+            return Order(market, side, mid + towards * 60, rng.randint(1, 200), IOC)
+        if kind >= 5:
+            mine = self.pick(owner)
+            if mine is not None:
+                return Cancel(mine.market, mine.order_id)
+        price = mid - towards * rng.randint(1, 50)
+        tif = POST_ONLY if kind == 0 else GTC
+        return Order(market, side, price, rng.randint(1, 100), tif)
+
+    def pick(self, owner: int) -> Live | None:
+        """One of the owner's live orders, taken out of the list; None when luck finds none."""
+        for _ in range(200):
+            if not self.live:
+                return None
+            found = self.live[self.rng.randrange(len(self.live))]
+            if found.owner == owner:
+                self.forget(found.order_id)
+                return found
+        return None
+
+    def forget(self, order_id: int) -> None:
+        """Drop an order from the live ones."""
+        index = self.place.pop(order_id, None)
+        if index is None:
+            return
+        last = self.live.pop()
+        if last.order_id != order_id:
+            self.live[index] = last
+            self.place[last.order_id] = index
+
+    def follow(self, result: BlockResult, sizes: dict[int, int]) -> int:
+        """Follow what happened; returns the number of fills."""
+        fills = 0
+        for event in result.events:
+            if isinstance(event, OrderOpened):
+                self.place[event.order_id] = len(self.live)
+                self.live.append(Live(event.market, event.order_id, event.account - FIRST_ACCOUNT))
+                sizes[event.order_id] = event.size_lots
+            elif isinstance(event, Fill):
+                fills += 1
+                sizes[event.maker_order] -= event.size_lots
+                if not sizes[event.maker_order]:
+                    self.forget(event.maker_order)
+            elif isinstance(event, OrderChanged) and not event.remaining_lots:
+                self.forget(event.order_id)
+        return fills
+
+
+def main() -> None:
+    """Run the workload and print the figures."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--orders", type=int, default=200_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+
+    engine = Engine(chain(), lambda *_: True)
+    flow = Flow(options.seed)
+    sizes: dict[int, int] = {}
+    deposits = [
+        InboxDeposit(number, FIRST_ACCOUNT + number, address_of(signer), 10**14)
+        for number, signer in enumerate(SIGNERS)
+    ]
+    height = 1
+    engine.apply(height, START_MS + 1, b"", deposits, ACCOUNTS, [])
+    warm = 20
+    blocks = max(1, options.orders // (BATCH * BATCHES_PER_BLOCK))
+    nanoseconds = actions = fills = changed = events = 0
+    codes: dict[int, int] = {}
+    profile = cProfile.Profile()
+    gc.set_threshold(50_000, 50, 1_000)
+    for number in range(warm + blocks):
+        height += 1
+        raws = flow.block()
+        timed = number >= warm
+        if options.profile and timed:
+            profile.enable()
+        start = time.perf_counter_ns()
+        result = engine.apply(height, START_MS + height * BLOCK_MS, b"", [], ACCOUNTS, raws)
+        elapsed = time.perf_counter_ns() - start
+        if options.profile and timed:
+            profile.disable()
+        filled = flow.follow(result, sizes)
+        if timed:
+            nanoseconds += elapsed
+            actions += result.actions
+            fills += filled
+            changed += len(result.changes)
+            events += len(result.events)
+            for event in result.events:
+                for outcome in getattr(event, "results", ()):
+                    codes[outcome.code] = codes.get(outcome.code, 0) + 1
+    engine.check()
+    figures = {
+        "us_per_order": round(nanoseconds / actions / 1_000, 3),
+        "orders_per_s": actions * 1_000_000_000 // nanoseconds,
+        "orders": actions,
+        "fills": fills,
+        "events": events,
+        "leaf_changes": changed,
+        "resting": len(flow.live),
+        "codes": {str(code): count for code, count in sorted(codes.items())},
+    }
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            print(f"{name:>14}  {value}")
+    if options.profile:
+        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,239 @@
+"""Signed batches: who may act, replay guard, and one result per action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from execution import leaves as lv
+from execution.custody import OK, Custody
+from execution.state import State
+from execution.trading import REFUSED, Trading
+from margin.account import REVOKED, Account
+from margin.oracle import committee_median_ticks
+from protocol.actions import (
+    ActionBatch,
+    ApproveAgent,
+    Cancel,
+    CancelClient,
+    MarketOrder,
+    OraclePrice,
+    Order,
+    Reduce,
+    RevokeAgent,
+    SignedBatch,
+    Withdraw,
+    actions_digest,
+    batch_id,
+    open_batch,
+)
+from protocol.codec import encode
+from protocol.errors import Code, Rejected
+from protocol.events import BatchExecuted, MarkChanged, Result
+from protocol.keys import address_of
+from protocol.settlement import FIRST_ACCOUNT
+
+VerifySignature = Callable[[bytes, bytes, bytes], bool]
+"""(public key, signature, digest) -> whether the signature is valid."""
+
+Handler = Callable[[Account, Any], Result]
+
+
+class Opened(NamedTuple):
+    """A decoded batch, not verified yet; `refusal` says why it could not be decoded."""
+
+    identity: bytes
+    signed: SignedBatch | None
+    batch: ActionBatch | None
+    oracle: bool
+    refusal: Code
+
+
+class Batches:
+    """Executes batches against the state."""
+
+    __slots__ = ("_addresses", "_agent_actions", "_owner_actions", "_state", "_verify", "executed")
+
+    def __init__(self, state: State, trading: Trading, custody: Custody) -> None:
+        self._state = state
+        self.executed = 0
+        """Actions executed in this block."""
+        self._addresses: dict[bytes, bytes] = {}
+        trade: dict[type, Handler] = {
+            Order: trading.order,
+            MarketOrder: trading.market_order,
+            Cancel: trading.cancel,
+            CancelClient: trading.cancel_client,
+            Reduce: trading.reduce,
+        }
+        self._owner_actions: dict[type, Handler] = trade | {
+            Withdraw: custody.withdraw,
+            ApproveAgent: custody.approve,
+            RevokeAgent: custody.revoke,
+        }
+        self._agent_actions: dict[type, Handler] = trade | {
+            Withdraw: _owner_only,
+            ApproveAgent: _owner_only,
+            RevokeAgent: _owner_only,
+        }
+
+    @staticmethod
+    def open(raw: bytes) -> Opened:
+        """Decode one batch; never raises on what a client sent."""
+        try:
+            signed, batch = open_batch(raw)
+        except Rejected as error:
+            return Opened(b"", None, None, False, error.code)
+        oracle = all(type(action) is OraclePrice for action in batch.actions)
+        return Opened(batch_id(raw), signed, batch, oracle, Code.OK)
+
+    def run_oracle(self, opened: Opened, verify: VerifySignature) -> None:
+        """Phase 1: a batch made of oracle prices alone."""
+        signed, batch = opened.signed, opened.batch
+        if signed is None or batch is None or not self._proven(opened, signed, batch, verify):
+            return
+        oracle = self._state.oracles.get(signed.signer)
+        if oracle is None or batch.account != 0:
+            self._refuse(signed, batch, Code.NOT_AUTHORISED)
+        elif self._fresh(signed, batch):
+            results = [self._price(oracle, batch.nonce_ms, action) for action in batch.actions]
+            self._finish(opened.identity, signed, batch, results)
+
+    def run(self, opened: Opened, verify: VerifySignature) -> None:
+        """The ordered actions: a batch of an account."""
+        state = self._state
+        signed, batch = opened.signed, opened.batch
+        if signed is None or batch is None:
+            state.events.append(BatchExecuted(0, b"", 0, opened.refusal, []))
+            return
+        if not self._proven(opened, signed, batch, verify):
+            return
+        if any(type(action) is OraclePrice for action in batch.actions):
+            self._refuse(signed, batch, Code.MIXED_BATCH)
+            return
+        account = state.accounts.get(batch.account)
+        if account is None or account.number < FIRST_ACCOUNT:
+            self._refuse(signed, batch, Code.UNKNOWN_ACCOUNT)
+            return
+        owner = self._address(signed.signer) == account.address
+        if not owner:
+            code = self._agent_code(account, signed.signer)
+            if code:
+                self._refuse(signed, batch, code)
+                return
+        if not self._fresh(signed, batch):
+            return
+        risk = state.risk
+        if account.version != risk.version:
+            risk.refresh(account)
+        handlers = self._owner_actions if owner else self._agent_actions
+        results = [handlers[type(action)](account, action) for action in batch.actions]
+        self._finish(opened.identity, signed, batch, results)
+
+    def _proven(
+        self, opened: Opened, signed: SignedBatch, batch: ActionBatch, verify: VerifySignature
+    ) -> bool:
+        """Whether the signer is proven and the batch is not a repeat; otherwise it is answered.
+
+        A repeat has the very bytes of a batch that was verified, and changes nothing.
+        """
+        state = self._state
+        kept = state.nonces.find(signed.signer, batch.nonce_ms)
+        if kept is not None and kept.batch_id == opened.identity:
+            state.events.append(kept_event(signed.signer, kept.leaf))
+            return False
+        chain = state.chain
+        digest = actions_digest(chain.chain_id, chain.genesis.shard, signed.payload)
+        if verify(signed.signer, signed.signature, digest):
+            return True
+        state.events.append(BatchExecuted(0, b"", 0, Code.BAD_SIGNATURE, []))
+        return False
+
+    def _address(self, signer: bytes) -> bytes:
+        found = self._addresses.get(signer)
+        if found is None:
+            if len(self._addresses) >= 65_536:
+                self._addresses.clear()
+            found = self._addresses[signer] = address_of(signer)
+        return found
+
+    def _agent_code(self, account: Account, signer: bytes) -> Code:
+        expires_ms = account.agents.get(signer)
+        if expires_ms is None:
+            return Code.NOT_AUTHORISED
+        if expires_ms == REVOKED:
+            return Code.AGENT_REVOKED
+        return Code.AGENT_EXPIRED if expires_ms < self._state.time_ms else Code.OK
+
+    def _fresh(self, signed: SignedBatch, batch: ActionBatch) -> bool:
+        """Whether expiry and nonce allow the batch; otherwise it is refused."""
+        time_ms = self._state.time_ms
+        code = self._state.nonces.check(signed.signer, batch.nonce_ms, time_ms)
+        if not code and batch.expires_ms and batch.expires_ms < time_ms:
+            code = Code.ACTION_EXPIRED
+        if code:
+            self._refuse(signed, batch, code)
+        return not code
+
+    def _refuse(self, signed: SignedBatch, batch: ActionBatch, code: Code) -> None:
+        self._state.events.append(
+            BatchExecuted(batch.account, signed.signer, batch.nonce_ms, code, [])
+        )
+
+    def _finish(
+        self, identity: bytes, signed: SignedBatch, batch: ActionBatch, results: list[Result]
+    ) -> None:
+        state = self._state
+        signer, nonce_ms = signed.signer, batch.nonce_ms
+        leaf = encode(lv.NonceLeaf(nonce_ms, identity, batch.account, results))
+        slot = state.nonces.keep(signer, nonce_ms, identity, leaf)
+        state.written[lv.nonce_key(signer, slot)] = leaf
+        self.executed += len(results)
+        state.events.append(BatchExecuted(batch.account, signer, nonce_ms, 0, results))
+
+    def _price(self, oracle: int, nonce_ms: int, action: Any) -> Result:
+        state = self._state
+        number = action.market
+        if not 0 <= number < len(state.markets):
+            return REFUSED[Code.UNKNOWN_MARKET]
+        if not 0 < action.price_ticks < state.markets[number].price_limit:
+            return REFUSED[Code.BAD_PRICE]
+        prices = state.oracle_prices[number]
+        kept = prices.get(oracle)
+        if kept is not None and nonce_ms < kept.nonce_ms:
+            return REFUSED[Code.STALE_ORACLE]
+        leaf = prices[oracle] = lv.OracleLeaf(action.price_ticks, nonce_ms, state.time_ms)
+        state.written[lv.oracle_key(number, oracle)] = encode(leaf)
+        return OK
+
+
+def set_marks(state: State) -> None:
+    """Fix the marks of the block: the committee's median, once there is one."""
+    for market, prices in zip(state.markets, state.oracle_prices, strict=True):
+        median = committee_median_ticks(
+            [leaf.price_ticks for leaf in prices.values()], len(state.oracles)
+        )
+        if not median:
+            continue
+        if median != market.oracle_ticks:
+            market.oracle_ticks = median
+            state.dirty_markets[market] = None
+        if median != market.mark_ticks:
+            state.risk.set_mark(market, median, state.accounts)
+            state.dirty_markets[market] = None
+            state.events.append(MarkChanged(market.number, median))
+
+
+def kept_event(signer: bytes, leaf: bytes) -> BatchExecuted:
+    """The first results of a kept batch, as a duplicate."""
+    kept = lv.decode_nonce(leaf)
+    return BatchExecuted(kept.account, signer, kept.nonce_ms, 0, kept.results, duplicate=True)
+
+
+def _owner_only(account: Account, action: Any) -> Result:
+    return REFUSED[Code.NOT_AUTHORISED]
+
+
+def open_all(raws: Sequence[bytes]) -> list[Opened]:
+    """Decode the batches of a block."""
+    return [Batches.open(raw) for raw in raws]

@@ -1,0 +1,110 @@
+"""Money in and out of the shard, and agent keys."""
+
+from __future__ import annotations
+
+from execution.state import State
+from execution.trading import REFUSED
+from margin.account import REVOKED, Account
+from protocol.actions import ApproveAgent, RevokeAgent, Withdraw
+from protocol.errors import Code, SafetyViolation
+from protocol.events import AgentChanged, Deposited, Result, WithdrawalQueued
+from protocol.genesis import CASH_MOVE_LIMIT
+from protocol.keys import ADDRESS_BYTES
+from protocol.settlement import FIRST_ACCOUNT, InboxEntry, OutboxEntry
+
+AGENT_BYTES = 32
+"""Length of an agent's public key."""
+
+OK = REFUSED[Code.OK]
+
+
+class Custody:
+    """Deposits, withdrawals, approvals."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def deposit(self, entry: InboxEntry) -> None:
+        """Credit the next inbox entry; the account starts with its first deposit.
+
+        The entry was verified against the ledger: one that does not fit the state raises
+        `SafetyViolation`.
+        """
+        state = self._state
+        number = entry.account
+        if entry.index != state.inbox_cursor:
+            raise SafetyViolation(f"inbox entry {entry.index} where {state.inbox_cursor} is next")
+        if number < FIRST_ACCOUNT or len(entry.address) != ADDRESS_BYTES or entry.amount_uusd <= 0:
+            raise SafetyViolation(f"inbox entry {entry.index} is not a deposit to an account")
+        account = state.accounts.get(number)
+        if account is None:
+            if entry.address in state.by_address:
+                raise SafetyViolation(f"inbox entry {entry.index} renumbers an account")
+            account = state.accounts[number] = Account(number, entry.address)
+            state.by_address[entry.address] = number
+        elif account.address != entry.address:
+            raise SafetyViolation(f"inbox entry {entry.index} has another account's address")
+        state.inbox_cursor += 1
+        account.cash_uusd += entry.amount_uusd
+        account.tv_uusd += entry.amount_uusd
+        state.deposits_uusd += entry.amount_uusd
+        state.moved_uusd += entry.amount_uusd
+        state.dirty_accounts[account] = None
+        state.events.append(Deposited(entry.index, number, entry.address, entry.amount_uusd))
+
+    def withdraw(self, account: Account, action: Withdraw) -> Result:
+        """Debit the account and queue a numbered payment on the ledger."""
+        state = self._state
+        amount = action.amount_uusd
+        if not 0 < amount < CASH_MOVE_LIMIT:
+            return REFUSED[Code.BAD_AMOUNT]
+        if len(action.address) != ADDRESS_BYTES:
+            return REFUSED[Code.WRONG_TYPE]
+        free, settled = state.risk.withdrawable_uusd(account)
+        if amount > settled:
+            return REFUSED[Code.INSUFFICIENT_CASH]
+        if amount > free:
+            return REFUSED[Code.INSUFFICIENT_MARGIN]
+        number = state.next_outbox
+        state.next_outbox = number + 1
+        account.cash_uusd -= amount
+        account.tv_uusd -= amount
+        state.withdrawals_uusd += amount
+        state.moved_uusd -= amount
+        state.dirty_accounts[account] = None
+        state.outbox.append(OutboxEntry(number, account.number, action.address, amount))
+        state.events.append(WithdrawalQueued(number, account.number, action.address, amount))
+        return Result(0, order_id=number)
+
+    def approve(self, account: Account, action: ApproveAgent) -> Result:
+        """Approve an agent key, or move the expiry of one; a revoked one stays revoked."""
+        agents = account.agents
+        if len(action.agent) != AGENT_BYTES:
+            return REFUSED[Code.WRONG_TYPE]
+        before = agents.get(action.agent)
+        if before == REVOKED:
+            return REFUSED[Code.AGENT_REVOKED]
+        if action.expires_ms <= self._state.time_ms:
+            return REFUSED[Code.AGENT_EXPIRED]
+        if before is None and len(agents) >= self._state.limits.agents_per_account:
+            return REFUSED[Code.TOO_MANY_AGENTS]
+        self._set_agent(account, action.agent, action.expires_ms)
+        return OK
+
+    def revoke(self, account: Account, action: RevokeAgent) -> Result:
+        """Revoke an agent key for ever."""
+        before = account.agents.get(action.agent)
+        if before is None:
+            return REFUSED[Code.UNKNOWN_SIGNER]
+        if before == REVOKED:
+            return REFUSED[Code.AGENT_REVOKED]
+        self._set_agent(account, action.agent, REVOKED)
+        return OK
+
+    def _set_agent(self, account: Account, agent: bytes, expires_ms: int) -> None:
+        state = self._state
+        state.agents_before.setdefault((account.number, agent), account.agents.get(agent))
+        account.agents[agent] = expires_ms
+        state.events.append(AgentChanged(account.number, agent, expires_ms))

@@ -1,0 +1,206 @@
+"""The execution engine of a shard: a pure machine, one block in, one result out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from execution import audit
+from execution.batches import Batches, VerifySignature, kept_event
+from execution.custody import Custody
+from execution.phases import run_block
+from execution.state import State
+from execution.trading import Trading
+from margin.account import Account
+from protocol.actions import BUY, SELL
+from protocol.errors import Code, Rejected
+from protocol.events import BatchExecuted, Event
+from protocol.genesis import Chain
+from protocol.keys import verify
+from protocol.messages import AccountView, BookView, PositionView
+from protocol.settlement import InboxEntry, OutboxEntry
+
+
+class BlockResult(NamedTuple):
+    """What a block did. `changes`: leaves written (None: removed), only those that differ."""
+
+    events: list[Event]
+    changes: dict[bytes, bytes | None]
+    outbox: list[OutboxEntry]
+    actions: int
+
+
+class Engine:
+    """Composes matching and margin; its state is a set of leaves.
+
+    `verify_signature(public_key, signature, digest)` may be replaced, for instance by results that
+    were computed ahead; it must say what `protocol.keys.verify` would.
+    """
+
+    __slots__ = ("_batches", "_custody", "_state", "verify_signature")
+
+    def __init__(self, chain: Chain, verify_signature: VerifySignature = verify) -> None:
+        self._start(State(chain), verify_signature)
+
+    def _start(self, state: State, verify_signature: VerifySignature) -> None:
+        self._state = state
+        self._custody = Custody(state)
+        self._batches = Batches(state, Trading(state), self._custody)
+        self.verify_signature = verify_signature
+
+    @classmethod
+    def restore(
+        cls,
+        chain: Chain,
+        leaves: Iterable[tuple[bytes, bytes]],
+        verify_signature: VerifySignature = verify,
+    ) -> Engine:
+        """The engine whose full leaf set this is (any order); it continues byte for byte.
+
+        Raises `SafetyViolation` when the leaves do not belong together.
+        """
+        engine = cls.__new__(cls)
+        engine._start(State.restore(chain, leaves), verify_signature)
+        return engine
+
+    def leaves(self) -> dict[bytes, bytes]:
+        """The full present leaf set, which is what the state root stands for."""
+        return self._state.leaves()
+
+    def apply(
+        self,
+        height: int,
+        time_ms: int,
+        block_id: bytes,
+        inbox: Sequence[InboxEntry],
+        inbox_cursor: int,
+        batches: Sequence[bytes],
+    ) -> BlockResult:
+        """Execute a block.
+
+        `inbox`: the verified entries that the block takes in; `inbox_cursor`: how many have been
+        consumed after it. `batches`: encoded `SignedBatch` values in log order. `block_id` names
+        the block and has no influence. Raises `SafetyViolation` on a broken invariant; the engine
+        cannot be used after that.
+        """
+        state = self._state
+        state.begin(height, time_ms)
+        run_block(
+            state, self._custody, self._batches, self.verify_signature, inbox, inbox_cursor, batches
+        )
+        changes = state.commit()
+        return BlockResult(state.events, changes, state.outbox, self._batches.executed)
+
+    # -- views
+
+    @property
+    def height(self) -> int:
+        """Height of the last executed block (0: genesis)."""
+        return self._state.height
+
+    @property
+    def time_ms(self) -> int:
+        """Time of the last executed block."""
+        return self._state.time_ms
+
+    @property
+    def inbox_cursor(self) -> int:
+        """Inbox entries consumed so far."""
+        return self._state.inbox_cursor
+
+    def account_of(self, address: bytes) -> int:
+        """Account number of an address; raises `Rejected(unknown_account)` before its first
+        deposit."""
+        number = self._state.by_address.get(address)
+        if number is None:
+            raise Rejected(Code.UNKNOWN_ACCOUNT, "nothing was ever deposited for this address")
+        return number
+
+    def _fresh(self, number: int) -> Account:
+        """The account with totals at the present marks."""
+        state = self._state
+        account = state.accounts.get(number)
+        if account is None:
+            raise Rejected(Code.UNKNOWN_ACCOUNT, f"there is no account {number}")
+        if account.version != state.risk.version:
+            state.risk.refresh(account)
+        return account
+
+    def account_view(self, request_id: int, number: int) -> AccountView:
+        """Cash, equity, margin and positions of an account at the present marks; raises
+        `Rejected(unknown_account)`."""
+        account = self._fresh(number)
+        return AccountView(
+            request_id,
+            number,
+            account.address,
+            account.cash_uusd,
+            account.tv_uusd,
+            account.im_uusd,
+            self._state.risk.maintenance_uusd(account),
+            len(account.orders),
+            self._positions(account),
+            self._state.height,
+        )
+
+    def _positions(self, account: Account) -> list[PositionView]:
+        views = []
+        for number, e in sorted(account.exposures.items()):
+            if e.size_lots or e.im_uusd:
+                market = self._state.markets[number]
+                worth = market.product.value_uusd(e.size_lots, market.mark_ticks)
+                views.append(
+                    PositionView(
+                        number,
+                        e.size_lots,
+                        e.cost_uusd,
+                        market.mark_ticks,
+                        worth - e.cost_uusd,
+                        e.im_uusd,
+                    )
+                )
+        return views
+
+    def withdrawable_uusd(self, number: int) -> int:
+        """The most that an account may withdraw now; raises `Rejected(unknown_account)`."""
+        account = self._fresh(number)
+        return max(min(self._state.risk.withdrawable_uusd(account)), 0)
+
+    def book_view(self, request_id: int, number: int, depth: int, next_seq: int = 0) -> BookView:
+        """The best `depth` levels of both sides; raises `Rejected(unknown_market)`."""
+        if not 0 <= number < len(self._state.markets):
+            raise Rejected(Code.UNKNOWN_MARKET, f"there is no market {number}")
+        market = self._state.markets[number]
+        depth = max(depth, 0)
+        bids, asks = market.book.depth(BUY, depth), market.book.depth(SELL, depth)
+        return BookView(
+            request_id, number, self._state.height, next_seq, market.mark_ticks, bids, asks
+        )
+
+    def orders_of(self, number: int) -> list[tuple[int, int, int, int, int, int]]:
+        """Resting orders, oldest first: (market, order_id, client_id, side, price, remaining)."""
+        account = self._state.accounts.get(number)
+        if account is None:
+            return []
+        return [
+            (o.market, order_id, o.client_id, o.side, o.price_ticks, o.remaining_lots)
+            for order_id, o in sorted(account.orders.items())
+        ]
+
+    def kept_result(self, signer: bytes, nonce_ms: int) -> BatchExecuted | None:
+        """The results of a kept batch (marked as a duplicate), if it is kept."""
+        kept = self._state.nonces.find(signer, nonce_ms)
+        return None if kept is None else kept_event(signer, kept.leaf)
+
+    def total_cash_uusd(self) -> int:
+        """Sum of cash over all accounts, system accounts included."""
+        return sum(account.cash_uusd for account in self._state.accounts.values())
+
+    def money_conserved(self) -> bool:
+        """Whether cash over all accounts is exactly deposits less withdrawals."""
+        state = self._state
+        return self.total_cash_uusd() == state.deposits_uusd - state.withdrawals_uusd
+
+    def check(self) -> None:
+        """Recompute everything the slow way; raises `SafetyViolation` on any difference."""
+        audit.check(self._state)

@@ -1,0 +1,289 @@
+"""The state of a shard in memory, what a block touched of it, and its leaves.
+
+Objects remember the leaf that the state tree holds for them; at the end of a block each touched
+object is encoded once, and only leaves that differ are changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from execution import leaves as lv
+from execution.nonces import Nonces
+from margin.account import Account, Exposure
+from margin.market import Market
+from margin.risk import Risk
+from matching.book import Resting
+from protocol.codec import encode
+from protocol.errors import Rejected, SafetyViolation
+from protocol.events import Event
+from protocol.genesis import Chain
+from protocol.settlement import OutboxEntry
+
+FEE_ACCOUNT = 0
+"""System account that collects trading fees."""
+
+
+class State:
+    """Everything that execution knows, under the state root or derived from it."""
+
+    __slots__ = (
+        "accounts", "agents_before", "by_address", "chain", "deposits_uusd", "dirty_accounts",
+        "dirty_exposures", "dirty_markets", "dirty_orders", "events", "fees", "global_leaves",
+        "height", "inbox_cursor", "limits", "markets", "moved_uusd", "next_order_id",
+        "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "risk", "time_ms",
+        "withdrawals_uusd", "written",
+    )  # fmt: skip
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        genesis = chain.genesis
+        self.limits = genesis.limits
+        self.markets = [Market(config) for config in genesis.markets]
+        self.risk = Risk(self.markets)
+        self.nonces = Nonces()
+        self.oracles = {bytes.fromhex(key): number for number, key in enumerate(genesis.oracles)}
+        self.oracle_prices: list[dict[int, lv.OracleLeaf]] = [{} for _ in self.markets]
+        self.fees = Account(FEE_ACCOUNT, b"")
+        self.accounts: dict[int, Account] = {FEE_ACCOUNT: self.fees}
+        self.by_address: dict[bytes, int] = {}
+        self.height = 0
+        self.time_ms = genesis.time_ms
+        self.next_order_id = 1
+        self.next_outbox = 0
+        self.inbox_cursor = 0
+        self.deposits_uusd = 0
+        self.withdrawals_uusd = 0
+        self.global_leaves: dict[bytes, bytes] = {}
+        self._forget_block()
+        self.dirty_accounts[self.fees] = None
+        self.dirty_markets.update((market, None) for market in self.markets)
+        self.commit()
+
+    def _forget_block(self) -> None:
+        # Dicts stand for ordered sets: their order is the order of first touch.
+        self.dirty_accounts: dict[Account, None] = {}
+        self.dirty_exposures: dict[Exposure, None] = {}
+        self.dirty_markets: dict[Market, None] = {}
+        self.dirty_orders: dict[Resting, None] = {}
+        self.agents_before: dict[tuple[int, bytes], int | None] = {}
+        self.written: dict[bytes, bytes] = {}
+        self.moved_uusd = 0
+        self.events: list[Event] = []
+        self.outbox: list[OutboxEntry] = []
+
+    # -- block boundary
+
+    def begin(self, height: int, time_ms: int) -> None:
+        """Start a block; raises `SafetyViolation` when it does not follow the last one."""
+        if height <= self.height or time_ms < self.time_ms:
+            raise SafetyViolation(
+                f"block {height} at {time_ms} ms after block {self.height} at {self.time_ms} ms"
+            )
+        self._forget_block()
+        self.height = height
+        self.time_ms = time_ms
+
+    def commit(self) -> dict[bytes, bytes | None]:
+        """End a block: check conservation and return the leaves that changed."""
+        self._check_conservation()
+        changes: dict[bytes, bytes | None] = {}
+        for order in self.dirty_orders:
+            if order.remaining_lots:
+                changes[_order_key(order)] = _order_leaf(order)
+                order.stored = True
+            elif order.stored:
+                changes[_order_key(order)] = None
+        for account in self.dirty_accounts:
+            leaf = _account_leaf(account)
+            if leaf != account.leaf:
+                changes[lv.account_key(account.number)] = account.leaf = leaf
+        for exposure in self.dirty_exposures:
+            position = _position_leaf(exposure)
+            if position != exposure.leaf:
+                changes[lv.position_key(exposure.account, exposure.market)] = position
+                exposure.leaf = position
+        for market in self.dirty_markets:
+            leaf = _market_leaf(market)
+            if leaf != market.leaf:
+                changes[lv.market_key(market.number)] = market.leaf = leaf
+        for (number, agent), before in self.agents_before.items():
+            expires_ms = self.accounts[number].agents[agent]
+            if expires_ms != before:
+                changes[lv.agent_key(number, agent)] = encode(lv.AgentLeaf(expires_ms))
+        changes.update(self.written)
+        for key, leaf in self._global_leaves().items():
+            if leaf != self.global_leaves.get(key):
+                changes[key] = self.global_leaves[key] = leaf
+        return changes
+
+    def _check_conservation(self) -> None:
+        """Cash moved by deposits and withdrawals alone, and positions sum to zero."""
+        moved = 0
+        for account in self.dirty_accounts:
+            moved += account.cash_uusd - account.committed_uusd
+            account.committed_uusd = account.cash_uusd
+        if moved != self.moved_uusd:
+            raise SafetyViolation(
+                f"cash changed by {moved} uUSD, deposits less withdrawals by {self.moved_uusd}"
+            )
+        sums: dict[int, int] = {}
+        for e in self.dirty_exposures:
+            sums[e.market] = sums.get(e.market, 0) + e.size_lots - e.committed_lots
+            e.committed_lots = e.size_lots
+        if any(sums.values()):
+            raise SafetyViolation("the positions of a market do not sum to zero")
+
+    # -- all leaves
+
+    def leaves(self) -> dict[bytes, bytes]:
+        """The full set of leaves at a block boundary."""
+        found = self._global_leaves()
+        for account in self.accounts.values():
+            found[lv.account_key(account.number)] = _account_leaf(account)
+            for agent, expires_ms in account.agents.items():
+                found[lv.agent_key(account.number, agent)] = encode(lv.AgentLeaf(expires_ms))
+            for exposure in account.exposures.values():
+                position = _position_leaf(exposure)
+                if position is not None:
+                    found[lv.position_key(exposure.account, exposure.market)] = position
+            for order in account.orders.values():
+                found[_order_key(order)] = _order_leaf(order)
+        for market in self.markets:
+            found[lv.market_key(market.number)] = _market_leaf(market)
+            for oracle, price in self.oracle_prices[market.number].items():
+                found[lv.oracle_key(market.number, oracle)] = encode(price)
+        for signer, nonces in self.nonces.signers.items():
+            for kept in nonces.kept.values():
+                found[lv.nonce_key(signer, kept.slot)] = kept.leaf
+        return found
+
+    def _global_leaves(self) -> dict[bytes, bytes]:
+        return {
+            lv.CLOCK_KEY: encode(lv.ClockLeaf(self.height, self.time_ms)),
+            lv.COUNTERS_KEY: encode(
+                lv.CountersLeaf(self.next_order_id, self.next_outbox, self.inbox_cursor)
+            ),
+            lv.MONEY_KEY: encode(lv.MoneyLeaf(self.deposits_uusd, self.withdrawals_uusd)),
+        }
+
+    @classmethod
+    def restore(cls, chain: Chain, leaves: Iterable[tuple[bytes, bytes]]) -> State:
+        """The state that these leaves, in any order, are the full set of.
+
+        Raises `SafetyViolation` when they do not belong together.
+        """
+        state = cls(chain)
+        try:
+            # Key order puts accounts and markets before what refers to them, and the orders of a
+            # level in their priority.
+            for key, value in sorted(leaves):
+                state._restore_leaf(key, value)
+        except (KeyError, IndexError, ValueError, Rejected) as error:
+            raise SafetyViolation(f"the leaves do not form a state: {error!r}") from error
+        return state
+
+    def _restore_leaf(self, key: bytes, value: bytes) -> None:
+        kind = key[:1]
+        if lv.KEY_BYTES.get(kind) != len(key):
+            raise SafetyViolation(f"no leaf has the key {key.hex()}")
+        if kind == lv.ORDER:
+            self._restore_order(key, value)
+        elif kind == lv.NONCE:
+            signer, slot = lv.parse_nonce_key(key)
+            nonce = lv.decode_nonce(value)
+            self.nonces.restore(signer, slot, nonce.nonce_ms, nonce.batch_id, value)
+        elif kind == lv.ACCOUNT:
+            self._restore_account(key, value)
+        elif kind == lv.POSITION:
+            number, market = lv.parse_position_key(key)
+            exposure = self.accounts[number].exposure(self.markets[market].number)
+            position = lv.decode_position(value)
+            exposure.size_lots = exposure.committed_lots = position.size_lots
+            exposure.cost_uusd = position.cost_uusd
+            exposure.leaf = value
+        elif kind == lv.AGENT:
+            number, agent = lv.parse_agent_key(key)
+            self.accounts[number].agents[agent] = lv.decode_agent(value).expires_ms
+        elif kind == lv.ORACLE:
+            market, oracle = lv.parse_oracle_key(key)
+            self.oracle_prices[market][oracle] = lv.decode_oracle(value)
+        elif kind == lv.MARKET:
+            self._restore_market(self.markets[lv.parse_market_key(key)], value)
+        else:
+            self._restore_global(key, value)
+
+    def _restore_account(self, key: bytes, value: bytes) -> None:
+        number = lv.parse_account_key(key)
+        leaf = lv.decode_account(value)
+        account = self.fees if number == FEE_ACCOUNT else Account(number, leaf.address)
+        account.cash_uusd = account.committed_uusd = leaf.cash_uusd
+        account.leaf = value
+        self.accounts[number] = account
+        if leaf.address:
+            self.by_address[leaf.address] = number
+
+    def _restore_market(self, market: Market, value: bytes) -> None:
+        leaf = lv.decode_market(value)
+        market.mark_ticks = leaf.mark_ticks
+        market.oracle_ticks = leaf.oracle_ticks
+        market.last_ticks = leaf.last_ticks
+        market.open_interest_lots = leaf.open_interest_lots
+        market.leaf = value
+
+    def _restore_order(self, key: bytes, value: bytes) -> None:
+        market, side, price_ticks, order_id = lv.parse_order_key(key)
+        leaf = lv.decode_order(value)
+        order = Resting(
+            market, order_id, leaf.account, leaf.client_id, side, price_ticks, leaf.remaining_lots
+        )
+        order.stored = True
+        account = self.accounts[leaf.account]
+        account.orders[order_id] = order
+        if leaf.client_id:
+            account.clients[leaf.client_id] = order
+        self.markets[market].book.add(order)
+        self.risk.count_resting(account, order)
+
+    def _restore_global(self, key: bytes, value: bytes) -> None:
+        self.global_leaves[key] = value
+        if key == lv.CLOCK_KEY:
+            clock = lv.decode_clock(value)
+            self.height, self.time_ms = clock.height, clock.time_ms
+        elif key == lv.COUNTERS_KEY:
+            counters = lv.decode_counters(value)
+            self.next_order_id = counters.next_order_id
+            self.next_outbox = counters.next_outbox
+            self.inbox_cursor = counters.inbox_cursor
+        elif key == lv.MONEY_KEY:
+            money = lv.decode_money(value)
+            self.deposits_uusd = money.deposits_uusd
+            self.withdrawals_uusd = money.withdrawals_uusd
+        else:
+            raise SafetyViolation(f"no leaf has the key {key.hex()}")
+
+
+def _order_key(order: Resting) -> bytes:
+    return lv.order_key(order.market, order.side, order.price_ticks, order.order_id)
+
+
+def _order_leaf(order: Resting) -> bytes:
+    return encode(lv.OrderLeaf(order.account, order.remaining_lots, order.client_id))
+
+
+def _account_leaf(account: Account) -> bytes:
+    return encode(lv.AccountLeaf(account.address, account.cash_uusd))
+
+
+def _position_leaf(exposure: Exposure) -> bytes | None:
+    if not exposure.size_lots:
+        return None
+    return encode(lv.PositionLeaf(exposure.size_lots, exposure.cost_uusd))
+
+
+def _market_leaf(market: Market) -> bytes:
+    return encode(
+        lv.MarketLeaf(
+            market.mark_ticks, market.oracle_ticks, market.last_ticks, market.open_interest_lots
+        )
+    )
