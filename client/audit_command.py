@@ -8,6 +8,7 @@ from collections.abc import Callable
 from client.faults import InvalidProof
 from client.sdk import Exchange
 from node.audit import AuditDifference, Auditor, AuditReport
+from protocol.chain import Block
 from protocol.messages import BlocksFrom, BlocksView, HeaderRequest, HeaderView
 
 BLOCKS_AT_ONCE = 256
@@ -25,10 +26,15 @@ async def audit(exchange: Exchange, progress: Progress | None = None) -> AuditRe
     newest = (await node.ask(HeaderView, HeaderRequest, 0)).header.height
     auditor = Auditor(exchange.chain)
     try:
+        waiting: list[Block] = []
         while auditor.height < newest:
-            wanted = min(BLOCKS_AT_ONCE, newest - auditor.height)
-            view = await node.ask(BlocksView, BlocksFrom, auditor.height + 1, wanted)
-            auditor.add(view.blocks, view.certificate)
+            first = auditor.height + len(waiting) + 1
+            view = await node.ask(BlocksView, BlocksFrom, first, BLOCKS_AT_ONCE)
+            waiting += view.blocks
+            if waiting[-1].header.height < view.certificate.qc.height:
+                continue  # committed together with later blocks, which are proven first
+            auditor.add(waiting, view.certificate)
+            waiting = []
             if progress is not None:
                 progress(auditor.height, newest)
             await asyncio.sleep(0)

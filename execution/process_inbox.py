@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
-from protocol.tree_proof import decode_tree_proof, verify_proof
 
 from consensus import MemberSet, VerifiedCache, verify_certificate
 from net.rpc import Subscription
@@ -18,6 +17,7 @@ from protocol.genesis import Chain
 from protocol.inbox import InboxLeaf, decode_inbox_leaf, inbox_key
 from protocol.messages import InboxRequest, InboxView, LedgerNews, SubscribeLedger, decode_answer
 from protocol.settlement import EMPTY_INBOX_HASH, InboxEntry, extend_inbox_hash
+from protocol.tree_proof import decode_tree_proof, verify_proof
 
 FETCH_LIMIT = 4096
 """Entries asked for at once."""

@@ -65,6 +65,21 @@ def list_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
     return path
 
 
+def list_proofs(leaves: Sequence[bytes]) -> list[list[bytes]]:
+    """Audit paths of all leaves, in their order; hashes each node once."""
+    paths: list[list[bytes]] = [[] for _ in leaves]
+    level = [sha256(b"\x00" + leaf).digest() for leaf in leaves]
+    height = 0
+    while len(level) > 1:
+        for index, path in enumerate(paths):
+            sibling = (index >> height) ^ 1
+            if sibling < len(level):
+                path.append(level[sibling])
+        level = _next_level(level)
+        height += 1
+    return paths
+
+
 def verify_list_proof(
     root: bytes, leaf: bytes, index: int, size: int, path: Sequence[bytes]
 ) -> bool:

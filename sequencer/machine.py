@@ -8,6 +8,7 @@ signature.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -36,6 +37,9 @@ from sequencer.pool import BatchPool
 
 Ticket = tuple[int, int]
 """Who asked: session number and request id, chosen by the shell."""
+
+SESSION_OPEN_MAX = 8_192
+"""Submissions of one session that may wait for their order, so that none fills the pool alone."""
 
 
 class PersistBatches(msgspec.Struct, frozen=True):
@@ -115,6 +119,7 @@ class Sequencer:
         self._fresh: list[bytes] = []
         self._asked: list[tuple[Ticket, bytes]] = []
         self._waiters: dict[bytes, list[Ticket]] = {}
+        self._open: Counter[int] = Counter()
         self._inbox_count = -1
 
     def _restore_pool(self, recovered: RecoveredSequencer) -> None:
@@ -148,11 +153,16 @@ class Sequencer:
             raise Rejected(Code.NONCE_EXPIRED, "the nonce lies more than two days in the past")
         if batch.nonce_ms >= now_ms + NONCE_FUTURE_MS:
             raise Rejected(Code.NONCE_TOO_NEW, "the nonce lies more than a day in the future")
+        if self._open[ticket[0]] >= SESSION_OPEN_MAX:
+            raise Rejected(
+                Code.RATE_LIMITED, f"{SESSION_OPEN_MAX} submissions wait already; await their order"
+            )
         identity = batch_id(raw)
         if identity not in self.pool and self.pool.committed_at(identity) is None:
             self.pool.add(identity, raw)
             self._fresh.append(raw)
         self._asked.append((ticket, identity))
+        self._open[ticket[0]] += 1
 
     def note_ledger(self, height: int, inbox_count: int, now_ms: int) -> list[SequencerEffect]:
         """The base layer is certified up to `height`, its inbox holding `inbox_count` entries."""
@@ -177,7 +187,7 @@ class Sequencer:
             if height is None:
                 self._waiters.setdefault(identity, []).append(ticket)
             else:
-                answers.append(Order(ticket, height, 0))
+                answers.append(self._notice(ticket, height, 0))
         ordering = self.step(Work(), now_ms)
         # Receipts go out with the first sync; notices of blocks of the same step follow them.
         notices = [effect for effect in ordering if isinstance(effect, Order)]
@@ -207,6 +217,7 @@ class Sequencer:
             else:
                 del self._waiters[identity]
         self._asked = [(ticket, key) for ticket, key in self._asked if ticket[0] != session]
+        self._open.pop(session, None)
 
     # --- answers
 
@@ -225,7 +236,12 @@ class Sequencer:
             return []
         height, time_ms = block.header.height, block.header.time_ms
         return [
-            Order(ticket, height, time_ms)
+            self._notice(ticket, height, time_ms)
             for raw in decode_payload(block.payload).batches
             for ticket in self._waiters.pop(batch_id(raw), ())
         ]
+
+    def _notice(self, ticket: Ticket, height: int, time_ms: int) -> Order:
+        if self._open[ticket[0]] > 0:
+            self._open[ticket[0]] -= 1
+        return Order(ticket, height, time_ms)

@@ -1,0 +1,129 @@
+"""The state tree: every leaf of the engine's state under one root.
+
+Resting orders sit under ``market || side || price || sequence``, bids complemented, so the best
+order is the leftmost and a first-k proof shows that nothing better was skipped. See
+`protocol.tree_node` for the hashes and `protocol.tree_proof` for verification.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.tree_node import EMPTY_ROOT, MAX_KEY_BYTES, MAX_VALUE_BYTES, Node, position_of, top
+from protocol.tree_proof import (
+    BRANCH,
+    HIDDEN,
+    LEAF,
+    MAX_PROOF_LEAVES,
+    TreeProof,
+    descend,
+    leaves_below,
+    subtree,
+    verify_first,
+    verify_proof,
+)
+from prover.tree_update import apply_changes
+
+__all__ = [
+    "EMPTY_ROOT",
+    "MAX_KEY_BYTES",
+    "MAX_VALUE_BYTES",
+    "StateTree",
+    "TreeProof",
+    "verify_first",
+    "verify_proof",
+]
+
+
+class StateTree:
+    """A mutable binary radix tree over prefix-free byte keys, committed to by SHA-256.
+
+    Keys have 1 to `MAX_KEY_BYTES` bytes, values up to `MAX_VALUE_BYTES`. No key may be a prefix of
+    another, of the tree or of the same batch. Depth is bounded by the bits of the longest key.
+    """
+
+    __slots__ = ("_holder", "_size")
+
+    def __init__(self, leaves: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        """Build from leaves in any order; a key that comes twice is a SafetyViolation."""
+        pairs = list(leaves)
+        changes: dict[bytes, bytes | None] = dict(pairs)
+        if len(changes) != len(pairs):
+            raise SafetyViolation("a state key comes twice")
+        self._holder = top()
+        self._size = 0
+        self.update(changes)
+
+    def update(self, changes: Mapping[bytes, bytes | None]) -> bytes:
+        """Apply a batch and return the new root (32 bytes); None deletes.
+
+        Deleting an absent key does nothing. Raises SafetyViolation for a key or value out of
+        bounds, or for keys that are not prefix-free; the tree is unusable after the latter.
+        """
+        self._size += apply_changes(self._holder, changes)
+        return self.root
+
+    @property
+    def root(self) -> bytes:
+        """Root of the tree (32 bytes); `EMPTY_ROOT` without leaves."""
+        root: bytes = self._holder.right.hash
+        return root
+
+    def __len__(self) -> int:
+        return self._size
+
+    def get(self, key: bytes) -> bytes | None:
+        """Value of a key, None if it is absent."""
+        leaf = descend(self._holder, key)
+        value: bytes = leaf.right
+        return value if key and leaf.left == key else None
+
+    def iterate(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """The leaves whose key begins with `prefix`, in key order; do not update meanwhile."""
+        for leaf in leaves_below(subtree(self._holder, prefix)):
+            if not leaf.left.startswith(prefix):
+                return
+            yield leaf.left, leaf.right
+
+    def prove(self, keys: Iterable[bytes]) -> TreeProof:
+        """One proof of the value or the absence of each key; raises Rejected if it is too large."""
+        return _prove(self._holder.right, sorted(set(keys)))
+
+    def prove_first(self, prefix: bytes, k: int) -> TreeProof:
+        """Proof of the first `k` ≥ 1 leaves under `prefix`, or of all if there are fewer."""
+        if k < 1:
+            raise SafetyViolation("a first-k proof shows at least one leaf")
+        shown: list[bytes] = []
+        for leaf in leaves_below(subtree(self._holder, prefix)):
+            shown.append(leaf.left)
+            if len(shown) == k or not leaf.left.startswith(prefix):
+                break
+        return _prove(self._holder.right, shown)
+
+
+def _prove(root: Node, keys: list[bytes]) -> TreeProof:
+    """The tree opened along the walks of the sorted keys."""
+    if len(keys) > MAX_PROOF_LEAVES:
+        raise Rejected(Code.BAD_PROOF, f"a proof shows at most {MAX_PROOF_LEAVES} leaves")
+    shape: list[int] = []
+    hashes: list[bytes] = []
+    leaves: list[tuple[bytes, bytes]] = []
+    stack = [(root, 0, len(keys))]
+    if root.left == b"":
+        stack.clear()
+    while stack:
+        node, low, high = stack.pop()
+        if low == high:
+            shape.append(HIDDEN)
+            hashes.append(node.hash)
+        elif node.pivot is None:
+            shape.append(LEAF)
+            leaves.append((node.left, node.right))
+        else:
+            shape.append(BRANCH + position_of(node.pivot))
+            split = bisect_left(keys, node.pivot, low, high)
+            stack.append((node.right, split, high))
+            stack.append((node.left, low, split))
+    return TreeProof(tuple(shape), tuple(hashes), tuple(leaves))
