@@ -37,7 +37,7 @@ from protocol.messages import (
 from protocol.ordering import OrderedBlock, OrderedPayload, decode_payload
 from store.config import ProcessConfig, parse_address
 
-SNAPSHOT_BLOCKS = 2_000
+SNAPSHOT_BLOCKS = 500
 """A snapshot is written after so many blocks."""
 
 SUBSCRIBED_ACCOUNTS_MAX = 1_024

@@ -78,6 +78,7 @@ class RecoveredSequencer(msgspec.Struct, frozen=True):
     accepted: list[bytes]
     recent: list[Block]
     inbox_height: int
+    inbox_cursor: int
 
 
 class Sequencer:
@@ -94,7 +95,10 @@ class Sequencer:
         genesis, pace = chain.genesis, chain.genesis.sequencer_pace
         tip = recovered.consensus.tip
         height = tip.header.height if tip is not None else 0
-        self.pool = BatchPool(pace.max_payload_bytes, height, recovered.inbox_height)
+        self.pool = BatchPool(
+            pace.max_payload_bytes, genesis.limits.inbox_per_block, height,
+            recovered.inbox_height, recovered.inbox_cursor,
+        )  # fmt: skip
         self._restore_pool(recovered)
         members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
         self.replica = Replica(
@@ -120,7 +124,6 @@ class Sequencer:
         self._asked: list[tuple[Ticket, bytes]] = []
         self._waiters: dict[bytes, list[Ticket]] = {}
         self._open: Counter[int] = Counter()
-        self._inbox_count = -1
 
     def _restore_pool(self, recovered: RecoveredSequencer) -> None:
         for block in recovered.recent:
@@ -166,8 +169,7 @@ class Sequencer:
 
     def note_ledger(self, height: int, inbox_count: int, now_ms: int) -> list[SequencerEffect]:
         """The base layer is certified up to `height`, its inbox holding `inbox_count` entries."""
-        self.pool.note_ledger(height, inbox_count > self._inbox_count)
-        self._inbox_count = max(self._inbox_count, inbox_count)
+        self.pool.note_ledger(height, inbox_count)
         return self.step(Work(), now_ms) if self.pool.has_work() else []
 
     def flush(self, now_ms: int) -> list[SequencerEffect]:

@@ -9,6 +9,7 @@ from protocol.actions import batch_id, open_batch
 from protocol.chain import EMPTY_HASH, Block, CommitCertificate
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.inbox import next_cursor
 from protocol.ordering import OrderedPayload, decode_payload
 
 POOL_BATCHES_MAX = 20_000
@@ -25,20 +26,29 @@ class BatchPool:
     """Accepted batches that are not committed yet, in the order of their acceptance.
 
     It is the consensus application: blocks carry batches of the pool and the base-layer height up
-    to which the inbox is taken in. A batch stays in the pool until a block with it commits.
+    to which the inbox is taken in. A batch stays in the pool until a block with it commits. Blocks
+    are due, too, until they have taken in the whole inbox, `inbox_per_block` entries in each.
     """
 
-    def __init__(self, max_payload_bytes: int, height: int, inbox_height: int) -> None:
+    def __init__(
+        self,
+        max_payload_bytes: int,
+        inbox_per_block: int,
+        height: int,
+        inbox_height: int,
+        inbox_cursor: int,
+    ) -> None:
         self.bytes = 0
         self.inbox_height = inbox_height
+        self.inbox_cursor = inbox_cursor
         self.ledger_height = inbox_height
         self.committed_batches = 0
         self._height = height
         self._max_payload_bytes = max_payload_bytes
+        self._inbox_per_block = inbox_per_block
+        self._counts: dict[int, int] = {}
         self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
-        self._proposed: dict[bytes, int] = {}
         self._recent: OrderedDict[bytes, int] = OrderedDict()
-        self._inbox_news = False
 
     # --- admission
 
@@ -59,42 +69,48 @@ class BatchPool:
         self._waiting[identity] = raw
         self.bytes += len(raw)
 
-    def note_ledger(self, height: int, inbox_grew: bool) -> None:
-        """The base layer is certified up to `height`; whether the inbox holds more than before.
+    def note_ledger(self, height: int, count: int) -> None:
+        """The base layer is certified up to `height`, where the inbox holds `count` entries.
 
-        Only then blocks name the new height: it would make execution wait for nothing.
+        A higher height is named in blocks only when the inbox has grown: it would make execution
+        wait for nothing.
         """
-        if inbox_grew and height > self.ledger_height:
+        known = self._counts.get(self.ledger_height)
+        if height >= self.ledger_height and (known is None or count > known):
             self.ledger_height = height
-            self._inbox_news = True
+            self._counts[height] = count
+
+    def _advance(self, cursor: int, inbox_height: int) -> int:
+        """Inbox cursor after a block under this inbox height, as far as its count is known."""
+        count = self._counts.get(inbox_height, cursor)
+        return next_cursor(cursor, count, self._inbox_per_block)
 
     # --- consensus application
 
     def has_work(self) -> bool:
-        """Whether a block would carry something that no uncommitted block carries."""
-        return self._inbox_news or len(self._waiting) > len(self._proposed)
+        """Whether there is something to order; some of it may be in uncommitted blocks."""
+        count = self._counts.get(self.ledger_height, 0)
+        return bool(self._waiting) or self.inbox_cursor < count
 
     def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
         """Payload of the oldest waiting batches that no ancestor carries."""
         del time_ms  # batches are checked against the block time in execution
         taken: set[bytes] = set()
-        inbox_height = self.inbox_height
+        inbox_height, cursor = self.inbox_height, self.inbox_cursor
         for block in ancestors:
             if block.payload:
                 payload = decode_payload(block.payload)
                 taken.update(map(batch_id, payload.batches))
                 inbox_height = max(inbox_height, payload.inbox_height)
-        batches = self._select(taken, ancestors[-1].header.height if ancestors else self._height)
-        fresh = self._inbox_news and self.ledger_height > inbox_height
-        self._inbox_news = False
-        if not batches and not fresh:
+            cursor = self._advance(cursor, inbox_height)
+        batches = self._select(taken)
+        if not batches and self._advance(cursor, self.ledger_height) == cursor:
             return b""
         return encode(OrderedPayload(self.ledger_height, batches))
 
-    def _select(self, taken: set[bytes], parent_height: int) -> list[bytes]:
+    def _select(self, taken: set[bytes]) -> list[bytes]:
         batches: list[bytes] = []
         room = self._max_payload_bytes - PAYLOAD_MARGIN_BYTES
-        self._proposed = dict.fromkeys(taken & self._waiting.keys(), parent_height)
         for identity, raw in self._waiting.items():
             if identity in taken:
                 continue
@@ -102,7 +118,6 @@ class BatchPool:
             if room < 0 or len(batches) >= BLOCK_BATCHES_MAX:
                 break
             batches.append(raw)
-            self._proposed[identity] = parent_height + 1
         return batches
 
     def check(self, block: Block, ancestors: Sequence[Block]) -> None:
@@ -139,15 +154,15 @@ class BatchPool:
             for raw in payload.batches:
                 self.remember(batch_id(raw), height)
             self.committed_batches += len(payload.batches)
-        if self._proposed:
-            self._proposed = {key: at for key, at in self._proposed.items() if at > height}
+        self.inbox_cursor = self._advance(self.inbox_cursor, self.inbox_height)
+        for known in [known for known in self._counts if known < self.inbox_height]:
+            del self._counts[known]
 
     def remember(self, identity: bytes, height: int) -> None:
         """Note that a batch is committed at `height`, and drop it from the pool."""
         raw = self._waiting.pop(identity, None)
         if raw is not None:
             self.bytes -= len(raw)
-        self._proposed.pop(identity, None)
         self._recent[identity] = height
         if len(self._recent) > RECENT_MAX:
             self._recent.popitem(last=False)

@@ -147,7 +147,9 @@ class SequencerProcess:
             elif isinstance(effect, Persist):
                 store.write_voting(effect.state)
             elif isinstance(effect, Committed):
-                store.write_committed(effect.block, effect.certificate)
+                store.write_committed(
+                    effect.block, effect.certificate, self._machine.pool.inbox_cursor
+                )
                 committed = True
             else:
                 answers.append(effect)
@@ -208,6 +210,7 @@ class SequencerProcess:
             "ordered_batches": pool.committed_batches,
             "ledger_height": pool.ledger_height,
             "inbox_height": pool.inbox_height,
+            "inbox_cursor": pool.inbox_cursor,
             "store_bytes": self._store.stored_bytes,
         }
 

@@ -25,10 +25,12 @@ RECENT_BLOCKS = 2_000
 
 
 class CommittedRecord(Wire, frozen=True):
-    """A committed block and the certificate of the commit step it was part of."""
+    """A committed block, the certificate of the commit step it was part of, and the inbox cursor
+    after that step."""
 
     block: Block
     certificate: CommitCertificate
+    inbox_cursor: int
 
 
 class VotingRecord(Wire, frozen=True, tag=1):
@@ -107,7 +109,8 @@ class SequencerStore:
             None if tip is None else tip.certificate,
             blocks,
         )
-        return RecoveredSequencer(consensus, accepted, recent, inbox_height)
+        cursor = 0 if tip is None else tip.inbox_cursor
+        return RecoveredSequencer(consensus, accepted, recent, inbox_height, cursor)
 
     def _inbox_height(self, recent: list[Block], oldest: int) -> int:
         for block in reversed(recent):
@@ -138,9 +141,11 @@ class SequencerStore:
         self._voting_at = self._consensus.append(encode(VotingRecord(state)))
         self._dirty[self._consensus] = None
 
-    def write_committed(self, block: Block, certificate: CommitCertificate) -> None:
+    def write_committed(
+        self, block: Block, certificate: CommitCertificate, inbox_cursor: int
+    ) -> None:
         """A committed block; heights come without gap."""
-        record = CommittedRecord(block, certificate)
+        record = CommittedRecord(block, certificate, inbox_cursor)
         self._log.append(encode(record))
         self._cache[block.header.height] = record
         if len(self._cache) > CACHED_BLOCKS:
