@@ -1,0 +1,69 @@
+# Trilemma: what one can do here. Every target makes its own virtual environment first.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TESTS ?= tests
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test unit test-docker lint format bench lock image compose-up compose-down clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
+		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+install: $(STAMP) ## make the virtual environment in .venv
+
+$(STAMP): requirements.lock pyproject.toml
+	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+		python=$$(PYTHON="$(PYTHON)" sh deploy/find-python.sh) || exit 1; \
+		echo "making $(VENV) with $$python"; \
+		rm -rf $(VENV) && "$$python" -m venv $(VENV); \
+	else $(BIN)/python deploy/check_python.py; fi
+	@echo "installing the packages of requirements.lock"
+	@$(BIN)/python -m pip install --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## run a whole cluster on this machine and trade on it
+	@$(BIN)/trilemma demo
+
+test: lint unit ## check style and types, and run all tests but those that need docker
+
+unit: $(STAMP) ## run the tests alone (TESTS=tests/unit for a part of them)
+	@$(BIN)/python -m pytest $(TESTS) --ignore=tests/docker
+
+test-docker: $(STAMP) ## test the cluster in containers (skipped, with a reason, without docker)
+	@$(BIN)/python -m pytest tests/docker -rs
+
+lint: $(STAMP) ## check style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(STAMP) ## put the source in shape
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## measure; the modules are listed by: make bench
+	@if [ -z "$(NAME)" ]; then echo "choose one: make bench NAME=..."; \
+		ls bench/*.py | sed -E 's#bench/(.*)\.py#  \1#' | grep -v __init__; \
+	else $(BIN)/python -m bench.$(NAME) $(ARGS); fi
+
+lock: $(STAMP) ## write requirements.lock from what is installed
+	@$(BIN)/python deploy/write_lock.py
+
+image: $(STAMP) ## build the container image
+	@sh deploy/build-image.sh
+
+compose-up: image ## run the cluster in containers
+	@sh deploy/compose-up.sh
+
+compose-down: ## stop the containers and drop their state
+	@sh deploy/compose-down.sh
+
+clean: ## remove what was made here: environment, caches, wheels; testnets stay
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis deploy/wheels
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

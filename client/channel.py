@@ -1,0 +1,158 @@
+"""A way to one role of the chain that survives restarts of its processes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from client.endpoint import Endpoint
+from protocol.codec import Wire
+from protocol.errors import Code, ConfigError, RemoteFault, TrilemmaError
+from protocol.genesis import Chain
+from protocol.keys import Key
+from store.config import parse_address
+
+A = TypeVar("A", bound=Wire)
+
+RETRIED = frozenset((Code.BUSY, Code.NOT_READY, Code.RATE_LIMITED))
+"""Refusals that say: ask again later."""
+
+FIRST_WAIT_MS = 20
+WAIT_CAP_MS = 1_000
+
+
+class Unreachable(TrilemmaError):
+    """No process of a role answered in time (exit 4)."""
+
+
+class Backoff:
+    """Waits that double from `FIRST_WAIT_MS` to `WAIT_CAP_MS`, until `patience_ms` have passed."""
+
+    def __init__(self, patience_ms: int) -> None:
+        self._deadline = asyncio.get_running_loop().time() + patience_ms / 1000
+        self._wait_ms = FIRST_WAIT_MS
+
+    async def wait(self) -> bool:
+        """Wait; False, without waiting, once patience is over."""
+        if asyncio.get_running_loop().time() >= self._deadline:
+            return False
+        await asyncio.sleep(self._wait_ms / 1000)
+        self._wait_ms = min(2 * self._wait_ms, WAIT_CAP_MS)
+        return True
+
+
+class Channel:
+    """Sessions with the processes of one role, one at a time.
+
+    A lost session is opened again at the next address, its signers are proven again, and questions
+    are asked again, for at most `patience_ms`.
+    """
+
+    def __init__(
+        self, chain: Chain, role: str, addresses: list[str], patience_ms: int, first: int = 0
+    ) -> None:
+        if not addresses:
+            raise ConfigError(f"no address of a {role} is known")
+        self.role = role
+        self.patience_ms = patience_ms
+        self.connects = 0
+        self._chain = chain
+        self._addresses = [parse_address(address) for address in addresses]
+        self._next = first % len(addresses)
+        self._signers: dict[bytes, Key] = {}
+        self._endpoint: Endpoint | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """The session that stands now, if any."""
+        endpoint = self._endpoint
+        return endpoint if endpoint is not None and endpoint.connected else None
+
+    async def add_signer(self, key: Key) -> None:
+        """Prove `key` to this session and to every later one."""
+        if key.public in self._signers:
+            return
+        self._signers[key.public] = key
+        endpoint = self.endpoint
+        if endpoint is not None:
+            await endpoint.prove(key)
+
+    async def session(self) -> Endpoint:
+        """The standing session, or a new one.
+
+        Raises `Unreachable` when patience is over, `ConfigError` for another chain.
+        """
+        endpoint = self.endpoint
+        if endpoint is not None:
+            return endpoint
+        async with self._lock:
+            endpoint = self.endpoint
+            if endpoint is not None:
+                return endpoint
+            backoff = Backoff(self.patience_ms)
+            while True:
+                try:
+                    self._endpoint = await self._open()
+                    return self._endpoint
+                except (ConnectionError, TimeoutError) as error:
+                    problem: Exception = error
+                except RemoteFault as fault:
+                    if fault.code == Code.WRONG_CHAIN:
+                        raise ConfigError(
+                            f"the {self.role} process is of another chain: {fault.text}"
+                        ) from None
+                    problem = fault
+                if not await backoff.wait():
+                    raise Unreachable(
+                        f"no {self.role} process answers ({problem}); is the cluster up? "
+                        "start it with: trilemma up"
+                    ) from None
+
+    async def _open(self) -> Endpoint:
+        host, port = self._addresses[self._next]
+        self._next = (self._next + 1) % len(self._addresses)
+        endpoint = Endpoint(host, port, self._chain)
+        try:
+            await endpoint.greet()
+            for key in list(self._signers.values()):
+                await endpoint.prove(key)
+        except BaseException:
+            await endpoint.close()
+            raise
+        self.connects += 1
+        return endpoint
+
+    async def ask(
+        self,
+        answer: type[A],
+        request: Callable[..., Wire],
+        *fields: object,
+        timeout_ms: int = 10_000,
+    ) -> A:
+        """Ask until there is an answer; for requests that may be asked twice.
+
+        Raises `RemoteFault` for refusals other than `RETRIED`, `Unreachable`, `ConfigError`.
+        """
+        backoff = Backoff(self.patience_ms)
+        while True:
+            endpoint = await self.session()
+            try:
+                return await endpoint.ask(answer, request, *fields, timeout_ms=timeout_ms)
+            except RemoteFault as fault:
+                if fault.code not in RETRIED:
+                    raise
+                problem: Exception = fault
+            except (ConnectionError, TimeoutError) as error:
+                problem = error
+            if not await backoff.wait():
+                if isinstance(problem, RemoteFault):
+                    raise problem
+                raise Unreachable(f"the {self.role} process does not answer ({problem})") from None
+
+    async def close(self) -> None:
+        """Close the session."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
+            self._endpoint = None

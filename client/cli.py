@@ -1,0 +1,63 @@
+"""The command line, ``trilemma``.
+
+Exit statuses: 0 done, 1 failed, 2 usage or configuration, 3 rejected, 4 no progress in time,
+5 safety violation, 6 invalid proof.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.console import DEFAULT_TESTNET
+
+app = typer.Typer(
+    name="trilemma",
+    help="A decentralised derivatives exchange: run a testnet, trade on it, load it, audit it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _global_options(
+    context: typer.Context,
+    testnet: Annotated[
+        Path,
+        typer.Option("--testnet", envvar="TRILEMMA_TESTNET", help="Directory of the testnet."),
+    ] = DEFAULT_TESTNET,
+) -> None:
+    context.obj = testnet
+
+
+def main() -> None:
+    """Entry point: run a command; every failure becomes one sentence and an exit status."""
+    from client import cli_cluster, cli_flow, cli_trade
+
+    for module in (cli_cluster, cli_trade, cli_flow):
+        module.register(app)
+    try:
+        app()
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        from client.faults import explain
+
+        explained = explain(error)
+        if explained is None:
+            raise
+        text, status = explained
+        print(f"trilemma: {text}", file=sys.stderr)
+        sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

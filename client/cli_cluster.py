@@ -1,0 +1,137 @@
+"""Commands about processes: init, up, down, status, and one for each kind of process."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.console import Directory, Json, emit, note, run, testnet_directory
+
+PROCESSES = ("node", "sequencer", "execution", "prover")
+SHOWN_ACCOUNTS = 4
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="The process's TOML file.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (init, up, down, status):
+        app.command()(command)
+    for name in PROCESSES:
+        app.command(name, help=f"Run one {name} process.")(_process_command(name))
+
+
+def init(
+    context: typer.Context,
+    directory: Directory = None,
+    validators: Annotated[int, typer.Option(help="Base-layer validators.")] = 4,
+    sequencers: Annotated[int, typer.Option(help="Sequencers: 1, or 4 and more.")] = 1,
+    traders: Annotated[int, typer.Option(help="Funded accounts.")] = 64,
+    base_port: Annotated[int, typer.Option(help="First of the ports that are used.")] = 26_600,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Search free ports.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a testnet.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Create a testnet: genesis, keys, configurations, funded accounts."""
+    from cluster.testnet import TestnetOptions, create_testnet
+
+    options = TestnetOptions(
+        validators=validators, sequencers=sequencers, traders=traders, base_port=base_port,
+        free_ports=free_ports, overwrite=overwrite,
+    )  # fmt: skip
+    testnet = create_testnet(testnet_directory(context, directory), options)
+    genesis = testnet.chain().genesis
+    names = testnet.traders
+    money = {account.address: account for account in genesis.accounts}
+    lines = [f"testnet in {testnet.directory}", "", "Markets"]
+    lines += [f"  {market.market}  {market.symbol}" for market in genesis.markets]
+    lines += ["", "Funded accounts (ledger balance, deposit on its way; dollars)"]
+    for name in names[:SHOWN_ACCOUNTS]:
+        account = money[testnet.key(name).address.hex()]
+        lines.append(
+            f"  {name}  {account.address}  {account.balance_uusd // 10**6:,}"
+            f"  {account.deposit_uusd // 10**6:,}"
+        )
+    if len(names) > SHOWN_ACCOUNTS:
+        lines.append(f"  ... to {names[-1]}; keys in {testnet.key_path(names[0]).parent}")
+    lines += ["", "Processes"]
+    lines += [f"  {entry.name:<14}{entry.public}" for entry in testnet.processes]
+    lines += ["", f"Start it with: trilemma up {directory or ''}".rstrip()]
+    data = {
+        "directory": str(testnet.directory),
+        "processes": {entry.name: entry.public for entry in testnet.processes},
+        "traders": names,
+        "markets": [market.symbol for market in genesis.markets],
+    }
+    emit(data, "\n".join(lines), as_json=as_json)
+
+
+def up(
+    context: typer.Context,
+    directory: Directory = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once all processes serve.")
+    ] = False,
+    wait_s: Annotated[float, typer.Option(help="How long processes may take to serve.")] = 60.0,
+) -> None:
+    """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
+    from client.launch import launch_detached
+    from cluster.lock import supervisor_pid
+    from cluster.supervisor import Supervisor
+    from cluster.testnet import ensure_testnet
+    from protocol.errors import ConfigError
+
+    testnet = ensure_testnet(testnet_directory(context, directory))
+    if detach:
+        running = supervisor_pid(testnet.directory)
+        if running is not None:
+            raise ConfigError(
+                f"the testnet in {testnet.directory} is running already (pid {running}); "
+                f"stop it with: trilemma down {testnet.directory}"
+            )
+        pid = launch_detached(testnet.directory, wait_s)
+        note(f"the testnet runs (pid {pid}); stop it with: trilemma down {testnet.directory}")
+        return
+    run(Supervisor(testnet, report=note).run(wait_s))
+
+
+def down(context: typer.Context, directory: Directory = None) -> None:
+    """Stop the testnet's processes."""
+    from cluster.lock import stop_supervisor
+    from store.testnet import Testnet
+
+    testnet = Testnet.load(testnet_directory(context, directory))
+    if stop_supervisor(testnet.directory):
+        note("the testnet is stopped")
+    else:
+        note("the testnet does not run")
+
+
+def status(
+    context: typer.Context,
+    directory: Directory = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
+    interval_s: Annotated[float, typer.Option(help="Time over which rates are taken.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """One row per process: height, view, peers, actions per second, lag, bytes on disk."""
+    from client.status import show_status
+    from store.testnet import Testnet
+
+    testnet = Testnet.load(testnet_directory(context, directory))
+    answering = run(show_status(testnet, watch=watch, interval_s=interval_s, as_json=as_json))
+    if not answering:
+        note(f"no process answers; start the testnet with: trilemma up {testnet.directory}")
+        raise typer.Exit(1)
+
+
+def _process_command(name: str) -> Callable[[Path], None]:
+    def process(config: ConfigFile) -> None:
+        main = importlib.import_module(f"{name}.process").main
+        raise typer.Exit(main(config))
+
+    return process

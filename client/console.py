@@ -1,0 +1,64 @@
+"""What commands share: where the testnet is, how results and progress are printed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import msgspec
+import typer
+
+if TYPE_CHECKING:
+    from client.sdk import Exchange
+
+T = TypeVar("T")
+
+DEFAULT_TESTNET = Path(".trilemma/testnet")
+COMMAND_PATIENCE_MS = 5_000
+"""How long a single command waits for a process that does not answer."""
+
+Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
+As = Annotated[str, typer.Option("--as", metavar="TRADER", help="Whose key signs.")]
+Directory = Annotated[
+    Path | None, typer.Argument(help="Testnet directory, instead of --testnet.", show_default=False)
+]
+
+
+def testnet_directory(context: typer.Context, given: Path | None = None) -> Path:
+    """The directory of the command line: its own argument, or the global option."""
+    if given is not None:
+        return given
+    chosen = context.obj
+    return chosen if isinstance(chosen, Path) else DEFAULT_TESTNET
+
+
+def exchange_of(context: typer.Context, patience_ms: int = COMMAND_PATIENCE_MS) -> Exchange:
+    """The exchange of the chosen testnet."""
+    from client.sdk import Exchange
+
+    return Exchange.connect(testnet_directory(context), patience_ms=patience_ms)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work on a fast loop."""
+    import uvloop
+
+    return uvloop.run(work)
+
+
+def note(text: str) -> None:
+    """Tell progress, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(data: object, text: str, *, as_json: bool) -> None:
+    """Print a result on stdout: the data as JSON, or the text."""
+    print(msgspec.json.encode(data, enc_hook=_hex).decode() if as_json else text, flush=True)
+
+
+def _hex(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    raise TypeError(f"cannot print a {type(value).__name__}")

@@ -1,0 +1,53 @@
+"""Start a testnet's supervisor in the background and wait until every process serves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+
+from client.faults import NoProgress
+from client.status import sample
+from protocol.errors import TrilemmaError
+from store.testnet import Testnet
+
+POLL_S = 0.2
+
+
+class LaunchFailed(TrilemmaError):
+    """The supervisor ended instead of serving (exit 1)."""
+
+
+def launch_detached(directory: Path, wait_s: float) -> int:
+    """Start ``trilemma up`` in its own session; returns its pid once all processes serve.
+
+    Raises `LaunchFailed` with the end of its log, or `NoProgress` after `wait_s` seconds.
+    """
+    testnet = Testnet.load(directory)
+    log_path = testnet.log_path("supervisor")
+    log_path.parent.mkdir(exist_ok=True)
+    with log_path.open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "client.cli", "up", str(testnet.directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            lines = log_path.read_text(errors="replace").strip().splitlines()
+            why = lines[-1] if lines else f"exit status {child.returncode}"
+            raise LaunchFailed(f"the testnet did not start: {why}")
+        statuses = uvloop.run(sample(testnet))
+        if all(values is not None for values in statuses.values()):
+            return child.pid
+        time.sleep(POLL_S)
+    child.terminate()
+    raise NoProgress(f"not all processes serve after {wait_s:g} s; see {log_path.parent}")

@@ -1,0 +1,162 @@
+"""A signed batch on its way through the states accepted, ordered, executed and settled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from protocol.errors import Code, RemoteFault
+from protocol.events import BatchExecuted, Result
+from protocol.ordering import Receipt
+
+State = Literal["accepted", "ordered", "executed", "settled"]
+STATES: tuple[State, ...] = ("accepted", "ordered", "executed", "settled")
+
+
+class Submission:
+    """One signed batch. Times are `time.perf_counter_ns`, 0 where the state is not reached yet.
+
+    `receipt` is the sequencer's promise (verified), `height` the ordered block, `result` what
+    execution says. `error` is set when the batch was refused before it was accepted.
+    """
+
+    __slots__ = (
+        "_waiters",
+        "accepted_ns",
+        "account",
+        "actions",
+        "attempts",
+        "error",
+        "executed_ns",
+        "height",
+        "nonce_ms",
+        "on_fail",
+        "on_reach",
+        "ordered_ns",
+        "orders",
+        "raw",
+        "receipt",
+        "result",
+        "settled_ns",
+        "signer",
+        "submitted_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self, raw: bytes, signer: bytes, nonce_ms: int, account: int, actions: int
+    ) -> None:
+        self.raw = raw
+        self.signer = signer
+        self.nonce_ms = nonce_ms
+        self.account = account
+        self.actions = actions
+        self.attempts = 0
+        self.height = 0
+        self.receipt: Receipt | None = None
+        self.result: BatchExecuted | None = None
+        self.error: Exception | None = None
+        self.submitted_ns = self.accepted_ns = self.ordered_ns = 0
+        self.executed_ns = self.settled_ns = 0
+        self.orders = actions
+        self.on_fail: Callable[[Submission, Exception], None] | None = None
+        self.on_reach: Callable[[Submission, State], None] | None = None
+        self._waiters: dict[State, asyncio.Future[None]] = {}
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """Signer and nonce: what results are matched by."""
+        return self.signer, self.nonce_ms
+
+    def reached_ns(self, state: State) -> int:
+        """When a state was reached (`time.perf_counter_ns`), 0 if not yet."""
+        at_ns: int = getattr(self, f"{state}_ns")
+        return at_ns
+
+    def latency_ms(self, state: State) -> float:
+        """Milliseconds from the first submission to a state that was reached."""
+        return (self.reached_ns(state) - self.submitted_ns) / 1e6
+
+    def reach(self, state: State, now_ns: int | None = None) -> None:
+        """Note a state, and those before it that were passed unseen; wakes who waits."""
+        now_ns = time.perf_counter_ns() if now_ns is None else now_ns
+        for passed in STATES[: STATES.index(state) + 1]:
+            if not self.reached_ns(passed):
+                setattr(self, f"{passed}_ns", now_ns)
+                if self.on_reach is not None:
+                    self.on_reach(self, passed)
+            waiter = self._waiters.pop(passed, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """The batch was refused, or lost its way for good; wakes who waits."""
+        self.error = error
+        if self.on_fail is not None:
+            self.on_fail(self, error)
+        waiters, self._waiters = self._waiters, {}
+        for waiter in waiters.values():
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    async def wait(self, state: State, timeout_ms: int = 60_000) -> None:
+        """Wait for a state.
+
+        Raises `RemoteFault` where the sequencer refused the batch, `TimeoutError` with what was
+        reached.
+        """
+        if self.reached_ns(state):
+            return
+        if self.error is not None:
+            raise self.error
+        waiter = self._waiters.get(state)
+        if waiter is None:
+            waiter = self._waiters[state] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                await asyncio.shield(waiter)
+        except TimeoutError:
+            reached = [name for name in STATES if self.reached_ns(name)]
+            raise TimeoutError(
+                f"the batch is not {state} after {timeout_ms / 1000:g} s "
+                f"(it is {reached[-1] if reached else 'submitted'})"
+            ) from None
+
+    async def accepted(self, timeout_ms: int = 60_000) -> Receipt:
+        """Wait for the sequencer's receipt."""
+        await self.wait("accepted", timeout_ms)
+        if self.receipt is None:
+            raise RemoteFault(Code.NOT_FOUND, "the batch was executed; its receipt was lost")
+        return self.receipt
+
+    async def ordered(self, timeout_ms: int = 60_000) -> int:
+        """Wait for the batch's place in the log; returns the block's height (0 if not told)."""
+        await self.wait("ordered", timeout_ms)
+        return self.height
+
+    async def executed(self, timeout_ms: int = 60_000) -> BatchExecuted:
+        """Wait for the result."""
+        await self.wait("executed", timeout_ms)
+        if self.result is None:
+            raise RemoteFault(Code.NOT_FOUND, "the batch was executed; its result was lost")
+        return self.result
+
+    async def settled(self, timeout_ms: int = 120_000) -> None:
+        """Wait until a batch with the executed block is committed on the base layer."""
+        await self.wait("settled", timeout_ms)
+
+
+class ActionRejected(RemoteFault):
+    """Execution refused a batch, or an action of it (exit 3)."""
+
+
+def results_of(event: BatchExecuted) -> list[Result]:
+    """The results of a batch; raises `ActionRejected` where it, or an action, was refused."""
+    if event.code:
+        raise ActionRejected(event.code, "the batch was refused")
+    for place, result in enumerate(event.results):
+        if result.code:
+            which = f"action {place + 1}" if len(event.results) > 1 else "the action"
+            raise ActionRejected(result.code, f"{which} was refused")
+    return event.results

@@ -1,0 +1,63 @@
+"""Where the processes of a testnet listen: a fixed layout of ports above one base port."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from protocol.errors import ConfigError
+from store.config import Role
+
+DEFAULT_BASE_PORT = 26_600
+MEMBERS_LIMIT = 20
+"""Most processes of one role; each role has a block of this many ports."""
+
+PUBLIC_OFFSETS: dict[Role, int] = {"node": 0, "sequencer": 20, "execution": 40, "prover": 60}
+PEER_OFFSETS: dict[Role, int] = {"node": 80, "sequencer": 100}
+LAYOUT_PORTS = 120
+
+_SEARCH_RANGE = (10_000, 32_000)
+"""Below the ephemeral range of the usual systems, so no outgoing connection takes a port away."""
+_SEARCH_TRIES = 200
+
+
+def public_port(base_port: int, role: Role, index: int) -> int:
+    """Port for clients of a process."""
+    return base_port + PUBLIC_OFFSETS[role] + index
+
+
+def peer_port(base_port: int, role: Role, index: int) -> int:
+    """Port for the other members of its chain; 0 for a role without consensus."""
+    return base_port + PEER_OFFSETS[role] + index if role in PEER_OFFSETS else 0
+
+
+def used_ports(base_port: int, counts: dict[Role, int]) -> list[int]:
+    """Every port that this many processes of each role listen on."""
+    ports = []
+    for role, count in counts.items():
+        for index in range(count):
+            ports.append(public_port(base_port, role, index))
+            if role in PEER_OFFSETS:
+                ports.append(peer_port(base_port, role, index))
+    return ports
+
+
+def find_base_port(host: str, counts: dict[Role, int]) -> int:
+    """A base port whose used ports are free on `host` now; raises `ConfigError`."""
+    low, high = _SEARCH_RANGE
+    for _ in range(_SEARCH_TRIES):
+        base_port = low + secrets.randbelow(high - low - LAYOUT_PORTS)
+        if all(_is_free(host, port) for port in used_ports(base_port, counts)):
+            return base_port
+    raise ConfigError(f"found no free ports on {host} between {low} and {high}")
+
+
+def _is_free(host: str, port: int) -> bool:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True

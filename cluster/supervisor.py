@@ -1,0 +1,311 @@
+"""Run a testnet's processes: start, restart with back-off, kill on purpose, stop.
+
+A process that ends with exit status 2 (configuration) or 5 (safety) stays down, since another
+start would end the same way or do harm; every other end but an asked one is followed by a start
+after 1, 2, 4, up to 30 seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.child import log_tail, spawn, trim_log
+from cluster.health import probe
+from cluster.lock import SupervisorLock
+from protocol.errors import ConfigError, TrilemmaError
+from store.testnet import ProcessEntry, Testnet
+
+EXIT_CONFIG = 2
+EXIT_SAFETY = 5
+BACKOFF_FIRST_S = 1.0
+BACKOFF_LAST_S = 30.0
+STABLE_S = 30.0
+"""A process that ran this long starts again at the first back-off."""
+PID_FOLDER = "run"
+
+_PROBE_PAUSE_S = 0.05
+_HOUSEKEEPING_S = 30.0
+
+Command = Callable[[ProcessEntry, Path], list[str]]
+"""The command line of a process, from its entry and its configuration file."""
+
+
+class ClusterError(TrilemmaError):
+    """A process of the cluster did not start, or did not serve in time."""
+
+
+def role_command(entry: ProcessEntry, config: Path) -> list[str]:
+    """The command line of a real process."""
+    return [sys.executable, "-m", "client.cli", entry.role, "--config", str(config)]
+
+
+class Child:
+    """One supervised process: `state` is running, waiting (to start again), stopped or failed."""
+
+    def __init__(self, entry: ProcessEntry) -> None:
+        self.entry = entry
+        self.state = "stopped"
+        self.restarts = 0
+        self.exit_status: int | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self.keeper: asyncio.Task[None] | None = None
+        self.wanted = False
+        self.wake = asyncio.Event()
+
+
+class Supervisor:
+    """Runs the processes of one testnet. Use `start` and `close`, or `run` for both.
+
+    `report` takes one line of news at a time. `stop_grace_s` is how long a process may take to
+    end after SIGTERM before it is killed.
+    """
+
+    def __init__(
+        self,
+        testnet: Testnet,
+        *,
+        command: Command = role_command,
+        stop_grace_s: float = 8.0,
+        backoff_first_s: float = BACKOFF_FIRST_S,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
+        self.testnet = testnet
+        self._command = command
+        self._grace_s = stop_grace_s
+        self._backoff_first_s = backoff_first_s
+        self._report = report or _print
+        self._children = {entry.name: Child(entry) for entry in testnet.processes}
+        self._lock: SupervisorLock | None = None
+        self._housekeeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Supervisor:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Start every process; raises `ConfigError` where another supervisor runs them."""
+        self._lock = SupervisorLock(self.testnet.directory)
+        (self.testnet.directory / PID_FOLDER).mkdir(exist_ok=True)
+        self._housekeeper = asyncio.create_task(self._keep_house())
+        for name in self._children:
+            self._launch(self._child(name))
+
+    async def close(self) -> None:
+        """Stop every process, all at once, and give the directory free."""
+        await asyncio.gather(*(self.stop(name) for name in self._children))
+        if self._housekeeper is not None:
+            self._housekeeper.cancel()
+            self._housekeeper = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    async def run(self, ready_timeout_s: float = 60.0) -> None:
+        """Start, tell when all serve, and stop at SIGINT, SIGTERM or SIGHUP.
+
+        Raises `ClusterError`, with everything stopped, where not all serve in time.
+        """
+        loop = asyncio.get_running_loop()
+        asked = asyncio.Event()
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in signals:
+            loop.add_signal_handler(number, asked.set)
+        waiters: list[asyncio.Task[object]] = []
+        try:
+            await self.start()
+            stop = asyncio.create_task(asked.wait())
+            ready = asyncio.create_task(self.wait_ready(ready_timeout_s))
+            waiters = [stop, ready]
+            await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+            if not stop.done():
+                await ready
+                self._report(f"all {len(self._children)} processes serve")
+                await stop
+            self._report("stopping")
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+            await asyncio.gather(*waiters, return_exceptions=True)
+            await self.close()
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    # --- one process
+
+    def pid(self, name: str) -> int | None:
+        """The pid of a running process, or None."""
+        process = self._child(name).process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def state(self, name: str) -> str:
+        """running, waiting (to start again), stopped, or failed (for good)."""
+        return self._child(name).state
+
+    def restarts(self, name: str) -> int:
+        """How often it was started again after it ended by itself."""
+        return self._child(name).restarts
+
+    def exit_status(self, name: str) -> int | None:
+        """How it last ended: its exit status, negative for a signal; None before it ever did."""
+        return self._child(name).exit_status
+
+    async def stop(self, name: str) -> None:
+        """Ask a process to end (SIGTERM), kill it after the grace, and leave it down."""
+        await self._end(self._child(name), signal.SIGTERM)
+
+    async def kill(self, name: str) -> None:
+        """Kill a process at once (SIGKILL) and leave it down until `restart`."""
+        await self._end(self._child(name), signal.SIGKILL)
+
+    async def restart(self, name: str) -> None:
+        """Start a process that is down, or stop it and start it again."""
+        await self.stop(name)
+        self._launch(self._child(name))
+
+    def send_signal(self, name: str, number: signal.Signals) -> None:
+        """Send a running process a signal, as SIGSTOP and SIGCONT for a pause."""
+        process = self._child(name).process
+        if process is not None and process.returncode is None:
+            process.send_signal(number)
+
+    async def wait_ready(self, timeout_s: float = 60.0, names: list[str] | None = None) -> None:
+        """Wait until these processes (all of them by default) answer on their public ports.
+
+        Raises `ClusterError` with the end of its log for one that fails, or is not up in time.
+        """
+        chain_id = self.testnet.chain().chain_id
+        names = list(self._children) if names is None else names
+        waiting = [self._wait_one(self._child(name), chain_id, timeout_s) for name in names]
+        tasks = [asyncio.ensure_future(each) for each in waiting]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- inside
+
+    def _child(self, name: str) -> Child:
+        self.testnet.process(name)
+        return self._children[name]
+
+    def _launch(self, child: Child) -> None:
+        if self._lock is None:
+            raise ConfigError("the supervisor is not started")
+        child.wanted = True
+        child.wake.clear()
+        child.state = "waiting"
+        child.keeper = asyncio.create_task(self._keep(child))
+
+    async def _keep(self, child: Child) -> None:
+        """Run a process until it is no longer wanted, or has failed for good."""
+        loop = asyncio.get_running_loop()
+        backoff_s = self._backoff_first_s
+        while child.wanted:
+            started = loop.time()
+            status = await self._run_once(child)
+            child.exit_status = status
+            if not child.wanted:
+                break
+            if status in (EXIT_CONFIG, EXIT_SAFETY):
+                child.state = "failed"
+                self._report_failure(child, status)
+                return
+            if loop.time() - started >= STABLE_S:
+                backoff_s = self._backoff_first_s
+            child.state = "waiting"
+            self._report(
+                f"{child.entry.name} ended with status {status}; starting again in {backoff_s:g} s"
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.wake.wait(), backoff_s)
+            backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
+            child.restarts += child.wanted
+        child.state = "stopped"
+
+    async def _run_once(self, child: Child) -> int:
+        name = child.entry.name
+        command = self._command(child.entry, self.testnet.config_path(name))
+        pid_path = self.testnet.directory / PID_FOLDER / f"{name}.pid"
+        try:
+            process = await spawn(command, self.testnet.log_path(name), self.testnet.directory)
+        except OSError as error:
+            self._report(f"cannot start {name}: {error}")
+            return EXIT_CONFIG
+        child.process = process
+        child.state = "running"
+        if not child.wanted:
+            # Asked to end while it was being started: `_end` had no process to signal yet.
+            process.kill()
+        try:
+            pid_path.write_text(f"{process.pid}\n")
+            return await process.wait()
+        except OSError as error:
+            self._report(f"cannot write {pid_path}: {error.strerror}")
+            return await process.wait()
+        finally:
+            pid_path.unlink(missing_ok=True)
+
+    async def _end(self, child: Child, number: signal.Signals) -> None:
+        child.wanted = False
+        child.wake.set()
+        keeper, process = child.keeper, child.process
+        if keeper is None:
+            return
+        if process is not None and process.returncode is None:
+            # A paused process acts on SIGTERM only once it goes on.
+            for each in (number, signal.SIGCONT):
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(each)
+            done, _ = await asyncio.wait({keeper}, timeout=self._grace_s)
+            if not done:
+                self._report(f"{child.entry.name} ignored SIGTERM; killing it")
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+        await asyncio.wait({keeper})
+        child.state = "stopped"
+
+    def _report_failure(self, child: Child, status: int) -> None:
+        name = child.entry.name
+        log = self.testnet.log_path(name)
+        if status == EXIT_SAFETY:
+            self._report(f"SAFETY: {name} saw an invariant broken and stays down; see {log}")
+        else:
+            self._report(f"{name} cannot use its configuration and stays down; see {log}")
+        self._report(log_tail(log))
+
+    async def _wait_one(self, child: Child, chain_id: bytes, timeout_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        name = child.entry.name
+        trouble = "no answer"
+        while loop.time() < deadline:
+            if child.state in ("failed", "stopped"):
+                break
+            try:
+                await probe(child.entry.public, chain_id)
+                return
+            except (OSError, TrilemmaError) as error:
+                trouble = str(error) or trouble
+            await asyncio.sleep(_PROBE_PAUSE_S)
+        tail = log_tail(self.testnet.log_path(name))
+        raise ClusterError(f"{name} ({child.state}) does not serve: {trouble}\n{tail}".rstrip())
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_S)
+            for name in self._children:
+                trim_log(self.testnet.log_path(name))
+
+
+def _print(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,301 @@
+"""Create a testnet: genesis, keys, certificates and one configuration per process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from cluster.defaults import (
+    FAUCET_BALANCE_UUSD,
+    LEDGER_PACE,
+    MARKETS,
+    SEQUENCER_PACE,
+    TRADER_BALANCE_UUSD,
+    TRADER_DEPOSIT_UUSD,
+)
+from cluster.layout import (
+    DEFAULT_BASE_PORT,
+    LAYOUT_PORTS,
+    MEMBERS_LIMIT,
+    find_base_port,
+    peer_port,
+    public_port,
+)
+from cluster.lock import supervisor_pid
+from net.tls import make_certificate
+from protocol.errors import ConfigError
+from protocol.genesis import (
+    Genesis,
+    GenesisAccount,
+    Identity,
+    Limits,
+    MarketConfig,
+    Pace,
+    parse_genesis,
+)
+from protocol.keys import Key
+from store.config import Role, parse_address
+from store.keyfiles import save_key
+from store.testnet import (
+    CONFIG_FOLDER,
+    DATA_FOLDER,
+    DESCRIPTION_FILE,
+    FAUCET_KEY,
+    GENESIS_FILE,
+    KEY_FOLDER,
+    LOG_FOLDER,
+    ORACLE_KEY,
+    Description,
+    ProcessEntry,
+    Testnet,
+)
+
+STAKE = 100
+TRADERS_LIMIT = 10_000
+
+NAMES: dict[Role, str] = {
+    "node": "validator",
+    "sequencer": "sequencer",
+    "execution": "execution",
+    "prover": "prover",
+}
+
+
+class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to create.
+
+    Processes listen on `listen_host` and find each other on `listen_host` too, or, with
+    `service_names`, on their own names, as in containers. Clients reach them on `client_host`.
+    With `free_ports` the base port is searched. `data_root` replaces the testnet's own ``data``
+    folder; `time_ms` is the time of genesis, now where None.
+    """
+
+    __test__ = False
+
+    name: str = "testnet"
+    validators: int = 4
+    sequencers: int = 1
+    executions: int = 1
+    provers: int = 1
+    traders: int = 64
+    base_port: int = DEFAULT_BASE_PORT
+    free_ports: bool = False
+    listen_host: str = "127.0.0.1"
+    client_host: str = "127.0.0.1"
+    service_names: bool = False
+    data_root: str = ""
+    overwrite: bool = False
+    time_ms: int | None = None
+    trader_balance_uusd: int = TRADER_BALANCE_UUSD
+    trader_deposit_uusd: int = TRADER_DEPOSIT_UUSD
+    markets: tuple[MarketConfig, ...] = MARKETS
+    ledger_pace: Pace = LEDGER_PACE
+    sequencer_pace: Pace = SEQUENCER_PACE
+    limits: Limits = Limits()
+    log_level: str = "info"
+    log_json: bool = False
+
+    def counts(self) -> dict[Role, int]:
+        """Processes of each role."""
+        return {
+            "node": self.validators,
+            "sequencer": self.sequencers,
+            "execution": self.executions,
+            "prover": self.provers,
+        }
+
+
+COMPOSE_OPTIONS = TestnetOptions(
+    name="compose", listen_host="0.0.0.0", service_names=True, data_root="/data", log_json=True
+)
+"""For containers: each process on all its addresses, known to the others by its service name."""
+
+
+def create_testnet(directory: Path | str, options: TestnetOptions | None = None) -> Testnet:
+    """Create a testnet in a directory that is new, or empty, or a testnet to be overwritten.
+
+    Raises `ConfigError` where the directory holds something else, or the options make no sense.
+    """
+    options = options or TestnetOptions()
+    _check_options(options)
+    directory = Path(directory).absolute()
+    _prepare(directory, options.overwrite)
+    base_port = options.base_port
+    if options.free_ports:
+        base_port = find_base_port(options.listen_host, options.counts())
+    processes = _processes(options, base_port)
+    traders = [f"trader-{number:02d}" for number in range(options.traders)]
+    description = Description(options.name, processes, traders)
+    testnet = Testnet(directory, description)
+    try:
+        for folder in (CONFIG_FOLDER, DATA_FOLDER, LOG_FOLDER):
+            (directory / folder).mkdir()
+        (directory / KEY_FOLDER).mkdir(mode=0o700)
+        keys = _make_keys(testnet)
+        raw = msgspec.json.format(msgspec.json.encode(_genesis(options, testnet, keys)), indent=2)
+        parse_genesis(raw)
+        testnet.genesis_path.write_bytes(raw + b"\n")
+        for entry in processes:
+            testnet.config_path(entry.name).write_text(_config(options, testnet, entry))
+        _write_last(directory / DESCRIPTION_FILE, description)
+    except OSError as error:
+        raise ConfigError(f"cannot create a testnet in {directory}: {error}") from None
+    return testnet
+
+
+def ensure_testnet(directory: Path | str, options: TestnetOptions | None = None) -> Testnet:
+    """The testnet of this directory, created where there is none yet; raises `ConfigError`."""
+    if (Path(directory) / DESCRIPTION_FILE).exists():
+        return Testnet.load(directory)
+    return create_testnet(directory, options)
+
+
+def _check_options(options: TestnetOptions) -> None:
+    for role, count in options.counts().items():
+        if not 1 <= count <= MEMBERS_LIMIT:
+            raise ConfigError(f"a testnet has 1 to {MEMBERS_LIMIT} of {NAMES[role]}, not {count}")
+    if not 0 <= options.traders <= TRADERS_LIMIT:
+        raise ConfigError(f"a testnet has up to {TRADERS_LIMIT} traders, not {options.traders}")
+    if not options.free_ports and not 0 < options.base_port < 65_536 - LAYOUT_PORTS:
+        raise ConfigError(f"the base port goes from 1 to {65_535 - LAYOUT_PORTS}")
+
+
+def _prepare(directory: Path, overwrite: bool) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        present = sorted(path.name for path in directory.iterdir())
+    except OSError as error:
+        raise ConfigError(f"cannot use the directory {directory}: {error.strerror}") from None
+    if not present:
+        return
+    if not overwrite:
+        raise ConfigError(f"the directory {directory} is not empty; take another, or overwrite it")
+    if DESCRIPTION_FILE not in present:
+        raise ConfigError(f"{directory} holds something that is no testnet; empty it yourself")
+    pid = supervisor_pid(directory)
+    if pid is not None:
+        raise ConfigError(f"the testnet in {directory} is running (pid {pid}); stop it first")
+    # The description goes first: what an interruption leaves behind is no testnet.
+    (directory / DESCRIPTION_FILE).unlink()
+    (directory / GENESIS_FILE).unlink(missing_ok=True)
+    for folder in (CONFIG_FOLDER, DATA_FOLDER, LOG_FOLDER, KEY_FOLDER):
+        if (directory / folder).exists():
+            shutil.rmtree(directory / folder)
+
+
+def _processes(options: TestnetOptions, base_port: int) -> list[ProcessEntry]:
+    entries = []
+    for role, count in options.counts().items():
+        for index in range(count):
+            peer = peer_port(base_port, role, index)
+            entries.append(
+                ProcessEntry(
+                    name=f"{NAMES[role]}-{index}",
+                    role=role,
+                    index=index,
+                    public=_join(options.client_host, public_port(base_port, role, index)),
+                    peer=_join(options.client_host, peer) if peer else "",
+                )
+            )
+    return entries
+
+
+def _make_keys(testnet: Testnet) -> dict[str, Key]:
+    names = [entry.name for entry in testnet.processes]
+    keys = {}
+    for name in (*names, ORACLE_KEY, FAUCET_KEY, *testnet.traders):
+        keys[name] = Key.generate()
+        save_key(keys[name], testnet.key_path(name))
+    return keys
+
+
+def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) -> Genesis:
+    def identities(role: Role) -> list[Identity]:
+        return [
+            Identity(
+                name=entry.name,
+                public_key=keys[entry.name].public.hex(),
+                stake=STAKE,
+                certificate=make_certificate(keys[entry.name], entry.name).hex(),
+            )
+            for entry in testnet.of_role(role)
+        ]
+
+    accounts = [GenesisAccount(keys[FAUCET_KEY].address.hex(), FAUCET_BALANCE_UUSD, 0)]
+    accounts += [
+        GenesisAccount(
+            keys[trader].address.hex(), options.trader_balance_uusd, options.trader_deposit_uusd
+        )
+        for trader in testnet.traders
+    ]
+    now_ms = time.time_ns() // 1_000_000
+    return Genesis(
+        name=options.name,
+        time_ms=now_ms if options.time_ms is None else options.time_ms,
+        shard=0,
+        validators=identities("node"),
+        sequencers=identities("sequencer"),
+        provers=[keys[entry.name].public.hex() for entry in testnet.of_role("prover")],
+        oracles=[keys[ORACLE_KEY].public.hex()],
+        markets=list(options.markets),
+        accounts=accounts,
+        ledger_pace=options.ledger_pace,
+        sequencer_pace=options.sequencer_pace,
+        limits=options.limits,
+    )
+
+
+def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> str:
+    """The TOML of a process."""
+
+    def reach(other: ProcessEntry, address: str) -> str:
+        host = other.name if options.service_names else options.listen_host
+        return _join(host, parse_address(address)[1])
+
+    def listen(address: str) -> str:
+        return _join(options.listen_host, parse_address(address)[1])
+
+    root = options.data_root or f"../{DATA_FOLDER}"
+    fields: list[tuple[str, str | int | bool | list[str]]] = [
+        ("role", entry.role),
+        ("name", entry.name),
+        ("index", 0 if entry.role == "execution" else entry.index),
+        ("genesis", f"../{GENESIS_FILE}"),
+        ("key", f"../{KEY_FOLDER}/{entry.name}.key"),
+        ("data", f"{root}/{entry.name}"),
+        ("public", listen(entry.public)),
+    ]
+    if entry.peer:
+        fields.append(("peer_listen", listen(entry.peer)))
+    lists: tuple[tuple[str, Role], ...] = (
+        ("validators", "node"),
+        ("sequencers", "sequencer"),
+        ("execution", "execution"),
+        ("prover", "prover"),
+    )
+    for field, role in lists:
+        fields.append((field, [reach(other, other.public) for other in testnet.of_role(role)]))
+    fields += [("log_level", options.log_level), ("log_json", options.log_json)]
+    # A JSON value of these kinds is a TOML value too.
+    lines = [f"{field} = {json.dumps(value)}" for field, value in fields]
+    if entry.peer:
+        for member in testnet.of_role(entry.role):
+            address = json.dumps(reach(member, member.peer))
+            lines += ["", "[[peers]]", f"name = {json.dumps(member.name)}", f"address = {address}"]
+    return "\n".join(lines) + "\n"
+
+
+def _write_last(path: Path, description: Description) -> None:
+    raw = msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
+    partial = path.with_suffix(".partial")
+    partial.write_bytes(raw)
+    os.replace(partial, path)
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

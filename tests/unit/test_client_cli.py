@@ -1,0 +1,130 @@
+"""Failures at the command line are one sentence on stderr and an exit status, never a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from client.channel import Unreachable
+from client.faults import InvalidProof, NoProgress, explain
+from client.submission import ActionRejected
+from client.units import UnitError
+from cluster.testnet import TestnetOptions, create_testnet
+from protocol.errors import (
+    Code,
+    ConfigError,
+    Rejected,
+    RemoteFault,
+    SafetyViolation,
+    TrilemmaError,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def testnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("cli") / "testnet"
+    create_testnet(directory, TestnetOptions(validators=1, traders=3, free_ports=True))
+    return directory
+
+
+def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "TRILEMMA_TESTNET": str(testnet), "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "client.cli", *arguments],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["order", "DOGE-PERP", "buy", "1", "1"], "there are BTC-PERP"),
+        (["order", "BTC-PERP", "buy", "1", "--", "-5"], "above zero"),
+        (["order", "BTC-PERP", "hold", "1", "5"], "buy or sell"),
+        (["order", "BTC-PERP", "buy", "1", "60000.05"], "tick of BTC-PERP"),
+        (["order", "BTC-PERP", "buy", "0.0001", "60000"], "lot of BTC-PERP"),
+        (["order", "BTC-PERP", "buy", "1"], "give a PRICE"),
+        (["order", "BTC-PERP", "buy", "1", "5", "--market"], "no price"),
+        (["order", "BTC-PERP", "buy", "1", "5", "--tif", "fok"], "time in force"),
+        (["order", "BTC-PERP", "buy", "1", "5", "--wait", "never"], "--wait takes"),
+        (["withdraw", "ten"], "decimal"),
+        (["withdraw", "10", "--to", "abc"], "20 bytes in hex"),
+        (["replay", "no-such-file.csv"], "cannot read"),
+        (["replay", "x.csv", "--format", "itch"], "there is: lobster"),
+        (["node", "--config", "no-such-file.toml"], "cannot read the configuration"),
+    ],
+)
+def test_what_cannot_work_is_a_usage_error(arguments: list[str], says: str, testnet: Path) -> None:
+    done = trilemma(*arguments, testnet=testnet)
+    assert done.returncode == 2, done.stderr
+    assert says in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_a_directory_without_a_testnet_says_how_to_make_one(tmp_path: Path) -> None:
+    done = trilemma("status", testnet=tmp_path)
+    assert done.returncode == 2
+    assert "trilemma init" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_cluster_that_does_not_run_is_reported(testnet: Path) -> None:
+    done = trilemma("status", "--json", testnet=testnet)
+    assert done.returncode == 1
+    assert "trilemma up" in done.stderr
+    assert done.stdout.count('"state":"down"') == 4
+
+
+def test_starting_is_quick_because_commands_import_lazily() -> None:
+    heavy = ("uvloop", "cryptography", "execution.engine", "prover.tree", "client.replay")
+    code = (
+        "import sys; from client import cli, cli_cluster, cli_trade, cli_flow; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (ConfigError("x"), 2),
+        (UnitError("x"), 2),
+        (Rejected(Code.BAD_SIZE, "x"), 3),
+        (RemoteFault(Code.UNKNOWN_ACCOUNT, "x"), 3),
+        (ActionRejected(Code.INSUFFICIENT_MARGIN, "x"), 3),
+        (RemoteFault(Code.BUSY, "x"), 4),
+        (Unreachable("x"), 4),
+        (NoProgress("x"), 4),
+        (TimeoutError("x"), 4),
+        (ConnectionResetError("x"), 4),
+        (SafetyViolation("x"), 5),
+        (InvalidProof("x"), 6),
+        (Rejected(Code.BAD_PROOF, "x"), 6),
+        (RemoteFault(Code.BAD_CERTIFICATE, "x"), 6),
+        (TrilemmaError("x"), 1),
+        (OSError(28, "No space left on device"), 1),
+    ],
+)
+def test_every_failure_has_its_exit_status(error: Exception, status: int) -> None:
+    explained = explain(error)
+    assert explained is not None
+    text, found = explained
+    assert found == status
+    assert "\n" not in text and text
+
+
+def test_a_bug_of_ours_is_not_hidden() -> None:
+    assert explain(KeyError("x")) is None

@@ -1,0 +1,164 @@
+"""Batches reach the sequencer in order, once accepted, over refusals and lost connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from client.channel import Channel, Unreachable
+from client.pipeline import Pipeline
+from client.submission import Submission
+from cluster.testnet import TestnetOptions, create_testnet
+from net.service import ClientSession, PublicService
+from protocol.actions import ActionBatch, Cancel, batch_id, open_batch, sign_batch
+from protocol.errors import Code, Rejected, RemoteFault
+from protocol.genesis import Chain
+from protocol.keys import Key
+from protocol.merkle import list_proofs, list_root
+from protocol.messages import Accepted, Ordered, Submit
+from protocol.ordering import Receipt, receipt_digest
+from store.testnet import Testnet
+
+TRADER = Key(bytes(range(32)))
+
+
+@pytest.fixture(scope="module")
+def testnet(tmp_path_factory: pytest.TempPathFactory) -> Testnet:
+    directory = tmp_path_factory.mktemp("pipeline") / "testnet"
+    return create_testnet(directory, TestnetOptions(validators=1, traders=1, free_ports=True))
+
+
+class FakeSequencer:
+    """A public port that accepts what `decide` lets through, and remembers what came."""
+
+    def __init__(self, testnet: Testnet) -> None:
+        self.chain: Chain = testnet.chain()
+        self.key = testnet.key("sequencer-0")
+        self.address = testnet.process("sequencer-0").public
+        self.received: list[int] = []
+        self.decide: Callable[[int], None] = lambda nonce: None
+        self.service: PublicService | None = None
+
+    async def start(self) -> None:
+        host, port = self.address.rsplit(":", 1)
+        self.service = PublicService(self.chain, "sequencer", "fake", dict)
+        self.service.on(Submit, self.submit)
+        await self.service.start(host, int(port))
+
+    async def stop(self) -> None:
+        if self.service is not None:
+            await self.service.stop()
+
+    def submit(self, session: ClientSession, request: Submit) -> None:
+        signed, batch = open_batch(request.batch)
+        if signed.signer not in session.signers:
+            raise Rejected(Code.SESSION_NOT_PROVEN)
+        self.decide(batch.nonce_ms)
+        self.received.append(batch.nonce_ms)
+        session.send(Accepted(request.request_id, self.receipt(request.batch)))
+        session.send(Ordered(request.request_id, 7, 0))
+
+    def receipt(self, raw: bytes) -> Receipt:
+        identity = batch_id(raw)
+        root = list_root([identity])
+        digest = receipt_digest(self.chain.chain_id, 5, root, 1)
+        return Receipt(
+            0, identity, 5, root, 0, 1, list_proofs([identity])[0], self.key.sign(digest)
+        )
+
+
+@asynccontextmanager
+async def running(
+    testnet: Testnet, patience_ms: int = 5_000
+) -> AsyncIterator[tuple[FakeSequencer, Pipeline]]:
+    fake = FakeSequencer(testnet)
+    await fake.start()
+    channel = Channel(fake.chain, "sequencer", [fake.address], patience_ms)
+    await channel.add_signer(TRADER)
+    pipeline = Pipeline(fake.chain, channel)
+    try:
+        yield fake, pipeline
+    finally:
+        await pipeline.close()
+        await channel.close()
+        await fake.stop()
+
+
+def submission(chain: Chain, nonce_ms: int) -> Submission:
+    raw = sign_batch(TRADER, chain.chain_id, 0, ActionBatch(16, nonce_ms, 0, [Cancel(0, 1)]))
+    return Submission(raw, TRADER.public, nonce_ms, 16, 1)
+
+
+async def test_batches_arrive_in_order_and_are_accepted_and_ordered(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, pipeline):
+        sent = [submission(fake.chain, nonce) for nonce in range(1, 51)]
+        for one in sent:
+            await pipeline.submit(one)
+        for one in sent:
+            assert (await one.accepted(5_000)).batch_id == batch_id(one.raw)
+            assert await one.ordered(5_000) == 7
+        assert fake.received == list(range(1, 51))
+        assert pipeline.unaccepted == pipeline.resent == 0
+
+
+async def test_a_busy_answer_is_tried_again(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, pipeline):
+        refusals = iter([True, True])
+
+        def decide(_: int) -> None:
+            if next(refusals, False):
+                raise Rejected(Code.BUSY, "full")
+
+        fake.decide = decide
+        one = submission(fake.chain, 1)
+        await pipeline.submit(one)
+        await one.accepted(5_000)
+        assert (pipeline.busy, one.attempts, fake.received) == (2, 3, [1])
+
+
+async def test_a_refusal_reaches_who_waits_with_its_code(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, pipeline):
+
+        def decide(_: int) -> None:
+            raise Rejected(Code.NONCE_EXPIRED, "too old")
+
+        fake.decide = decide
+        one = submission(fake.chain, 1)
+        await pipeline.submit(one)
+        with pytest.raises(RemoteFault, match="nonce_expired"):
+            await one.accepted(5_000)
+
+
+async def test_what_was_not_accepted_is_sent_again_after_a_restart(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, pipeline):
+        first = submission(fake.chain, 1)
+        await pipeline.submit(first)
+        await first.ordered(5_000)
+        await fake.stop()
+        later = [submission(fake.chain, nonce) for nonce in (2, 3)]
+        sending = [asyncio.ensure_future(pipeline.submit(one)) for one in later]
+        await asyncio.sleep(0.05)
+        await fake.start()
+        for one in later:
+            await one.accepted(5_000)
+        await asyncio.gather(*sending)
+        assert fake.received == [1, 2, 3]
+
+
+async def test_a_receipt_that_does_not_prove_the_batch_is_not_believed(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, pipeline):
+        fake.key = TRADER
+        one = submission(fake.chain, 1)
+        await pipeline.submit(one)
+        with pytest.raises(RemoteFault, match="bad_signature"):
+            await one.accepted(5_000)
+
+
+async def test_a_sequencer_that_stays_away_is_unreachable(testnet: Testnet) -> None:
+    async with running(testnet, patience_ms=50) as (fake, pipeline):
+        await fake.stop()
+        with pytest.raises(Unreachable, match="trilemma up"):
+            await pipeline.submit(submission(fake.chain, 1))
