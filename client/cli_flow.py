@@ -1,4 +1,4 @@
-"""Commands that drive flow through the exchange or check it: replay, load, audit, demo."""
+"""Commands that drive flow through the exchange or check it: replay, load, audit."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from client.console import Json, emit, exchange_of, note, run
+from client.console import Json, emit, every_few_seconds, exchange_of, note, run
 
 FLOW_PATIENCE_MS = 30_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (replay, load, audit, demo):
+    for command in (replay, load, audit):
         app.command()(command)
 
 
@@ -103,18 +103,7 @@ def audit(context: typer.Context, as_json: Json = False) -> None:
 
     async def work() -> Any:
         async with exchange:
-            return await run_audit(exchange)
+            return await run_audit(exchange, every_few_seconds("audited {} of {} ledger blocks"))
 
     report = run(work())
     emit(report, report.line(), as_json=as_json)
-
-
-def demo(
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to send orders.")] = 20.0,
-    rate: Annotated[int, typer.Option(min=1, help="Actions per second.")] = 4_000,
-    seed: Annotated[int, typer.Option(help="Seed of the flow.")] = 1,
-) -> None:
-    """A whole exchange for half a minute: measured, settled and audited."""
-    from cluster.demo import DemoOptions, run_demo
-
-    raise typer.Exit(run_demo(DemoOptions(seconds=seconds, rate=rate, seed=seed)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_TESTNET = Path(".trilemma/testnet")
+PROGRESS_S = 3.0
 COMMAND_PATIENCE_MS = 5_000
 """How long a single command waits for a process that does not answer."""
 
@@ -51,6 +53,18 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 def note(text: str) -> None:
     """Tell progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def every_few_seconds(text: str) -> Callable[[int, int], None]:
+    """Progress for long work: a line with (done, all) every few seconds, on stderr."""
+    shown = [time.monotonic()]
+
+    def show(done: int, total: int) -> None:
+        if time.monotonic() - shown[0] >= PROGRESS_S:
+            shown[0] = time.monotonic()
+            note(text.format(done, total))
+
+    return show
 
 
 def emit(data: object, text: str, *, as_json: bool) -> None:

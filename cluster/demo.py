@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from client.audit_command import audit
+from client.console import every_few_seconds, note
 from client.faults import EXIT_FAILED, EXIT_OK
 from client.load import LoadGenerator, LoadOptions
 from client.load_report import LoadReport
@@ -102,16 +102,16 @@ async def _demo(options: DemoOptions) -> int:
         testnet = create_testnet(
             Path(folder) / "testnet", TestnetOptions(name="demo", free_ports=True)
         )
-        _say("starting 4 validators, 1 sequencer, 1 execution node and 1 prover")
-        async with Supervisor(testnet, report=_say) as supervisor:
+        note("starting 4 validators, 1 sequencer, 1 execution node and 1 prover")
+        async with Supervisor(testnet, report=note) as supervisor:
             await supervisor.wait_ready()
             async with Exchange.connect(testnet.directory) as exchange:
                 before = await _store_bytes(exchange)
                 load = await _flow(exchange, options)
                 after = await _store_bytes(exchange)
-                _say("everything sent is settled; auditing from base-layer data alone")
-                audited = await audit(exchange, _audit_progress())
-            _say("stopping")
+                note("everything sent is settled; auditing from base-layer data alone")
+                audited = await audit(exchange, every_few_seconds("audited {} of {} ledger blocks"))
+            note("stopping")
     report = _report(options, load, before, after, audited, time.monotonic() - started)
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
@@ -179,18 +179,7 @@ class _Lines:
             return
         self._next_s = passed_s + LINE_EVERY_S
         states = ", ".join(f"{state} {counts[state]:,}" for state in STATES)
-        _say(f"{passed_s:5.1f} s  {states}, fills {counts['fills']:,}")
-
-
-def _audit_progress() -> Callable[[int, int], None]:
-    shown = [time.monotonic()]
-
-    def show(done: int, total: int) -> None:
-        if time.monotonic() - shown[0] >= LINE_EVERY_S:
-            shown[0] = time.monotonic()
-            _say(f"audited {done} of {total} ledger blocks")
-
-    return show
+        note(f"{passed_s:5.1f} s  {states}, fills {counts['fills']:,}")
 
 
 async def _store_bytes(exchange: Exchange) -> dict[str, int]:
@@ -255,7 +244,3 @@ def _summarise(report: DemoReport, path: Path) -> None:
     print(f"base-layer data: {report.data_bytes_per_order} bytes per order")
     print(report.audit.line())
     print(f"{'passed' if report.passed else 'FAILED'} in {report.duration_s} s; report in {path}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ class ClusterError(TrilemmaError):
 
 def role_command(entry: ProcessEntry, config: Path) -> list[str]:
     """The command line of a real process."""
-    return [sys.executable, "-m", "client.cli", entry.role, "--config", str(config)]
+    return [sys.executable, "-m", "cluster.cli", entry.role, "--config", str(config)]
 
 
 class Child:

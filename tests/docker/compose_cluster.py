@@ -51,7 +51,7 @@ class ComposeCluster:
 
     def trilemma(self, *arguments: str) -> Any:
         """Run the client on this host; its JSON."""
-        command = [sys.executable, "-m", "client.cli", "--testnet", str(self.testnet)]
+        command = [sys.executable, "-m", "cluster.cli", "--testnet", str(self.testnet)]
         return json.loads(self._run([*command, *arguments, "--json"], COMMAND_LIMIT_S))
 
     def container(self, service: str) -> str:

@@ -36,7 +36,7 @@ def testnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "TRILEMMA_TESTNET": str(testnet), "NO_COLOR": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "client.cli", *arguments],
+        [sys.executable, "-m", "cluster.cli", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_a_cluster_that_does_not_run_is_reported(testnet: Path) -> None:
 def test_starting_is_quick_because_commands_import_lazily() -> None:
     heavy = ("uvloop", "cryptography", "execution.engine", "prover.tree", "client.replay")
     code = (
-        "import sys; from client import cli, cli_cluster, cli_trade, cli_flow; "
+        "import sys; from client import cli_trade, cli_flow; from cluster import cli, commands; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(

@@ -32,7 +32,7 @@ def launch_detached(directory: Path, wait_s: float) -> int:
     log_path.parent.mkdir(exist_ok=True)
     with log_path.open("ab") as log:
         child = subprocess.Popen(
-            [sys.executable, "-m", "client.cli", "up", str(testnet.directory)],
+            [sys.executable, "-m", "cluster.cli", "up", str(testnet.directory)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -38,9 +38,10 @@ def _global_options(
 
 def main() -> None:
     """Entry point: run a command; every failure becomes one sentence and an exit status."""
-    from client import cli_cluster, cli_flow, cli_trade
+    from client import cli_flow, cli_trade
+    from cluster import commands
 
-    for module in (cli_cluster, cli_trade, cli_flow):
+    for module in (commands, cli_trade, cli_flow):
         module.register(app)
     try:
         app()

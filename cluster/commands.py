@@ -1,4 +1,4 @@
-"""Commands about processes: init, up, down, status, and one for each kind of process."""
+"""Commands about processes: init, up, down, status, demo, and one for each kind of process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ConfigFile = Annotated[Path, typer.Option("--config", help="The process's TOML f
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (init, up, down, status):
+    for command in (init, up, down, status, demo):
         app.command()(command)
     for name in PROCESSES:
         app.command(name, help=f"Run one {name} process.")(_process_command(name))
@@ -79,7 +79,7 @@ def up(
     wait_s: Annotated[float, typer.Option(help="How long processes may take to serve.")] = 60.0,
 ) -> None:
     """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
-    from client.launch import launch_detached
+    from cluster.launch import launch_detached
     from cluster.lock import supervisor_pid
     from cluster.supervisor import Supervisor
     from cluster.testnet import ensure_testnet
@@ -135,3 +135,14 @@ def _process_command(name: str) -> Callable[[Path], None]:
         raise typer.Exit(main(config))
 
     return process
+
+
+def demo(
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long to send orders.")] = 20.0,
+    rate: Annotated[int, typer.Option(min=1, help="Actions per second.")] = 4_000,
+    seed: Annotated[int, typer.Option(help="Seed of the flow.")] = 1,
+) -> None:
+    """A whole exchange for half a minute: measured, settled and audited."""
+    from cluster.demo import DemoOptions, run_demo
+
+    raise typer.Exit(run_demo(DemoOptions(seconds=seconds, rate=rate, seed=seed)))
