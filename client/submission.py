@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from protocol.errors import Code, RemoteFault
+from protocol.meanings import meaning
 from protocol.events import BatchExecuted, Result
 from protocol.ordering import Receipt
 
@@ -154,9 +155,9 @@ class ActionRejected(RemoteFault):
 def results_of(event: BatchExecuted) -> list[Result]:
     """The results of a batch; raises `ActionRejected` where it, or an action, was refused."""
     if event.code:
-        raise ActionRejected(event.code, "the batch was refused")
+        raise ActionRejected(event.code, meaning(event.code))
     for place, result in enumerate(event.results):
         if result.code:
-            which = f"action {place + 1}" if len(event.results) > 1 else "the action"
-            raise ActionRejected(result.code, f"{which} was refused")
+            which = f"action {place + 1}: " if len(event.results) > 1 else ""
+            raise ActionRejected(result.code, which + meaning(result.code))
     return event.results
