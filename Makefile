@@ -8,7 +8,7 @@ TESTS ?= tests
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit test-docker lint format bench lock image compose-up compose-down clean
+.PHONY: help install demo test unit test-docker lint format bench docs lock image compose-up compose-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -51,6 +51,9 @@ bench: $(STAMP) ## measure; the modules are listed by: make bench
 	@if [ -z "$(NAME)" ]; then echo "choose one: make bench NAME=..."; \
 		ls bench/*.py | sed -E 's#bench/(.*)\.py#  \1#' | grep -v __init__; \
 	else $(BIN)/python -m bench.$(NAME) $(ARGS); fi
+
+docs: $(STAMP) ## write docs/errors.md from the codes
+	@$(BIN)/python -c "from protocol.meanings import errors_page; print(errors_page(), end='')" > docs/errors.md
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@$(BIN)/python deploy/write_lock.py

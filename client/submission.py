@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from protocol.errors import Code, RemoteFault
-from protocol.meanings import meaning
 from protocol.events import BatchExecuted, Result
+from protocol.meanings import meaning
 from protocol.ordering import Receipt
 
 State = Literal["accepted", "ordered", "executed", "settled"]

@@ -51,7 +51,7 @@ MEANINGS: dict[Code, str] = {
     Code.TOO_MANY_ORDERS: "The account has as many resting orders as are allowed. Cancel some.",
     Code.POSITION_LIMIT: "Position and orders together would exceed the market's limit.",
     Code.BAD_AMOUNT: "The amount must be above zero and below 2^42 micro-dollars.",
-    Code.UNKNOWN_ORDER: "No such order of this account rests: it is filled, cancelled, or another's.",
+    Code.UNKNOWN_ORDER: "No such order of the account rests: it is filled, cancelled or another's.",
     Code.DUPLICATE_CLIENT_ID: "A resting order of the account has this client id already.",
     Code.WOULD_TAKE: "A post-only order would have met the book.",
     Code.NO_LIQUIDITY: "Nothing within the limit could be taken.",
@@ -92,14 +92,10 @@ def errors_page() -> str:
     lines = [
         "# Result codes",
         "",
-        "Every refusal carries a stable number and a text. Made by `python -m protocol.meanings`.",
+        "Every refusal carries a stable number and a text. Made by `make docs`.",
         "",
         "| code | name | meaning |",
         "| ---: | --- | --- |",
     ]
     lines += [f"| {int(code)} | `{code.label}` | {text} |" for code, text in MEANINGS.items()]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(errors_page(), end="")
