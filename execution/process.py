@@ -186,11 +186,15 @@ class ExecutionProcess:
         if self._snapshot_task is not None and not self._snapshot_task.done():
             return
         self._snapshot_height = self._height
-        self._store.sync()
-        snapshot = self._snapshot()
-        self._snapshot_task = asyncio.ensure_future(
-            asyncio.to_thread(self._store.write_snapshot, snapshot)
-        )
+        self._snapshot_task = asyncio.ensure_future(self._write_snapshot(self._snapshot()))
+
+    async def _write_snapshot(self, snapshot: Snapshot) -> None:
+        """The history before it first; what waits for the disk waits in a thread."""
+        pending = self._store.start_sync()
+        if pending is not None:
+            await asyncio.to_thread(pending.wait)
+            self._store.finish_sync(pending)
+        await asyncio.to_thread(self._store.write_snapshot, snapshot)
 
     # --- streams
 
@@ -201,6 +205,8 @@ class ExecutionProcess:
             raise Rejected(
                 Code.TOO_MANY_SUBSCRIPTIONS, f"name at most {SUBSCRIBED_ACCOUNTS_MAX} accounts"
             )
+        if request.from_seq < 0:
+            raise Rejected(Code.WRONG_TYPE, "event numbers start at 1; 0 asks for events from now")
         store, accounts = self._store, frozenset(request.accounts)
         # While replaying, the history reaches further than the engine.
         last_seq = store.record(store.height).next_seq if store.height else 1
@@ -288,4 +294,4 @@ async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Ev
 
 def main(config_path: Path) -> int:
     """Run the execution node of a configuration file; returns the exit status."""
-    return run_process(config_path, _serve)
+    return run_process(config_path, "execution", _serve)

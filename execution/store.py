@@ -16,7 +16,7 @@ import structlog
 from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Rejected
 from store.files import write_atomic
-from store.segments import SegmentLog
+from store.segments import PendingSync, SegmentLog
 
 CACHED_BLOCKS = 1024
 SNAPSHOTS_KEPT = 2
@@ -92,6 +92,15 @@ class ExecutionStore:
     def sync(self) -> None:
         """Make the history durable."""
         self._history.sync()
+
+    def start_sync(self) -> PendingSync | None:
+        """Begin to make the history durable: `wait` on the result in a thread, then
+        `finish_sync`; None when it is durable."""
+        return self._history.start_sync()
+
+    def finish_sync(self, pending: PendingSync) -> None:
+        """Take note of a sync that was waited for."""
+        self._history.finish_sync(pending)
 
     def record(self, height: int) -> BlockRecord:
         """A block of the history; raises `IndexError` when it is not retained."""
