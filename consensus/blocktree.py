@@ -38,6 +38,8 @@ class BlockTree:
         self.nodes: dict[bytes, Node] = {tip.id: tip}
         self.first_in_view: dict[int, bytes] = {}
         self.pending_payloads = 0
+        # Height of the newest committed payload; after a restart the tip stands for it.
+        self.newest_payload = tip.height
         self._window = window
         self._capacity = capacity * HARD_CAP
         self._committed: dict[int, tuple[Node, CommitCertificate | None]] = {
@@ -60,6 +62,11 @@ class BlockTree:
         if node.block.payload:
             self.pending_payloads += 1
 
+    @property
+    def root_unproven(self) -> bool:
+        """Whether no certified header names the root after the newest committed payload yet."""
+        return self.certificate is None or self.tip.header.app_height < self.newest_payload
+
     def path(self, node: Node) -> list[Node]:
         """Nodes above the tip up to `node`, oldest first; empty for the tip itself."""
         path = []
@@ -74,6 +81,8 @@ class BlockTree:
         if node.header.parent_id != self.tip.id:
             raise SafetyViolation("a commit does not extend the committed chain")
         self.tip = node
+        if node.block.payload:
+            self.newest_payload = node.height
         ends_step = certificate.qc.block_id == node.id
         if ends_step:
             self.certificate = certificate

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from consensus.blocktree import BlockTree, Node
 from consensus.commits import CommitLog
@@ -75,6 +75,9 @@ class Core:
         self._fetch = Fetcher(config, len(members), self.index)
         self._orphans: dict[int, tuple[int, Proposal]] = {}
         self._helped_ms: dict[int, int] = {}
+        self._served: Counter[int] = Counter()
+        self._served_ms = 0
+        self._early: tuple[Node, Block] | None = None
         self._local: deque[Vote] = deque()
         self._announce: QC | None = None
         self._nothing_in_view = -1
@@ -108,6 +111,12 @@ class Core:
     def certificate(self) -> CommitCertificate | None:
         """Certificate of the newest commit step, None before the first."""
         return self._tree.certificate
+
+    @property
+    def _unfinished(self) -> bool:
+        """Whether empty blocks must follow: to commit payloads, or to prove the root after them."""
+        tree = self._tree
+        return tree.pending_payloads > 0 or (self.config.prove_roots and tree.root_unproven)
 
     def _count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1

@@ -168,12 +168,16 @@ class ReplicaConfig:
     `block_interval_ms`: least time from the parent's block time to a block with work.
     `empty_interval_ms`: pace of empty blocks while a block with payload is uncommitted.
     `idle_interval_ms`: heartbeat with nothing to do; None is silence.
+    `prove_roots`: empty blocks also go on until a committed header names the application's root
+    after the newest payload (in a new chain: until there is one), so that proofs of it need not
+    wait for heartbeats.
     `timeout_ms`: first view timeout, growing by half each failed view up to `timeout_max_ms`.
     """
 
     block_interval_ms: int = 20
     empty_interval_ms: int = 5
     idle_interval_ms: int | None = 1000
+    prove_roots: bool = False
     timeout_ms: int = 1000
     timeout_max_ms: int = 16_000
     max_clock_ahead_ms: int = 500

@@ -56,9 +56,9 @@ class Ordering(Core):
         interval = config.idle_interval_ms
         if self._work and self._nothing_in_view != view:
             interval = self._block_interval_ms()
-            if self._tree.pending_payloads and self._asked_in_view != view:
+            if self._unfinished and self._asked_in_view != view:
                 interval = min(interval, config.empty_interval_ms)
-        elif self._tree.pending_payloads:
+        elif self._unfinished:
             interval = config.empty_interval_ms
         if interval is None:
             return None
@@ -155,6 +155,8 @@ class Ordering(Core):
             obstacle = voting_obstacle(node, parent, self._commits, self.config, self._now_ms)
             if obstacle is not None:
                 self._count(f"not_voted_{obstacle}")
+                if obstacle == "time_ahead":
+                    self._early = node, block
                 return
             ancestors = [ancestor.block for ancestor in self._tree.path(node)[:-1]]
             if block.payload and len(ancestors) >= self.config.max_uncommitted:
@@ -171,6 +173,23 @@ class Ordering(Core):
             self._local.append(signed[1])
         else:
             self._out.send(leader, signed[1])
+
+    def _early_due_ms(self) -> int | None:
+        """When a block of the current view that came before its time can be voted for."""
+        if self._early is None:
+            return None
+        node = self._early[0]
+        if node.view != self.view or self._safety.last_voted_view >= node.view:
+            self._early = None
+            return None
+        return node.header.time_ms - self.config.max_clock_ahead_ms
+
+    def _vote_early(self) -> None:
+        """Vote for a block whose leader's clock is far ahead of ours, now that its time came."""
+        due = self._early_due_ms()
+        if self._early is not None and due is not None and self._now_ms >= due:
+            early, self._early = self._early, None
+            self._vote(*early)
 
     def _keep_orphan(self, peer: int, proposal: Proposal) -> None:
         """Hold a checked proposal, one per view and the highest views, until its parent is here."""

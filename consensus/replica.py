@@ -37,7 +37,7 @@ from consensus.effects import (
     Work,
 )
 from consensus.ordering import Ordering
-from consensus.sync import proven, serve
+from consensus.sync import MAX_SERVED, proven, serve
 from protocol.chain import (
     Block,
     BlocksRequest,
@@ -77,7 +77,10 @@ class Replica(Ordering):
 
     def next_deadline_ms(self) -> int | None:
         """When the shell must send `Tick`; None when only an event can change anything."""
-        due = [self._fetch.deadline_ms(), self._proposal_due_ms(), self._view_deadline_ms()]
+        due = [
+            self._fetch.deadline_ms(), self._proposal_due_ms(), self._view_deadline_ms(),
+            self._early_due_ms(),
+        ]  # fmt: skip
         return min((moment for moment in due if moment is not None), default=None)
 
     def _start(self) -> None:
@@ -130,6 +133,7 @@ class Replica(Ordering):
         now = self._now_ms
         self._refresh_work()
         while True:
+            self._vote_early()
             while self._local:
                 self._collect(self._local.popleft(), own=True)
             self._refresh_work()
@@ -153,7 +157,7 @@ class Replica(Ordering):
 
     def _refresh_work(self) -> None:
         self._work = self._app.has_work()
-        if not self._work and self._tree.pending_payloads == 0:
+        if not self._work and not self._unfinished:
             self._busy_since_ms = None
         elif self._busy_since_ms is None:
             self._busy_since_ms = self._now_ms
@@ -234,25 +238,35 @@ class Replica(Ordering):
             self._process_tc(message.tc, peer)
 
     def _on_request(self, peer: int, request: BlocksRequest) -> None:
+        if self._now_ms != self._served_ms:
+            self._served_ms = self._now_ms
+            self._served.clear()
+        self._served[peer] += 1
+        if self._served[peer] > MAX_SERVED:
+            self._count("requests_refused")
+            return
         self._count("requests_served")
         self._out.send(peer, serve(self._tree, self.high_qc, request, self.config, self._stored))
 
     def _on_response(self, peer: int, message: BlocksResponse) -> None:
-        request = self._fetch.answered(peer)
+        request = self._fetch.answered(peer, self._now_ms)
         if self.index is None:
             self._fetch.refresh(self._now_ms + self.config.fetch_timeout_ms)
         try:
-            news = self._take_blocks(peer, message, request)
+            news, reached = self._take_blocks(peer, message, request)
         except Rejected:
             self._fetch.no_progress(self._now_ms)
             raise
-        self._fetch.settle(self._tree)
         if news == 0:
             self._fetch.no_progress(self._now_ms)
+        self._fetch.reached(reached)
+        self._fetch.settle(self._tree)
         self._adopt_orphans()
 
-    def _take_blocks(self, peer: int, answer: BlocksResponse, request: BlocksRequest) -> int:
-        """Insert what an answer proves; returns how many blocks were new."""
+    def _take_blocks(
+        self, peer: int, answer: BlocksResponse, request: BlocksRequest
+    ) -> tuple[int, int]:
+        """Insert what an answer proves; how many blocks were new, and how high they lead."""
         chain = proven(answer, request, self._check_qc, self._check_certificate)
         tree = self._tree
         self._watch_for_forks(chain, answer.certificate)
@@ -282,7 +296,8 @@ class Replica(Ordering):
                 self._out.persist_block(node.block)
         if inserted:
             self.counters["blocks_fetched"] = self.counters.get("blocks_fetched", 0) + len(inserted)
-        return len(inserted)
+        known = (block.header.height for block_id, block in chain if tree.get(block_id) is not None)
+        return len(inserted), max(known, default=0)
 
     def _watch_for_forks(
         self, chain: list[tuple[bytes, Block]], certificate: CommitCertificate | None

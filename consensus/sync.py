@@ -24,9 +24,19 @@ from protocol.errors import Code, Rejected
 HEADER_ALLOWANCE_BYTES = 1024
 """Counted for each block's header and QC when an answer's size is bounded."""
 
+MAX_SERVED = 4
+"""Requests of one peer that are served in one millisecond: an honest asker waits for its answer."""
+
+MAX_PATIENCE = 4
+"""The wait for an answer doubles at most so often."""
+
 
 class Fetcher:
-    """Decides whom to ask for what. A peer that does not help is followed by the next member."""
+    """Decides whom to ask for what. A peer that does not help is followed by the next member.
+
+    The wait for an answer doubles when every peer has missed it, and an answer that comes late is
+    taken all the same, so that a slow link delays a member and never keeps it behind for good.
+    """
 
     def __init__(self, config: ReplicaConfig, size: int, own: int | None) -> None:
         self._config = config
@@ -35,7 +45,11 @@ class Fetcher:
         self._peer = 0 if own is None else (own + 1) % size
         self._refresh_ms: int | None = None
         self._ready_ms = 0
-        self._inflight: tuple[int, BlocksRequest, int] | None = None
+        # Newest unanswered request of each peer; the one that is waited for, since and until when.
+        self._asked: dict[int, BlocksRequest] = {}
+        self._inflight: tuple[int, int, int] | None = None
+        self._missed = 0
+        self._reached = 0
         self.target: QC | None = None
 
     def want(self, qc: QC, peer: int) -> None:
@@ -57,6 +71,7 @@ class Fetcher:
             target.height <= tree.tip.height or tree.get(target.block_id) is not None
         ):
             self.target = None
+            self._reached = 0
 
     def deadline_ms(self) -> int | None:
         """When `request` has something to do."""
@@ -75,26 +90,46 @@ class Fetcher:
             return None
         if self._inflight is not None:
             self._inflight = None
+            self._missed += 1
+            self._reached = 0
             self._next_peer()
             if self.target is None and self._refresh_ms is None:
                 return None
         target = b"" if self.target is None else self.target.block_id
-        message = BlocksRequest(target, tip_height, self._config.fetch_limit)
-        self._inflight = (self._peer, message, now_ms + self._config.fetch_timeout_ms)
+        above = max(tip_height, self._reached)
+        message = BlocksRequest(target, above, self._config.fetch_limit)
+        self._asked[self._peer] = message
+        self._inflight = (self._peer, now_ms, now_ms + self._patience_ms())
         return self._peer, message
 
-    def answered(self, peer: int) -> BlocksRequest:
+    def _patience_ms(self) -> int:
+        others = max(1, self._size - (self._own is not None))
+        return self._config.fetch_timeout_ms << min(self._missed // others, MAX_PATIENCE)
+
+    def answered(self, peer: int, now_ms: int) -> BlocksRequest:
         """Close the request that an answer belongs to; raises `Rejected` when unasked for."""
-        if self._inflight is None or self._inflight[0] != peer:
+        request = self._asked.pop(peer, None)
+        if request is None:
             raise Rejected(Code.NOT_AUTHORISED, "blocks that were not asked for")
-        request = self._inflight[1]
-        self._inflight = None
+        if self._inflight is not None and self._inflight[0] == peer:
+            if now_ms <= self._inflight[1] + self._config.fetch_timeout_ms:
+                self._missed = 0
+            self._inflight = None
         self._refresh_ms = None
         return request
+
+    def reached(self, height: int) -> None:
+        """The last answer led up to a block of this height that is in the tree (0: to none).
+
+        The next request goes on from there: a way that commits nothing may be longer than one
+        answer.
+        """
+        self._reached = height
 
     def no_progress(self, now_ms: int) -> None:
         """The last answer did not help: ask another member after a pause."""
         self._next_peer()
+        self._reached = 0
         self._ready_ms = now_ms + self._config.fetch_timeout_ms // 4 + 1
 
     def _next_peer(self) -> None:

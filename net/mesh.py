@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from net.server import FrameServer
 from net.session import NODE_LIMITS, Session, SessionLimits
 from net.tls import peer_public_key
 from protocol.errors import Code, Rejected
+
+
+TURN_S = 0.005
+"""A peer's frames are handled for so long at a stretch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +206,13 @@ class PeerMesh:
         return sum(link.send(frame) for link in self._links.values())
 
     async def _handle(self, inbox: _Inbox) -> None:
+        """Hand a peer's frames over; after a stretch of them everybody else has a turn, since
+        neither taking nor handling a waiting frame gives way by itself."""
+        until = time.monotonic() + TURN_S
         while True:
+            if time.monotonic() >= until:
+                await asyncio.sleep(0)
+                until = time.monotonic() + TURN_S
             frame = await inbox.get()
             try:
                 await self._on_message(inbox.index, frame)

@@ -14,33 +14,40 @@ from typing import Any
 import structlog
 import uvloop
 
-from protocol.errors import ConfigError, SafetyViolation
+from protocol.errors import ConfigError, SafetyViolation, TrilemmaError
 from protocol.genesis import Chain
 from protocol.keys import Key
-from store.config import ProcessConfig, load_chain, load_config, load_process_key
-from store.files import ensure_directory, lock_directory
+from store.config import ProcessConfig, Role, load_chain, load_config, load_process_key
+from store.files import ensure_directory, lock_directory, write_atomic
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SAFETY = 5
 
+OWNER_NAME = "OWNER"
+"""File in a data directory that says whose it is: role, key of a member, chain."""
+
 Serve = Callable[[ProcessConfig, Chain, Key, asyncio.Event], Coroutine[Any, Any, None]]
 
 
-def run_process(config_path: Path, serve: Serve) -> int:
+def run_process(config_path: Path, role: Role, serve: Serve) -> int:
     """Run `serve(config, chain, key, stop)` until it ends or a signal sets `stop`.
 
     Returns the exit status: 0 stopped, 1 failed, 2 configuration, 5 safety violation. The data
-    directory is locked meanwhile, so that no two processes share it.
+    directory is locked meanwhile, so that no two processes share it, and belongs to one chain and
+    one member of it for ever.
     """
     try:
         config = load_config(config_path)
+        if config.role != role:
+            raise ConfigError(f"{config_path} is for the role {config.role}, not {role}")
         chain = load_chain(config)
         key = load_process_key(config, chain)
         _configure_logging(config)
         ensure_directory(config.data)
         with lock_directory(config.data):
+            _claim_directory(config, chain, key)
             uvloop.run(_supervised(config, chain, key, serve))
     except ConfigError as error:
         print(f"trilemma {config_path.stem}: {error}", file=sys.stderr)
@@ -48,10 +55,32 @@ def run_process(config_path: Path, serve: Serve) -> int:
     except SafetyViolation as error:
         structlog.get_logger().critical("safety violation, stopping", error=str(error))
         return EXIT_SAFETY
+    except TrilemmaError as error:
+        structlog.get_logger().critical("stopping", error=str(error))
+        return EXIT_FAILED
     except OSError as error:
         structlog.get_logger().critical("the operating system refuses", error=str(error))
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _claim_directory(config: ProcessConfig, chain: Chain, key: Key) -> None:
+    """Write down whose directory this is; raises `ConfigError` where it is somebody else's."""
+    member = "" if config.role == "execution" else key.public.hex()
+    owner = f"{config.role} {member or '-'} {chain.chain_id.hex()}\n"
+    path = config.data / OWNER_NAME
+    try:
+        found = path.read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        write_atomic(path, owner.encode("ascii"))
+        return
+    if found != owner:
+        chain_differs = found.split()[-1:] != owner.split()[-1:]
+        raise ConfigError(
+            f"the data directory {config.data} belongs to "
+            f"{'another chain' if chain_differs else 'another process of this chain'}; "
+            "give this process one of its own"
+        )
 
 
 async def _supervised(config: ProcessConfig, chain: Chain, key: Key, serve: Serve) -> None:

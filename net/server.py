@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl as tls
+from collections import Counter
 from collections.abc import Callable
 
 from net.session import CLIENT_LIMITS, Session, SessionLimits, SessionOwner
@@ -17,8 +18,9 @@ HANDSHAKE_TIMEOUT_S = 5.0
 class FrameServer:
     """Accepts connections; `make_owner()` gives the owner of each (it may be one for all).
 
-    Over `max_sessions` a connection gets `refusal_frame()` (where given) and is closed. A peer
-    whose input is refused gets `reject_frame(fault)`. Port 0 lets the system choose.
+    Over `max_sessions`, or `max_sessions_of_host` from one address, a connection gets
+    `refusal_frame()` (where given) and is closed. A peer whose input is refused gets
+    `reject_frame(fault)`. Port 0 lets the system choose.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class FrameServer:
         *,
         limits: SessionLimits = CLIENT_LIMITS,
         max_sessions: int = 1024,
+        max_sessions_of_host: int | None = None,
         refusal_frame: Callable[[], bytes] | None = None,
         reject_frame: Callable[[Rejected], bytes] | None = None,
         ssl: tls.SSLContext | None = None,
@@ -39,11 +42,13 @@ class FrameServer:
         self._make_owner = make_owner
         self._limits = limits
         self._max_sessions = max_sessions
+        self._max_of_host = max_sessions if max_sessions_of_host is None else max_sessions_of_host
+        self._of_host: Counter[str] = Counter()
         self._refusal_frame = refusal_frame
         self._reject_frame = reject_frame
         self._ssl = ssl
         self._server: asyncio.Server | None = None
-        self._sessions: dict[Session, None] = {}
+        self._sessions: dict[Session, str] = {}
         self._refused: dict[Session, None] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -99,8 +104,14 @@ class FrameServer:
 
     def admit(self, session: Session) -> bool:
         """Register a new session, or turn it away when the server is full or stopping."""
-        if self._server is not None and len(self._sessions) < self._max_sessions:
-            self._sessions[session] = None
+        host = session.host
+        if (
+            self._server is not None
+            and len(self._sessions) < self._max_sessions
+            and self._of_host[host] < self._max_of_host
+        ):
+            self._sessions[session] = host
+            self._of_host[host] += 1
             self._empty.clear()
             return True
         self.refused_sessions += 1
@@ -117,6 +128,10 @@ class FrameServer:
     def forget(self, session: Session) -> None:
         """Drop a session whose connection is gone."""
         self._refused.pop(session, None)
-        self._sessions.pop(session, None)
+        host = self._sessions.pop(session, None)
+        if host is not None:
+            self._of_host[host] -= 1
+            if not self._of_host[host]:
+                del self._of_host[host]
         if not self._sessions:
             self._empty.set()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,9 +42,15 @@ Handler = Callable[["ClientSession", Any], Wire | Awaitable[Wire | None] | None]
 StatusValues = dict[str, int | str]
 
 MAX_SESSIONS = 512
+MAX_SESSIONS_OF_HOST = 384
+"""Sessions of one address, so that no machine alone shuts out the chain's other processes."""
+
 MAX_SIGNERS = 256
 MAX_PENDING = 1024
 MAX_BAD_FRAMES = 100
+TURN_S = 0.005
+"""A session's requests are handled for so long at a stretch; then the others have their turn."""
+
 
 _peek = msgspec.msgpack.Decoder(list[Any])
 _log = structlog.get_logger()
@@ -60,6 +66,9 @@ class ClientSession:
         self.pending = 0
         self.bad_frames = 0
         self.closed = False
+        # Frames that arrived and wait, and whether a turn for them is coming.
+        self.backlog: deque[bytes] = deque()
+        self.turn_due = False
         self.on_close: list[Callable[[], None]] = []
 
     def send(self, answer: Wire) -> None:
@@ -109,6 +118,7 @@ class PublicService:
             lambda: self,
             limits=CLIENT_LIMITS,
             max_sessions=MAX_SESSIONS,
+            max_sessions_of_host=MAX_SESSIONS_OF_HOST,
             refusal_frame=self._refusal,
             reject_frame=lambda fault: encode(ErrorFrame(0, fault.code, fault.text)),
         )
@@ -129,7 +139,8 @@ class PublicService:
 
     def on_open(self, link: Session) -> None:
         """A connection was accepted."""
-        self._sessions[link] = ClientSession(link, os.urandom(32))
+        session = self._sessions[link] = ClientSession(link, os.urandom(32))
+        link.on_writable = lambda _: self._take_turn(session)
 
     def on_close(self, link: Session, error: Exception | None) -> None:
         """A connection is gone; whatever waited for it is told."""
@@ -145,22 +156,44 @@ class PublicService:
     def on_frames(self, link: Session, frames: list[bytes]) -> None:
         """Frames arrived: decode, dispatch, answer."""
         session = self._sessions[link]
-        for frame in frames:
-            if session.closed:
-                return
-            try:
-                request = decode_request(frame)
-            except Rejected as error:
-                self._refuse_frame(session, frame, error)
-                continue
-            self._dispatch(session, request)
+        session.backlog.extend(frames)
+        if not session.turn_due:
+            self._take_turn(session)
+
+    def _take_turn(self, session: ClientSession) -> None:
+        """Handle waiting frames, but no more than a stretch of them, and only while the answers
+        are read: whoever asks without reading waits, and is not read from meanwhile."""
+        session.turn_due = False
+        link, until = session.link, time.monotonic() + TURN_S
+        while session.backlog and link.open and _keeps_up(link):
+            self._handle(session, session.backlog.popleft())
+            if time.monotonic() >= until:
+                break
+        if not link.open:
+            session.backlog.clear()
+        elif not session.backlog:
+            link.resume_input()
+        else:
+            link.pause_input()
+            session.turn_due = True
+            if link.writable:  # otherwise `on_writable` comes
+                asyncio.get_running_loop().call_soon(self._take_turn, session)
+
+    def _handle(self, session: ClientSession, frame: bytes) -> None:
+        try:
+            request = decode_request(frame)
+        except Rejected as error:
+            self._refuse_frame(session, frame, error)
+            return
+        self._dispatch(session, request)
 
     def _refuse_frame(self, session: ClientSession, frame: bytes, error: Rejected) -> None:
         request_id, error = _explain(frame, error)
         self.refuse(session, request_id, error)
         session.bad_frames += 1
         if session.bad_frames >= MAX_BAD_FRAMES:
-            session.link.close("abuse")
+            text = f"{MAX_BAD_FRAMES} frames of this session were no requests; it is closed"
+            session.link.close_with(encode(ErrorFrame(0, Code.RATE_LIMITED, text)), "abuse")
 
     def refuse(self, session: ClientSession, request_id: int, error: Rejected) -> None:
         """Count and answer a refusal."""
@@ -229,7 +262,7 @@ class PublicService:
     def _hello(self, session: ClientSession, request: Hello) -> Wire:
         if request.version != WIRE_VERSION:
             raise Rejected(
-                Code.UNKNOWN_MESSAGE,
+                Code.WRONG_VERSION,
                 f"wire version {request.version} is not spoken here; use {WIRE_VERSION}",
             )
         if request.chain_id not in (b"", self._chain.chain_id):
@@ -264,6 +297,10 @@ class PublicService:
         }
         values.update(self._status())
         return Status(request.request_id, values)
+
+
+def _keeps_up(link: Session) -> bool:
+    return link.writable and link.buffered_bytes <= link.limits.write_high_bytes
 
 
 def _explain(frame: bytes, error: Rejected) -> tuple[int, Rejected]:

@@ -140,6 +140,12 @@ class Session(asyncio.Protocol):
         return self._transport
 
     @property
+    def host(self) -> str:
+        """The peer's address without its port, or ``?``."""
+        peer = None if self._transport is None else self._transport.get_extra_info("peername")
+        return str(peer[0]) if peer else "?"
+
+    @property
     def remote(self) -> str:
         """The peer's address as ``host:port``, or ``?``."""
         peer = None if self._transport is None else self._transport.get_extra_info("peername")

@@ -22,7 +22,13 @@ from protocol.genesis import CASH_MOVE_LIMIT
 from protocol.inbox import block_inbox_height, next_cursor
 from protocol.merkle import EMPTY_LIST_ROOT, list_root
 from protocol.ordering import OrderedBlock, decode_blocks
-from protocol.settlement import MAX_BATCH_DATA_BYTES, MAX_EXPANSION, BatchHeader, PostBatch
+from protocol.settlement import (
+    EXPANSION_ALLOWANCE_BYTES,
+    MAX_BATCH_DATA_BYTES,
+    MAX_EXPANSION,
+    BatchHeader,
+    PostBatch,
+)
 
 MAX_EXPANDED_BYTES = 64 * 1024 * 1024
 """Most bytes of one batch's decompressed data, whatever its compressed size."""
@@ -32,9 +38,6 @@ MAX_BATCH_BLOCKS = 65_536
 
 MAX_OUTBOX_ENTRIES = 1 << 20
 """Most outbox entries of one batch."""
-
-EXPANSION_ALLOWANCE_BYTES = 1024 * 1024
-"""Data may always expand to this, so that small batches of empty blocks pass."""
 
 
 @dataclass(frozen=True, slots=True)

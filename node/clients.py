@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Protocol
 
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
 from protocol.messages import Committed, ErrorFrame
 
-MAX_WAITERS = 4096
+MAX_WAITERS = 8192
 """Most submissions that may wait for their block."""
+
+MAX_WAITERS_OF_SESSION = 512
+"""Most of them for one session, so that none shuts out the others."""
 
 
 class Recipient(Protocol):
@@ -27,12 +32,16 @@ class SubmissionDesk:
     def __init__(self) -> None:
         self._waiting: dict[bytes, list[tuple[Recipient, int]]] = {}
         self._count = 0
+        self._of_session: Counter[Recipient] = Counter()
 
     def __len__(self) -> int:
         return self._count
 
-    def require_room(self) -> None:
-        """Raise `Rejected(busy)` where nobody else may wait."""
+    def require_room(self, session: Recipient) -> None:
+        """Raise `Rejected(busy)` where the session may wait for no more."""
+        if self._of_session[session] >= MAX_WAITERS_OF_SESSION:
+            text = f"{MAX_WAITERS_OF_SESSION} submissions of this session wait already"
+            raise Rejected(Code.BUSY, f"{text}; await their answers")
         if self._count >= MAX_WAITERS:
             raise Rejected(Code.BUSY, f"{MAX_WAITERS} submissions wait already; try again later")
 
@@ -40,6 +49,7 @@ class SubmissionDesk:
         """Remember a submission."""
         self._waiting.setdefault(identity, []).append((session, request_id))
         self._count += 1
+        self._of_session[session] += 1
 
     def committed(self, identity: bytes, height: int, code: int, text: str) -> None:
         """Answer everybody who submitted the transaction."""
@@ -55,7 +65,7 @@ class SubmissionDesk:
         """Drop submissions of sessions that are gone."""
         for identity, waiting in list(self._waiting.items()):
             kept = [one for one in waiting if not one[0].closed]
-            self._count += len(kept) - len(waiting)
+            self._release(one for one in waiting if one[0].closed)
             if kept:
                 self._waiting[identity] = kept
             else:
@@ -63,5 +73,12 @@ class SubmissionDesk:
 
     def _take(self, identity: bytes) -> list[tuple[Recipient, int]]:
         waiting = self._waiting.pop(identity, [])
-        self._count -= len(waiting)
+        self._release(waiting)
         return waiting
+
+    def _release(self, waiting: Iterable[tuple[Recipient, int]]) -> None:
+        for session, _ in waiting:
+            self._count -= 1
+            self._of_session[session] -= 1
+            if not self._of_session[session]:
+                del self._of_session[session]

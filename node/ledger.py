@@ -1,7 +1,8 @@
 """The base layer's ledger: balances, inbox, settled batches and payouts, as a pure machine.
 
 Its state is the set of leaves of `node.leaves`. A block is applied whole; a transaction that fails
-is recorded with its code and changes nothing, not even its sender's nonce, so it may be sent again.
+is recorded with its code and uses up its sender's nonce, nothing else: it stands in a public block,
+so anybody could otherwise send it again, on a day when its sender no longer wants it.
 Money is conserved: balances plus what the bridges hold is the supply of genesis, checked after
 every block.
 """
@@ -216,25 +217,35 @@ class Ledger:
         return outcome
 
     def _apply(self, raw: bytes, outcome: BlockOutcome) -> TransactionResult:
-        opened = None
         try:
             opened = self.envelopes.open(raw)
-            self._execute(opened, outcome)
+            account = self._account_at_nonce(opened)
         except Rejected as error:
-            self.counters.failed += 1
-            identity = self.envelopes.identity(raw) if opened is None else opened.id
-            return TransactionResult(identity, error.code, error.text)
+            return self._failed(self.envelopes.identity(raw), error)
+        try:
+            self._execute(opened, account, outcome)
+        except Rejected as error:
+            self._put(account_key(opened.address), Account(account.balance_uusd, account.nonce + 1))
+            return self._failed(opened.id, error)
         self.counters.applied += 1
         return TransactionResult(opened.id, Code.OK, "")
 
-    def _execute(self, opened: OpenedTransaction, outcome: BlockOutcome) -> None:
-        """Execute one transaction; every check stands before the first write."""
+    def _failed(self, identity: bytes, error: Rejected) -> TransactionResult:
+        self.counters.failed += 1
+        return TransactionResult(identity, error.code, error.text)
+
+    def _account_at_nonce(self, opened: OpenedTransaction) -> Account:
+        """The sender's account; raises `Rejected` unless the transaction is its next one."""
         account = self.account(opened.address)
         if opened.nonce != account.nonce:
             raise Rejected(
                 Code.BAD_LEDGER_NONCE,
                 f"the nonce is {opened.nonce}, the sender's next one is {account.nonce}",
             )
+        return account
+
+    def _execute(self, opened: OpenedTransaction, account: Account, outcome: BlockOutcome) -> None:
+        """Execute one transaction; every check stands before the first write."""
         action = opened.action
         if isinstance(action, Deposit):
             self._deposit(opened, account, action, outcome)

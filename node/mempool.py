@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from node.envelopes import OpenedTransaction
 from protocol.errors import Code, Rejected
+from protocol.settlement import PostBatch
 
 NonceOf = Callable[[bytes], int]
 """Next ledger nonce of an address."""
@@ -14,7 +15,12 @@ NonceOf = Callable[[bytes], int]
 
 @dataclass(frozen=True, slots=True)
 class MempoolLimits:
-    """Bounds: transactions and bytes in all, transactions per sender, and how long one may wait."""
+    """Bounds: transactions and bytes in all, transactions per sender, and how long one may wait.
+
+    A quarter of the pool is left to batches, so that settlement goes on whatever clients send. What
+    cannot be executed yet, as an earlier nonce of its sender is missing, costs its sender nothing:
+    it is taken while the pool is less than half full.
+    """
 
     transactions: int = 10_000
     total_bytes: int = 32 * 1024 * 1024
@@ -79,17 +85,28 @@ class Mempool:
                 Code.BAD_LEDGER_NONCE,
                 f"another transaction with nonce {opened.nonce} waits already",
             )
-        if (
-            len(self._waiting) >= limits.transactions
-            or self.total_bytes + opened.size_bytes > limits.total_bytes
-        ):
-            raise Rejected(Code.BUSY, "the pool of waiting transactions is full; try again later")
+        self._require_room(opened, next_nonce, of_sender)
         self._waiting[opened.id] = Waiting(raw, opened, now_ms)
         self._of_sender.setdefault(opened.address, of_sender)[opened.nonce] = opened.id
         self.total_bytes += opened.size_bytes
         if opened.nonce == next_nonce:
             self._ready[opened.address] = None
         return True
+
+    def _require_room(
+        self, opened: OpenedTransaction, next_nonce: int, of_sender: Mapping[int, bytes]
+    ) -> None:
+        quarters, whose = 4, "the pool of waiting transactions"
+        if any(nonce not in of_sender for nonce in range(next_nonce, opened.nonce)):
+            quarters, whose = 2, f"nonce {next_nonce} is missing, and the pool's half for such"
+        elif not isinstance(opened.action, PostBatch):
+            quarters = 3
+        limits = self._limits
+        if (
+            4 * len(self._waiting) >= quarters * limits.transactions
+            or 4 * (self.total_bytes + opened.size_bytes) > quarters * limits.total_bytes
+        ):
+            raise Rejected(Code.BUSY, f"{whose} is full; try again later")
 
     def settle(self, identities: Iterable[bytes], senders: Iterable[bytes]) -> list[bytes]:
         """A block was executed: drop its transactions, and what its senders' nonces outdate.

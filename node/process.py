@@ -47,6 +47,9 @@ from store.config import ProcessConfig, parse_address
 MAX_EVENTS = 1024
 """Events that may wait for the next round; beyond them the links are not read."""
 
+MAX_EVENT_BYTES = 32 * 1024 * 1024
+"""Bytes of messages that may wait for the next round."""
+
 HOUSEKEEPING_MS = 1_000
 """How often the pool is swept and own transactions are passed on again."""
 
@@ -95,11 +98,13 @@ class ValidatorProcess:
         self._register()
         self._mesh = self._make_mesh()
         self._events: deque[Event] = deque([Start()])
+        self._event_bytes = 0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._stopping = False
         self._subscribers: dict[ClientSession, int] = {}
-        self._own: dict[bytes, None] = {}
+        # Own clients' transactions: when each is passed on again, and the wait after that.
+        self._own: dict[bytes, tuple[int, int]] = {}
         self._swept_ms = 0
         self._last_ms = 0
         # Executed, but not yet on disk.
@@ -176,6 +181,7 @@ class ValidatorProcess:
             now_ms = self._now_ms()
             events = list(self._events)
             self._events.clear()
+            self._event_bytes = 0
             self._room.set()
             done = run_round(self._replica, self._app, events, now_ms)
             self._settling = {one.id for it in done.executed for one in it.outcome.results}
@@ -243,26 +249,30 @@ class ValidatorProcess:
             text = "the transaction waited too long; is an earlier nonce of its sender missing?"
             self._desk.dropped(identity, Code.NOT_READY, text)
         self._desk.forget_closed()
-        again: list[bytes] = []
-        for identity in list(self._own):
+        self._pass_on_again(now_ms)
+
+    def _pass_on_again(self, now_ms: int) -> None:
+        """Repeat what still waits, ever more rarely: links are reliable while they stand, and a
+        cluster that stands still must not fill them with the same batches."""
+        sent = 0
+        for identity, (due_ms, wait_ms) in list(self._own.items()):
             waiting = self._app.mempool.get(identity)
             if waiting is None:
                 del self._own[identity]
-            elif waiting.since_ms + HOUSEKEEPING_MS <= now_ms:
-                again.append(waiting.raw)
-            if len(again) == MAX_GOSSIP_TRANSACTIONS:
-                break
-        for raw in again:
-            self._mesh.broadcast(encode(TransactionGossip([raw])))
+            elif due_ms <= now_ms and sent < MAX_GOSSIP_TRANSACTIONS:
+                sent += 1
+                self._own[identity] = (now_ms + wait_ms, 2 * wait_ms)
+                self._mesh.broadcast(encode(TransactionGossip([waiting.raw])))
 
     # --- other validators
 
     async def _on_peer_message(self, peer: int, frame: bytes) -> None:
         message = decode_peer_message(frame)
-        while len(self._events) >= MAX_EVENTS and not self._stopping:
+        while self._crowded and not self._stopping:
             self._room.clear()
             await self._room.wait()
         if not isinstance(message, TransactionGossip):
+            self._event_bytes += len(frame)
             self._events.append(Received(peer, message))
             self._wake.set()
             return
@@ -277,6 +287,10 @@ class ValidatorProcess:
                 # It may be fine elsewhere or later; the validator that submitted it still has it.
                 self._gossip_refused += 1
 
+    @property
+    def _crowded(self) -> bool:
+        return len(self._events) >= MAX_EVENTS or self._event_bytes >= MAX_EVENT_BYTES
+
     def _note_work(self) -> None:
         if not self._events or not isinstance(self._events[-1], Work):
             self._events.append(Work())
@@ -285,17 +299,18 @@ class ValidatorProcess:
     # --- clients
 
     def _submit(self, session: ClientSession, request: SubmitTransaction) -> Wire | None:
-        self._desk.require_room()
+        self._desk.require_room(session)
         raw = request.transaction
         identity = self._ledger.envelopes.identity(raw)
         known = self._store.outcome(identity)
-        if known is not None and known.code == Code.OK:
+        if known is not None and known.code != Code.BAD_LEDGER_NONCE:
             return Committed(request.request_id, identity, known.height, known.code, known.text)
         settling = identity in self._settling
-        new = not settling and self._app.submit(raw, self._now_ms())[1]
+        now_ms = self._now_ms()
+        new = not settling and self._app.submit(raw, now_ms)[1]
         self._desk.wait(identity, session, request.request_id)
         if new:
-            self._own[identity] = None
+            self._own[identity] = (now_ms + HOUSEKEEPING_MS, 2 * HOUSEKEEPING_MS)
             self._mesh.broadcast(encode(TransactionGossip([raw])))
             self._note_work()
         return None
@@ -358,7 +373,7 @@ async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Ev
 
 def main(config_path: Path) -> int:
     """Run the validator of a configuration file; returns the exit status."""
-    return run_process(config_path, _serve)
+    return run_process(config_path, "node", _serve)
 
 
 if __name__ == "__main__":

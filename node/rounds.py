@@ -47,6 +47,7 @@ def replica_config(pace: Pace) -> ReplicaConfig:
         idle_interval_ms=pace.idle_interval_ms or None,
         timeout_ms=pace.timeout_ms,
         timeout_max_ms=pace.timeout_max_ms,
+        prove_roots=True,
         max_payload_bytes=min(pace.max_payload_bytes, MAX_LEDGER_PAYLOAD_BYTES),
     )
 

@@ -19,7 +19,7 @@ from node.genesis import genesis_leaves
 from node.ledger import Ledger
 from protocol.chain import Block, CommitCertificate, decode_block, decode_certificate
 from protocol.codec import encode
-from protocol.errors import ConfigError, SafetyViolation
+from protocol.errors import Code, ConfigError, SafetyViolation
 from protocol.genesis import Chain
 from store.sqlite import open_database, transaction
 
@@ -288,11 +288,12 @@ def _write_executed(database: sqlite3.Connection, executed: Sequence[ExecutedBlo
 def _write_outcomes(
     database: sqlite3.Connection, outcomes: Iterable[tuple[bytes, int, int, str]]
 ) -> None:
+    """Outcomes are final, but for a nonce that was not the sender's next one."""
     database.executemany(
         "INSERT INTO outcomes (id, height, code, text) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET height = excluded.height, code = excluded.code,"
-        " text = excluded.text WHERE outcomes.code != 0",
-        outcomes,
+        " text = excluded.text WHERE outcomes.code = ?",
+        [(*one, int(Code.BAD_LEDGER_NONCE)) for one in outcomes],
     )
     database.execute(
         "DELETE FROM outcomes WHERE sequence <= (SELECT max(sequence) FROM outcomes) - ?",

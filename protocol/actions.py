@@ -156,8 +156,14 @@ def sign_batch(key: Key, chain_id: bytes, shard: int, batch: ActionBatch) -> byt
 def open_batch(raw: bytes) -> tuple[SignedBatch, ActionBatch]:
     """Decode an envelope and its batch and check their shape, not the signature.
 
-    Raises `Rejected` (malformed, wrong_type, non_canonical, too_many_actions, scheme_unknown).
+    Raises `Rejected` (frame_too_large, malformed, wrong_type, non_canonical, too_many_actions,
+    scheme_unknown).
     """
+    if len(raw) > MAX_BATCH_BYTES:
+        raise Rejected(
+            Code.FRAME_TOO_LARGE,
+            f"a signed batch has at most {MAX_BATCH_BYTES} bytes, not {len(raw)}",
+        )
     signed = decode_signed(raw)
     if signed.scheme != SCHEME_ED25519:
         raise Rejected(Code.SCHEME_UNKNOWN, f"signature scheme {signed.scheme}; 1 is Ed25519")

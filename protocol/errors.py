@@ -25,6 +25,7 @@ class Code(IntEnum):
     FRAME_TOO_LARGE = 103
     UNKNOWN_MESSAGE = 104
     WRONG_CHAIN = 105
+    WRONG_VERSION = 106
 
     # authentication
     BAD_SIGNATURE = 200

@@ -20,6 +20,10 @@ NOTIONAL_LIMIT = 1 << 47
 CASH_MOVE_LIMIT = 1 << 42
 """Bound of one cash movement in micro-dollars."""
 CASH_LIMIT = 1 << 61
+MARKETS_MAX = SHARDS_MAX = 1 << 16
+ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
+"""Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
+client, and its data must fit one batch of settlement."""
 PPM = 1_000_000
 
 
@@ -88,6 +92,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     orders_per_account: int = 2_000
     fills_per_action: int = 500
+    fills_per_block: int = 50_000
     agents_per_account: int = 32
     inbox_per_block: int = 256
 
@@ -132,6 +137,7 @@ def parse_genesis(raw: bytes) -> Chain:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the genesis file is malformed: {error}") from None
     _check_identities(genesis)
+    _check_bounds(genesis)
     for number, market in enumerate(genesis.markets):
         _check_market(number, market)
     for account in genesis.accounts:
@@ -167,6 +173,21 @@ def _check_identities(genesis: Genesis) -> None:
         for key in keys:
             if len(_hex("public key", key)) != 32:
                 raise ConfigError(f"genesis: a key of {what} does not have 32 bytes")
+        if len(set(keys)) != len(keys):
+            raise ConfigError(f"genesis: two {what} share a key")
+
+
+def _check_bounds(genesis: Genesis) -> None:
+    if not 1 <= len(genesis.markets) <= MARKETS_MAX:
+        raise ConfigError(f"genesis: there must be 1 to {MARKETS_MAX} markets")
+    if not 0 <= genesis.shard < SHARDS_MAX:
+        raise ConfigError(f"genesis: the shard must be 0 to {SHARDS_MAX - 1}")
+    for name in Limits.__struct_fields__:
+        if getattr(genesis.limits, name) < 1:
+            raise ConfigError(f"genesis: the limit {name} must be above 0")
+    least, most = ORDERED_PAYLOAD_BYTES
+    if not least <= genesis.sequencer_pace.max_payload_bytes <= most:
+        raise ConfigError(f"genesis: max_payload_bytes of the sequencers must be {least} to {most}")
 
 
 def _check_market(number: int, market: MarketConfig) -> None:
@@ -184,4 +205,8 @@ def _check_market(number: int, market: MarketConfig) -> None:
     require(0 < market.max_order_lots < SIZE_LIMIT, "max_order_lots out of range")
     require(0 < market.max_position_lots < SIZE_LIMIT, "max_position_lots out of range")
     require(0 < market.initial_price_ticks < PRICE_LIMIT, "initial price out of range")
+    require(
+        market.initial_price_ticks * market.value_uusd < CASH_MOVE_LIMIT,
+        "one lot at the initial price is more than one cash movement holds",
+    )
     require(market.min_notional_uusd >= 0, "min_notional_uusd is negative")

@@ -15,9 +15,9 @@ MEANINGS: dict[Code, str] = {
     Code.NON_CANONICAL: "What is signed must be in its only encoding: shortest integers, exact "
     "arrays, nothing behind the end.",
     Code.FRAME_TOO_LARGE: "The frame is above the limit (256 KiB from clients). Send less at once.",
-    Code.UNKNOWN_MESSAGE: "This process does not answer such a message. Check tag, role and wire "
-    "version.",
+    Code.UNKNOWN_MESSAGE: "This process does not answer such a message. Check tag and role.",
     Code.WRONG_CHAIN: "The process belongs to another chain. Use the genesis file of this one.",
+    Code.WRONG_VERSION: "The process speaks another version of the wire; the text names it.",
     Code.BAD_SIGNATURE: "The signature does not match signer and content. Sign the documented "
     "digest with the signer's key.",
     Code.UNKNOWN_SIGNER: "Nothing is known of this key here. Check the key.",

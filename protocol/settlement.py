@@ -10,7 +10,9 @@ MAX_BATCH_DATA_BYTES = 2 * 1024 * 1024
 """Most compressed bytes of one batch, so that its transaction fits a ledger block."""
 
 MAX_EXPANSION = 64
-"""Batch data may expand to at most this many times its compressed size, plus a mebibyte."""
+EXPANSION_ALLOWANCE_BYTES = 1024 * 1024
+"""Batch data may expand to at most so many times its compressed size, plus the allowance, so that
+small batches of empty blocks pass."""
 
 FIRST_ACCOUNT = 16
 """Account numbers below belong to the system: 0 fees, 1 funding pool, 2 insurance, 3 backstop."""

@@ -43,7 +43,8 @@ class LedgerMachine(RuleBasedStateMachine):
         outcome = self.world.block(raw)
         right = nonce == 0 and 0 < amount <= self.balances[sender]
         assert (outcome.results[0].code == Code.OK) == right
-        assert bool(outcome.changes) == right
+        assert bool(outcome.changes) == (nonce == 0)
+        assert self.world.ledger.account(key.address).nonce == expected + (nonce == 0)
         if right:
             self.balances[sender] -= amount
             self.funds += amount

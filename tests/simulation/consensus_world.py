@@ -166,6 +166,8 @@ class World:
         self.duplicate_percent = 0
         self.delay_ms = (1, 5)
         self.island: set[int] = set()
+        self.skew_ms = [0] * size
+        """How far each process's clock is ahead."""
         self.armed: list[int | None] = [None] * size
         self.totals: dict[str, int] = {}
         self.votes: dict[tuple[int, int], bytes] = {}
@@ -249,7 +251,8 @@ class World:
         replica = self.replicas[index]
         if replica is None:
             return
-        effects = replica.step(event, self.now_ms)
+        skew_ms = self.skew_ms[index]
+        effects = replica.step(event, self.now_ms + skew_ms)
         if index in self.doomed and effects:
             self.doomed.discard(index)
             self.torn += 1
@@ -258,6 +261,7 @@ class World:
             return
         self.apply(index, effects)
         due = replica.next_deadline_ms()
+        due = None if due is None else due - skew_ms
         armed = self.armed[index]
         if due is not None and (armed is None or due < armed or armed <= self.now_ms):
             self.armed[index] = max(due, self.now_ms + 1)

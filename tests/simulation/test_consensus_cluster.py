@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -46,6 +49,23 @@ def test_work_is_committed_everywhere_within_a_few_blocks() -> None:
     assert [app.log for app in world.apps] == [[b"order"]] * 4
 
 
+@pytest.mark.parametrize("prove_roots", [False, True])
+def test_root_after_the_newest_payload_is_certified_without_a_heartbeat(prove_roots: bool) -> None:
+    config = replace(CONFIG, idle_interval_ms=30_000, timeout_ms=100, prove_roots=prove_roots)
+    world = World(1, 4, config)
+    world.run(START_MS + 1000)
+    assert all((height > 0) == prove_roots for height in world.heights())
+    world.submit(b"order")
+    world.run(world.now_ms + 300)
+    for disk in world.disks:
+        (height,) = [height for height, (block, _) in disk.chain.items() if block.payload]
+        newest = disk.chain[max(disk.chain)][0].header
+        assert (newest.app_height >= height) == prove_roots
+    before = world.heights()
+    world.run(world.now_ms + 20_000)
+    assert world.heights() == before, "once all is proven, silence"
+
+
 def test_idle_cluster_is_nearly_silent_and_loses_no_view() -> None:
     world = World(1, 4, CONFIG)
     world.submit(b"order")
@@ -73,6 +93,17 @@ def test_dead_leader_costs_a_view_and_not_the_cluster() -> None:
     world.run(world.now_ms + 5000)
     assert [len(world.apps[index].log) for index in (0, 1, 3)] == [30] * 3
     assert counted(world, "tcs_formed") > 0
+
+
+def test_clocks_apart_and_a_dead_member_do_not_stop_the_cluster() -> None:
+    # 800 ms between the fastest and the slowest clock, and every vote is needed.
+    world = World(1, 4, ReplicaConfig(timeout_ms=1500, timeout_max_ms=10_000))
+    world.skew_ms = [400, 0, -400, 0]
+    world.crash(3)
+    order(world, 5, 40)
+    world.run(world.now_ms + 60_000)
+    assert [len(world.apps[index].log) for index in (0, 1, 2)] == [5] * 3
+    assert counted(world, "not_voted_time_ahead") > 0
 
 
 def test_without_a_quorum_nothing_commits_and_with_it_everything_returns() -> None:

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from consensus_forge import CONFIG, GENESIS_MS, Forge, committed, receive, sent
 
 from consensus import PersistBlock, Replica, ReplicaConfig, Send, Tick
+from consensus.sync import MAX_SERVED
 from protocol.chain import Block, BlocksRequest, BlocksResponse, Certified
 
 
@@ -107,7 +108,7 @@ def test_silent_member_is_followed_by_the_next(forge: Forge) -> None:
     asked = []
     now = GENESIS_MS + 100
     for _ in range(4):
-        now += CONFIG.fetch_timeout_ms
+        now = replica._fetch.deadline_ms() or now
         asked += [
             effect.member
             for effect in replica.step(Tick(), now)
@@ -186,3 +187,88 @@ def test_orphans_are_bounded(forge: Forge) -> None:
     for block in blocks[1:]:
         receive(replica, forge.proposal(block), 1)
     assert len(replica._orphans) == CONFIG.max_orphans
+
+
+def test_long_way_without_a_commit_is_fetched_in_parts(forge: Forge) -> None:
+    # No two views follow each other before the end, so nothing commits on the way.
+    blocks = forge.chain([1, 3, 5, 7, 9, 11, 13, 15, 17, 18])
+    config = ReplicaConfig(timeout_ms=200, idle_interval_ms=500, fetch_limit=2)
+    replica = forge.replica(0, config=config)
+    effects = receive(replica, Certified(forge.qc(blocks[-1]), None), 3)
+    now = GENESIS_MS + 100
+    taken: list[Block] = []
+    for _ in range(40):
+        for effect in effects:
+            if isinstance(effect, Send) and isinstance(effect.message, BlocksRequest):
+                above = effect.message.above_height
+                part = BlocksResponse(blocks[above : above + 2], None, None)
+                effects = receive(replica, part, effect.member, now)
+                taken += committed(effects)
+                break
+        else:
+            now = max(now, replica.next_deadline_ms() or now)
+            effects = replica.step(Tick(), now)
+    assert taken == blocks[:9]
+
+
+def test_part_on_a_branch_of_another_peer_does_not_end_the_search(forge: Forge) -> None:
+    """A peer that serves a dead branch first costs a round, not the way."""
+    blocks = forge.chain([1, 2, 5, 6, 7, 8])
+    branch = [*blocks[:2], forge.block(blocks[1], 3, b"dead")]
+    replica = asking(forge, blocks[-1])
+    dead = BlocksResponse(branch, forge.qc(branch[-1]), None)
+    effects = receive(replica, dead, 3)
+    now = GENESIS_MS + 100
+    taken = committed(effects)
+    for _ in range(20):
+        asked = [
+            effect for effect in effects
+            if isinstance(effect, Send) and isinstance(effect.message, BlocksRequest)
+        ]  # fmt: skip
+        if asked:
+            above = asked[0].message.above_height
+            part = BlocksResponse(blocks[above:], None, None)
+            effects = receive(replica, part, asked[0].member, now)
+        else:
+            now = max(now, replica.next_deadline_ms() or now)
+            effects = replica.step(Tick(), now)
+        taken += committed(effects)
+        if len(taken) >= 5:
+            break
+    assert taken == blocks[:5]
+
+
+def test_answer_that_comes_late_is_still_taken(forge: Forge) -> None:
+    blocks = forge.chain([1, 2, 3])
+    replica = asking(forge, blocks[-1])
+    now = GENESIS_MS + 100 + CONFIG.fetch_timeout_ms
+    replica.step(Tick(), now)
+    late = receive(replica, BlocksResponse(blocks, None, None), 3, now + 1)
+    assert committed(late) == blocks[:2]
+
+
+def test_patience_with_answers_grows_on_a_slow_network(forge: Forge) -> None:
+    replica = asking(forge, forge.chain([1, 2, 3])[-1])
+    now, waits = GENESIS_MS + 100, []
+    for _ in range(8):
+        due = replica._fetch.deadline_ms()
+        assert due is not None
+        waits.append(due - now)
+        now = due
+        replica.step(Tick(), now)
+    first = CONFIG.fetch_timeout_ms
+    assert waits[:4] == [first] * 3 + [2 * first] and max(waits) <= 16 * first
+
+
+def test_a_flood_of_requests_is_not_served_in_one_step_of_time(forge: Forge) -> None:
+    replica = full(forge, CONFIG, 10)
+    answers = [
+        effects
+        for _ in range(50)
+        if sent(effects := receive(replica, BlocksRequest(b"", 0, 64), 2), BlocksResponse)
+    ]
+    assert len(answers) == MAX_SERVED
+    assert replica.counters["requests_refused"] == 50 - MAX_SERVED
+    assert sent(receive(replica, BlocksRequest(b"", 0, 64), 3), BlocksResponse)
+    later = receive(replica, BlocksRequest(b"", 0, 64), 2, GENESIS_MS + 101)
+    assert sent(later, BlocksResponse)

@@ -14,7 +14,6 @@ from ledger_world import LedgerWorld, key_of, make_chain
 from node.leaves import (
     InboxLeaf,
     account_key,
-    decode_account,
     decode_inbox_leaf,
     inbox_key,
     paid_key,
@@ -27,6 +26,7 @@ from protocol.settlement import (
     EMPTY_INBOX_HASH,
     Deposit,
     InboxDeposit,
+    OutboxEntry,
     SignedTransaction,
     decode_signed_transaction,
     extend_inbox_hash,
@@ -91,14 +91,12 @@ def test_a_deposit_out_of_range_is_refused(amount: int) -> None:
     assert world.code(world.deposit(world.alice, amount)) == Code.BAD_AMOUNT
 
 
-def test_a_deposit_above_the_balance_is_refused_and_changes_nothing() -> None:
+def test_a_deposit_above_the_balance_is_refused_and_takes_the_nonce_alone() -> None:
     world = LedgerWorld()
-    root = world.ledger.root
     outcome = world.block(world.deposit(world.bob, 51))
     assert outcome.results[0].code == Code.INSUFFICIENT_BALANCE
-    assert outcome.changes == {}
-    assert world.ledger.root == root
-    assert world.ledger.account(world.bob.address).nonce == 0
+    assert outcome.changes == {account_key(world.bob.address): encode((50, 1))}
+    assert outcome.entries == []
 
 
 def test_a_deposit_to_a_malformed_address_is_refused() -> None:
@@ -121,13 +119,24 @@ def test_a_repeated_transaction_takes_effect_once() -> None:
     assert world.ledger.account(world.bob.address).balance_uusd == 30
 
 
-def test_a_failed_transaction_may_be_sent_again() -> None:
+def test_a_failed_transaction_can_never_take_effect_later() -> None:
     world = LedgerWorld()
     raw = world.deposit(world.bob, 60)
     assert world.code(raw) == Code.INSUFFICIENT_BALANCE
-    world.ledger._put(account_key(world.bob.address), world.ledger.account(world.alice.address))
-    world.ledger._put(account_key(world.alice.address), decode_account(encode((50, 0))))
-    assert world.code(raw) == Code.OK
+    entry = OutboxEntry(0, 16, world.bob.address, 100)
+    world.settle([entry])
+    assert world.code(world.sign(world.alice, world.payout(1, 0))) == Code.OK
+    assert world.ledger.account(world.bob.address).balance_uusd == 150
+    assert world.code(raw) == Code.BAD_LEDGER_NONCE
+    assert world.ledger.account(world.bob.address).balance_uusd == 150
+
+
+def test_a_transaction_before_its_turn_is_not_used_up() -> None:
+    world = LedgerWorld()
+    first, second = (world.sign(world.bob, Deposit(world.bob.address, 5), n) for n in range(2))
+    assert [one.code for one in world.block(second, first, second).results] == [
+        Code.BAD_LEDGER_NONCE, Code.OK, Code.OK,
+    ]  # fmt: skip
 
 
 def test_transactions_of_one_sender_work_in_one_block() -> None:

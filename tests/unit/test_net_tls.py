@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from net import mesh
 from net.link import Backoff
 from net.mesh import InboxLimits, Peer, PeerMesh
 from net.server import FrameServer
@@ -327,6 +328,26 @@ def test_a_flooding_member_is_held_back_and_others_are_served(run: Any) -> None:
         await victim.until(lambda: len(victim.received) == sent + 1)
         assert [int(frame[-9:]) for _, frame in victim.received[1:]] == list(range(sent))
         await asyncio.gather(*(member.mesh.close() for member in members))
+
+    run(work())
+
+
+def test_a_flood_already_read_gives_others_their_turn(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh, "TURN_S", 0.0)  # one frame a turn
+
+    async def work() -> None:
+        member = Member(0, await reserve_ports(3), KEYS[:3])
+        inboxes = member.mesh._inboxes
+        for index, count in ((1, 500), (2, 5)):
+            inboxes[index]._frames.extend([b"%d" % index] * count)
+            inboxes[index]._arrived.set()
+        tasks = [asyncio.ensure_future(member.mesh._handle(inboxes[index])) for index in (1, 2)]
+        await member.until(lambda: member.received.count((2, b"2")) == 5)
+        assert member.received.count((1, b"1")) < 50
+        for task in tasks:
+            task.cancel()
 
     run(work())
 

@@ -129,14 +129,37 @@ def test_committed_and_outdated_transactions_leave_the_pool() -> None:
 
 
 def test_a_full_pool_pushes_back() -> None:
-    world = AppWorld(MempoolLimits(transactions=2))
-    world.app.submit(world.tx(world.alice, 0), 0)
+    world = AppWorld(MempoolLimits(transactions=3))
+    for nonce in range(2):
+        world.app.submit(world.tx(world.alice, nonce), 0)
     world.app.submit(world.tx(world.bob, 0), 0)
-    assert code_of(world, world.tx(world.alice, 1)) == Code.BUSY
+    assert code_of(world, world.tx(world.alice, 2)) == Code.BUSY
     size = len(world.tx(world.alice, 0))
-    world = AppWorld(MempoolLimits(total_bytes=2 * size - 1))
+    world = AppWorld(MempoolLimits(total_bytes=(2 * size - 1) * 4 // 3))
     world.app.submit(world.tx(world.alice, 0), 0)
     assert code_of(world, world.tx(world.bob, 0)) == Code.BUSY
+
+
+def test_clients_leave_room_for_batches() -> None:
+    world = AppWorld(MempoolLimits(transactions=8))
+    for nonce in range(6):
+        world.app.submit(world.tx(world.alice, nonce), 0)
+    assert code_of(world, world.tx(world.bob, 0)) == Code.BUSY
+    world.log.append()
+    assert world.app.submit(world.sign(world.prover, world.batch()), 0)[1]
+
+
+def test_transactions_that_cannot_run_yet_never_fill_the_pool() -> None:
+    """Nonces above a missing one need no money: anybody could send thousands of them."""
+    world = AppWorld(MempoolLimits(transactions=8))
+    strangers = [key_of(f"stranger {number}") for number in range(20)]
+    for key in strangers[:4]:
+        world.app.submit(world.tx(key, 1), 0)
+    assert code_of(world, world.tx(strangers[4], 1)) == Code.BUSY
+    assert code_of(world, world.tx(strangers[0], 2)) == Code.BUSY
+    world.app.submit(world.tx(world.alice, 0), 0)
+    world.app.submit(world.tx(world.alice, 1), 0)
+    assert world.propose() == [world.tx(world.alice, nonce) for nonce in range(2)]
 
 
 def test_one_sender_cannot_fill_the_pool() -> None:

@@ -51,13 +51,30 @@ def test_submissions_of_closed_sessions_make_room(monkeypatch: pytest.MonkeyPatc
     desk.wait(b"a", one, 1)
     desk.wait(b"a", two, 2)
     with pytest.raises(Rejected) as refused:
-        desk.require_room()
+        desk.require_room(two)
     assert refused.value.code == Code.BUSY
     one.closed = True
     desk.forget_closed()
-    desk.require_room()
+    desk.require_room(two)
     desk.committed(b"a", 1, 0, "")
     assert (one.sent, len(two.sent)) == ([], 1)
+
+
+def test_no_session_shuts_out_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "MAX_WAITERS_OF_SESSION", 3)
+    desk, one, two = SubmissionDesk(), Session(), Session()
+    for request_id in range(3):
+        desk.wait(b"a", one, request_id)
+    with pytest.raises(Rejected) as refused:
+        desk.require_room(one)
+    assert refused.value.code == Code.BUSY
+    desk.require_room(two)
+    desk.committed(b"a", 1, 0, "")
+    desk.require_room(one)
+    desk.wait(b"b", one, 9)
+    one.closed = True
+    desk.forget_closed()
+    assert len(desk) == 0 and not desk._of_session
 
 
 def test_consensus_and_transactions_share_a_link() -> None:

@@ -148,6 +148,21 @@ def test_outcomes_are_bounded(
     validator.store.close()
 
 
+def test_an_outcome_is_final_unless_the_nonce_was_not_due(tmp_path: Path, chain: Chain) -> None:
+    store = ValidatorStore(tmp_path, chain)
+    early, failed, done = b"early", b"failed", b"done"
+    codes = {early: Code.BAD_LEDGER_NONCE, failed: Code.INSUFFICIENT_BALANCE, done: Code.OK}
+    node.store._write_outcomes(store._writer, [(i, 1, int(c), "") for i, c in codes.items()])
+    for identity in codes:
+        node.store._write_outcomes(store._writer, [(identity, 2, int(Code.OK), "")])
+        node.store._write_outcomes(store._writer, [(identity, 3, int(Code.BAD_LEDGER_NONCE), "")])
+    found = {identity: store.outcome(identity) for identity in codes}
+    assert found[early] == node.store.StoredOutcome(2, int(Code.OK), "")
+    assert found[failed] == node.store.StoredOutcome(1, int(Code.INSUFFICIENT_BALANCE), "")
+    assert found[done] == node.store.StoredOutcome(1, int(Code.OK), "")
+    store.close()
+
+
 @pytest.mark.parametrize("table", ["leaves", "meta"])
 def test_a_damaged_ledger_is_not_used(tmp_path: Path, chain: Chain, table: str) -> None:
     Validator(tmp_path, chain).store.close()

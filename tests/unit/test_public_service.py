@@ -1,0 +1,173 @@
+"""The public port under clients that ask too much: each waits for itself, the others are served."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from ledger_world import LedgerWorld
+
+from net import service
+from net.frames import FrameSplitter, encode_frame
+from net.service import ClientSession, PublicService
+from protocol.codec import Wire, encode
+from protocol.errors import Code
+from protocol.messages import (
+    BookRequest,
+    Done,
+    ErrorFrame,
+    OrdersRequest,
+    ResultView,
+    Status,
+    StatusRequest,
+    decode_answer,
+)
+
+ANSWER_BYTES = 1024 * 1024
+
+
+class Served(PublicService):
+    """Answers a book request with a mebibyte, and an orders request by counting it."""
+
+    def __init__(self) -> None:
+        super().__init__(LedgerWorld().chain, "node", "test", dict)
+        self.asked: list[int] = []
+        self.on(BookRequest, self._large)
+        self.on(OrdersRequest, self._small)
+
+    def _large(self, session: ClientSession, request: BookRequest) -> Wire:
+        self.asked.append(request.request_id)
+        return ResultView(request.request_id, bytes(ANSWER_BYTES))
+
+    def _small(self, session: ClientSession, request: OrdersRequest) -> Wire:
+        self.asked.append(request.request_id)
+        return Done(request.request_id)
+
+    @property
+    def port(self) -> int:
+        assert self._server is not None
+        return self._server.port
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Served]:
+    served = Served()
+    await served.start("127.0.0.1", 0)
+    yield served
+    await served.stop()
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
+        loop.run(asyncio.wait_for(work, 20))
+
+
+async def answers(reader: asyncio.StreamReader, count: int) -> list[Any]:
+    splitter, found = FrameSplitter(8 << 20), list[Any]()
+    while len(found) < count:
+        data = await reader.read(1 << 20)
+        assert data, "the session was closed"
+        found += [decode_answer(frame) for frame in splitter.feed(data)]
+    return found
+
+
+def frames(*requests: Wire) -> bytes:
+    return b"".join(encode_frame(encode(request)) for request in requests)
+
+
+def test_answers_that_nobody_reads_stop_the_questions_and_lose_none() -> None:
+    async def scenario() -> None:
+        async with serving() as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port, limit=1 << 16)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            count = 200
+            writer.write(frames(*(BookRequest(n, 0, 1) for n in range(1, count + 1))))
+            await writer.drain()
+            other = await asyncio.open_connection("127.0.0.1", served.port)
+            for request_id in range(1, 20):
+                other[1].write(frames(StatusRequest(request_id)))
+                assert isinstance((await answers(other[0], 1))[0], Status)
+            assert 0 < len(served.asked) < 50
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            found = await answers(reader, count)
+            assert [one.request_id for one in found] == list(range(1, count + 1))
+            assert served.asked == list(range(1, count + 1))
+
+    run(scenario())
+
+
+def test_requests_behind_the_end_of_a_session_are_not_carried_out() -> None:
+    async def scenario() -> None:
+        async with serving() as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            garbage = encode_frame(b"\xc1") * service.MAX_BAD_FRAMES
+            writer.write(garbage + frames(*(OrdersRequest(n, 0) for n in range(1, 500))))
+            found = await answers(reader, service.MAX_BAD_FRAMES + 1)
+            assert isinstance(found[-1], ErrorFrame) and found[-1].code == Code.RATE_LIMITED
+            while await reader.read(1 << 16):
+                pass
+            assert served.asked == []
+
+    run(scenario())
+
+
+def test_a_long_stretch_of_requests_gives_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "TURN_S", 0.0)  # one request a turn
+
+    async def scenario() -> None:
+        async with serving() as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            other = await asyncio.open_connection("127.0.0.1", served.port)
+            other[1].write(frames(StatusRequest(1)))
+            await answers(other[0], 1)
+            count = 5_000
+            writer.write(frames(*(OrdersRequest(n, 0) for n in range(1, count + 1))))
+            other[1].write(frames(StatusRequest(2)))
+            await answers(other[0], 1)
+            assert len(served.asked) < count
+            found = await answers(reader, count)
+            assert [one.request_id for one in found] == list(range(1, count + 1))
+
+    run(scenario())
+
+
+def test_one_address_does_not_take_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "MAX_SESSIONS_OF_HOST", 3)
+
+    async def scenario() -> None:
+        async with serving() as served:
+            mine = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
+            for reader, writer in mine:
+                writer.write(frames(StatusRequest(1)))
+                await answers(reader, 1)
+            refused, _ = await asyncio.open_connection("127.0.0.1", served.port)
+            (fault,) = await answers(refused, 1)
+            assert isinstance(fault, ErrorFrame) and fault.code == Code.BUSY
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", served.port, local_addr=("127.0.0.2", 0)
+            )
+            writer.write(frames(StatusRequest(7)))
+            assert (await answers(reader, 1))[0].request_id == 7
+            mine[0][1].close()
+            for _ in range(200):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                writer.write(frames(StatusRequest(8)))
+                (answer,) = await answers(reader, 1)
+                if isinstance(answer, Status):
+                    break
+                await asyncio.sleep(0.01)
+            else:
+                raise AssertionError("a closed session does not make room")
+
+    run(scenario())
