@@ -49,7 +49,7 @@ MID_TICKS = 60_000
 
 def chain() -> Chain:
     """A chain with three markets and one oracle."""
-    pace = Pace(20, 100, 1_000, 500, 5_000, 4 << 20)
+    pace = Pace(20, 100, 1_000, 500, 5_000, 1 << 20)
     peer = Identity("v0", "11" * 32, 1, "00")
     markets = [
         MarketConfig(

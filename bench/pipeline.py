@@ -31,10 +31,14 @@ TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Run(msgspec.Struct, frozen=True):
-    """One batch size: saturation, half load, and CPU microseconds per action by process."""
+    """One batch size: saturation, half load, and CPU microseconds per action by process.
+
+    Actions are orders and cancels; `orders_per_s` are executed orders alone.
+    """
 
     batch: int
     saturation_tps: dict[str, float]
+    orders_per_s: float
     half_rate: int
     half_latency_ms: dict[str, dict[str, float]]
     cpu_us_per_action: dict[str, float]
@@ -71,6 +75,7 @@ async def measure(batch: int, seconds: float, seed: int) -> Run:
     return Run(
         batch,
         full.tps,
+        round(full.tps["executed"] * full.orders / max(1, full.actions), 1),
         half_rate,
         {state: {"p50": one.p50, "p99": one.p99} for state, one in half.latency_ms.items()},
         {name: round(cpu_s * 1e6 / executed, 2) for name, cpu_s in spent.items()},

@@ -150,9 +150,15 @@ class Mapper:
         self._depth = 0
 
     def steps(self, messages: Iterable[str], book: Iterable[str] | None = None) -> Iterator[Step]:
-        """One `Step` per row; with a book file, the first one seeds the book from row 0."""
-        rows: Iterable[str | None] = repeat(None) if book is None else book
-        for row, (line, levels) in enumerate(zip(messages, rows, strict=False)):
+        """One `Step` per row; with a book file, the first one seeds the book from row 0.
+
+        Raises `ConfigError` for a row that is malformed, or a book file that ends too early.
+        """
+        rows: Iterator[str | None] = repeat(None) if book is None else iter(book)
+        for row, line in enumerate(messages):
+            levels = next(rows, "")
+            if levels == "":
+                raise ConfigError(f"the book file ends before row {row} of the message file")
             message = parse_message(line, row)
             self.counts.rows += 1
             if levels is None:

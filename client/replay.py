@@ -150,6 +150,7 @@ class RowComparer:
             self._compare()
         for one in pending[at:]:
             self.mirror.apply(one)
+        self._compare()
 
     def _apply_order(self, events: list[Event], at: int, order_id: int) -> int:
         """Apply an order's events from `at` on; returns where the next action's begin.

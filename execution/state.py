@@ -29,10 +29,10 @@ class State:
 
     __slots__ = (
         "accounts", "agents_before", "by_address", "chain", "deposits_uusd", "dirty_accounts",
-        "dirty_exposures", "dirty_markets", "dirty_orders", "events", "fees", "global_leaves",
-        "height", "inbox_cursor", "limits", "markets", "moved_uusd", "next_order_id",
-        "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "risk", "time_ms",
-        "withdrawals_uusd", "written",
+        "dirty_exposures", "dirty_markets", "dirty_orders", "events", "fees", "fills_left",
+        "global_leaves", "height", "inbox_cursor", "limits", "markets", "moved_uusd",
+        "next_order_id", "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "risk",
+        "time_ms", "withdrawals_uusd", "written",
     )  # fmt: skip
 
     def __init__(self, chain: Chain) -> None:
@@ -69,6 +69,7 @@ class State:
         self.agents_before: dict[tuple[int, bytes], int | None] = {}
         self.written: dict[bytes, bytes] = {}
         self.moved_uusd = 0
+        self.fills_left = self.limits.fills_per_block
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
 

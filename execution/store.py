@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import structlog
 
 from protocol.codec import Decoder, Wire, encode
-from protocol.errors import Rejected
+from protocol.errors import Code, Rejected
 from store.files import write_atomic
 from store.segments import PendingSync, SegmentLog
 
 CACHED_BLOCKS = 1024
 SNAPSHOTS_KEPT = 2
+DIGEST_BYTES = 32
+"""A snapshot file begins with the SHA-256 of what follows: a flipped bit may still decode."""
 
 _log = structlog.get_logger()
 
@@ -123,7 +126,8 @@ class ExecutionStore:
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Write a snapshot and drop old ones; may run in a thread."""
         path = self._snapshots / f"{snapshot.height:012d}.snapshot"
-        write_atomic(path, encode(snapshot))
+        body = encode(snapshot)
+        write_atomic(path, sha256(body).digest() + body)
         for old in sorted(self._snapshots.glob("*.snapshot"))[:-SNAPSHOTS_KEPT]:
             old.unlink()
 
@@ -131,7 +135,10 @@ class ExecutionStore:
         """Usable snapshots, newest first; a damaged one is skipped, and said so."""
         for path in sorted(self._snapshots.glob("*.snapshot"), reverse=True):
             try:
-                snapshot = _decode_snapshot(path.read_bytes())
+                raw = memoryview(path.read_bytes())
+                if sha256(raw[DIGEST_BYTES:]).digest() != raw[:DIGEST_BYTES]:
+                    raise Rejected(Code.MALFORMED, "the content is not what was written")
+                snapshot = _decode_snapshot(raw[DIGEST_BYTES:])
             except (OSError, Rejected) as error:
                 _log.warning("snapshot unusable", path=str(path), error=str(error))
                 continue

@@ -236,9 +236,12 @@ class Trading:
         rests: bool,
     ) -> Result:
         """An order that meets the book. Margin is asked with the whole of it; where that fails, it
-        may still close a position, fill by fill, as long as each one reduces risk."""
+        may still close a position, fill by fill, as long as each one reduces risk. What is left
+        after the fills that the action or the block may have is cancelled."""
         state = self._state
-        max_fills = state.limits.fills_per_action
+        max_fills = min(state.limits.fills_per_action, state.fills_left)
+        if max_fills <= 0:
+            return REFUSED[Code.BUSY]
         exposure = account.exposure(market.number)
         code = state.risk.admit(account, exposure, market, side, limit, lots, max_fills)
         closes = exposure.size_lots > 0 if side == SELL else exposure.size_lots < 0
@@ -315,6 +318,7 @@ class Trading:
 
     def removed(self, maker: Resting, lots: int) -> None:
         """The refused maker left the book."""
+        self._state.fills_left -= 1
         self._gone(self._maker, maker, lots, self._reason)
 
     def filled(self, maker: Resting, lots: int) -> None:
@@ -324,6 +328,7 @@ class Trading:
             raise SafetyViolation("a fill that was never allowed")
         self._maker_out = self._taker_out = None
         state = self._state
+        state.fills_left -= 1
         market, taker, owner = self._market, self._account, self._maker
         mine, theirs = self._exposure, self._maker_exposure
         # Open interest is the sum of longs: what each side is long after, less before.
@@ -335,7 +340,9 @@ class Trading:
         market.last_ticks = maker.price_ticks
         state.risk.commit(owner, theirs, maker_out)
         state.risk.commit(taker, mine, taker_out)
-        state.fees.cash_uusd += maker_out.fee_uusd + taker_out.fee_uusd
+        fees_uusd = maker_out.fee_uusd + taker_out.fee_uusd
+        state.fees.cash_uusd += fees_uusd
+        state.fees.tv_uusd += fees_uusd
         order_id = maker.order_id
         if not maker.remaining_lots:
             del owner.orders[order_id]

@@ -17,7 +17,7 @@ from protocol.errors import SafetyViolation
 from protocol.events import BlockDiff
 from protocol.merkle import list_root
 from protocol.ordering import OrderedBlock, OrderedChunk
-from protocol.settlement import BatchHeader
+from protocol.settlement import EXPANSION_ALLOWANCE_BYTES, MAX_EXPANSION, BatchHeader
 from prover.tree import StateTree
 
 BATCH_BYTES_MAX = 1_900_000
@@ -39,11 +39,15 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A built batch: what is posted, and what the prover keeps of it."""
+    """A built batch: what is posted, and what the prover keeps of it.
+
+    `certificate` is None where the log as it was streamed has none at the last block: such a batch
+    can be compared with a settled one, not posted.
+    """
 
     header: BatchHeader
     data: bytes
-    certificate: CommitCertificate
+    certificate: CommitCertificate | None
     changes: dict[bytes, bytes | None]
     outbox: list[bytes]
     actions: int
@@ -105,12 +109,17 @@ class Batcher:
         self._last_diff += 1
 
     def end_of_next(self) -> int:
-        """Last block of the batch that could be built now; the position's when there is none."""
+        """Last block of the batch that could be built now; the position's when there is none.
+
+        A batch ends where a certificate stands. A commit step beyond the bounds goes alone: its
+        data may still compress into a ledger transaction, and otherwise nothing would settle again.
+        """
         size, end = 0, self.position.block
         for (block, encoded), _ in zip(self._blocks, self._diffs, strict=False):
             size += len(encoded)
             height = block.header.height
-            if size > BATCH_BYTES_MAX or height - self.position.block > BATCH_BLOCKS_MAX:
+            beyond = size > BATCH_BYTES_MAX or height - self.position.block > BATCH_BLOCKS_MAX
+            if beyond and end > self.position.block:
                 break
             if height in self._certificates:
                 end = height
@@ -146,8 +155,8 @@ class Batcher:
             diffs[-1].inbox_cursor, list_root(outbox), before.outbox_next, len(outbox),
             self._prover, 0,
         )  # fmt: skip
-        data = zlib.compress(encode([block for block, _ in blocks]), COMPRESSION_LEVEL)
-        certificate = self._certificates[end]
+        data = _compress(encode([block for block, _ in blocks]))
+        certificate = self._certificates.get(end)
         for height in [height for height in self._certificates if height <= end]:
             del self._certificates[height]
         self.position = Position(
@@ -156,3 +165,13 @@ class Batcher:
         )  # fmt: skip
         actions = sum(diff.actions for diff in diffs)
         return Batch(header, data, certificate, changes, outbox, actions)
+
+
+def _compress(raw: bytes) -> bytes:
+    data = zlib.compress(raw, COMPRESSION_LEVEL)
+    if len(raw) > len(data) * MAX_EXPANSION + EXPANSION_ALLOWANCE_BYTES:
+        # The ledger would take it for a decompression bomb, and clients choose what is in the
+        # blocks. Huffman codes alone make a byte no smaller than a bit.
+        packer = zlib.compressobj(COMPRESSION_LEVEL, strategy=zlib.Z_HUFFMAN_ONLY)
+        data = packer.compress(raw) + packer.flush()
+    return data

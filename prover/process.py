@@ -164,6 +164,8 @@ class ProverProcess:
                 continue
             end = await self._next_end()
             batch = self._build(end)
+            if batch.certificate is None:
+                raise SafetyViolation(f"batch built up to block {end}, which is not certified")
             posting = PostBatch(batch.header, batch.data, batch.certificate)
             self._store.write(batch, self._batcher.position, encode(posting))
             await self._post(posting, batch.actions)
@@ -277,7 +279,7 @@ class ProverProcess:
 
     def _withdrawal(self, session: ClientSession, request: WithdrawalRequest) -> Wire:
         del session
-        found = self._store.withdrawal(request.number)
+        found = self._store.withdrawal(request.number) if request.number < 1 << 63 else None
         if found is None:
             raise Rejected(Code.NOT_FOUND, f"withdrawal {request.number} is in no batch yet")
         batch, entries = found
@@ -317,4 +319,4 @@ async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Ev
 
 def main(config_path: Path) -> int:
     """Run the prover of a configuration file; returns the exit status."""
-    return run_process(config_path, _serve)
+    return run_process(config_path, "prover", _serve)

@@ -93,24 +93,29 @@ class BatchPool:
         return bool(self._waiting) or self.inbox_cursor < count
 
     def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
-        """Payload of the oldest waiting batches that no ancestor carries."""
+        """Payload of the oldest waiting batches that no ancestor carries.
+
+        With the uncommitted ancestors' it stays within one payload: what commits in one step must
+        fit one batch of settlement, also after views that failed.
+        """
         del time_ms  # batches are checked against the block time in execution
         taken: set[bytes] = set()
+        room = self._max_payload_bytes - PAYLOAD_MARGIN_BYTES
         inbox_height, cursor = self.inbox_height, self.inbox_cursor
         for block in ancestors:
             if block.payload:
+                room -= len(block.payload)
                 payload = decode_payload(block.payload)
                 taken.update(map(batch_id, payload.batches))
                 inbox_height = max(inbox_height, payload.inbox_height)
             cursor = self._advance(cursor, inbox_height)
-        batches = self._select(taken)
+        batches = self._select(taken, room)
         if not batches and self._advance(cursor, self.ledger_height) == cursor:
             return b""
         return encode(OrderedPayload(self.ledger_height, batches))
 
-    def _select(self, taken: set[bytes]) -> list[bytes]:
+    def _select(self, taken: set[bytes], room: int) -> list[bytes]:
         batches: list[bytes] = []
-        room = self._max_payload_bytes - PAYLOAD_MARGIN_BYTES
         for identity, raw in self._waiting.items():
             if identity in taken:
                 continue

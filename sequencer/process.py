@@ -14,7 +14,7 @@ from execution.process_inbox import InboxFollower
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from protocol.codec import Wire
-from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.errors import Code, ConfigError, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.messages import Accepted, LogChunk, Ordered, Submit, SubscribeLog
@@ -32,9 +32,18 @@ FLUSH_BATCHES = 64
 _log = structlog.get_logger()
 
 
-def now_ms() -> int:
-    """Wall clock in milliseconds."""
-    return time.time_ns() // 1_000_000
+class Clock:
+    """Wall clock in milliseconds that never goes back, as the machine wants it."""
+
+    def __init__(self) -> None:
+        self._last_ms = 0
+
+    def __call__(self) -> int:
+        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
+        return self._last_ms
+
+
+now_ms = Clock()
 
 
 class SequencerProcess:
@@ -42,7 +51,7 @@ class SequencerProcess:
 
     def __init__(self, config: ProcessConfig, chain: Chain, key: Key) -> None:
         if len(chain.genesis.sequencers) != 1:
-            raise SafetyViolation("this process runs the centralised mode: one sequencer")
+            raise ConfigError("this process runs the centralised mode: one sequencer in genesis")
         self._config = config
         self._store = SequencerStore(config.data)
         self._machine = Sequencer(
@@ -221,4 +230,4 @@ async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Ev
 
 def main(config_path: Path) -> int:
     """Run the sequencer of a configuration file; returns the exit status."""
-    return run_process(config_path, _serve)
+    return run_process(config_path, "sequencer", _serve)

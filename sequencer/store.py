@@ -20,6 +20,9 @@ from sequencer.machine import PersistBatches, RecoveredSequencer
 from store.segments import SegmentLog
 
 CHUNK_BYTES = 1024 * 1024
+BLOCK_OVERHEAD_BYTES = 320
+"""More than a header and its framing take, encoded."""
+
 CACHED_BLOCKS = 512
 RECENT_BLOCKS = 2_000
 
@@ -184,17 +187,23 @@ class SequencerStore:
         return record.block, record.certificate if ended else None
 
     def chunk(self, from_height: int) -> OrderedChunk | None:
-        """Consecutive committed blocks from a height, ending where a certificate stands."""
+        """Consecutive committed blocks from a height, ending where a certificate stands.
+
+        More than one commit step only up to `CHUNK_BYTES`: a prover settles whole chunks, and a
+        chunk must fit a batch.
+        """
         blocks: list[OrderedBlock] = []
-        size = 0
+        size = whole = 0
+        certificate: CommitCertificate | None = None
         for height in range(from_height, self.height + 1):
             record = self._read(height)
+            size += len(record.block.payload) + BLOCK_OVERHEAD_BYTES
+            if size > CHUNK_BYTES and certificate is not None:
+                break
             blocks.append(OrderedBlock(record.block.header, record.block.payload))
-            size += len(record.block.payload) + 256
-            ended = record.certificate.qc.height == height
-            if ended and (size >= CHUNK_BYTES or height == self.height):
-                return OrderedChunk(blocks, record.certificate)
-        return None
+            if record.certificate.qc.height == height:
+                whole, certificate = len(blocks), record.certificate
+        return None if certificate is None else OrderedChunk(blocks[:whole], certificate)
 
     def _read(self, height: int) -> CommittedRecord:
         record = self._cache.get(height)

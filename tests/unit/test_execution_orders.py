@@ -139,6 +139,15 @@ def test_a_fill_moves_cash_positions_and_fees_exactly() -> None:
     assert position_key(A, 0) in world.last.changes
 
 
+def test_the_fee_accounts_equity_follows_its_cash_between_two_looks_at_it() -> None:
+    world = World()
+    for _ in range(2):
+        world.one(16, Order(0, BUY, 1_000, 10))
+        world.one(17, Order(0, SELL, 1_000, 10))
+        view = world.engine.account_view(0, 0)
+        assert view.equity_uusd == view.cash_uusd > 0
+
+
 def test_a_maker_rebate_is_rounded_down_and_paid_by_the_taker() -> None:
     world = World([market(0, maker_fee_ppm=-200)])
     world.one(A, Order(0, SELL, 1_001, 7))
@@ -252,6 +261,19 @@ def test_the_rest_is_cancelled_after_the_fills_that_one_action_may_have() -> Non
     assert world.one(B, Order(0, BUY, 1_000, 5)) == Result(0, CANCELLED, 6, 3, 0)
     assert len(world.of(Fill)) == 3
     assert world.one(B, Order(0, BUY, 1_000, 5)) == Result(0, RESTING, 7, 2, 3)
+
+
+def test_the_fills_of_a_block_are_limited_and_the_next_block_goes_on() -> None:
+    world = World(limits=Limits(fills_per_action=3, fills_per_block=4))
+    world.act(A, *[Order(0, SELL, 1_000, 1) for _ in range(9)])
+    take, rest = Order(0, BUY, 1_000, 5), Order(0, BUY, 900, 1)
+    first, second, third, resting = world.act(B, take, take, take, rest)
+    assert first == Result(0, CANCELLED, 10, 3, 0)
+    assert second == Result(0, CANCELLED, 11, 1, 0)
+    assert third == Result(Code.BUSY)
+    assert resting.status == RESTING
+    assert len(world.of(Fill)) == 4
+    assert world.one(B, take).filled_lots == 3
 
 
 def test_the_worst_position_of_all_orders_stays_within_the_limit() -> None:

@@ -203,6 +203,35 @@ def test_a_row_that_differs_is_counted_and_kept() -> None:
     assert mismatch.shown == Quotes(10_000, 44, 10_100, 50)
 
 
+def test_rows_after_a_batch_that_was_refused_as_a_whole_are_compared_too() -> None:
+    comparer = RowComparer(GOOG.market)
+    comparer.expect_batch(Submission(b"", bytes(32), 1, 16, 1), [Order(2, 0, 9, 1, 0, 1)])
+    comparer.expect_quotes(Check(1, 0, Quotes(9, 1, 0, 0)))
+    comparer.take(BlockEvents(1, 0, 1, 2, [], [BatchExecuted(16, bytes(32), 1, 310, [])]))
+    assert (comparer.rows_compared, comparer.rows_equal, comparer.refused) == (1, 0, 1)
+    assert comparer.mismatches[0].shown == Quotes(0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("GOOG", 10), ("AAPL", 1)])
+def test_no_level_that_stays_in_sight_is_ever_corrected(name: str, levels: int) -> None:
+    # What is adopted is what the recording reveals. A correction of a level that the row before
+    # showed, too, would hide a row that does not follow from it.
+    message_file, book_file = recorded(name, levels)
+    mapper = Mapper(GOOG, 16)
+    shown: list[set[int]] = [set(), set()]
+    adopted = 0
+    with lzma.open(message_file, "rt") as messages, lzma.open(book_file, "rt") as book:
+        rows = list(islice(book, ROWS))
+        for step in mapper.steps(islice(messages, ROWS), rows):
+            for _, action in step.adopt:
+                if isinstance(action, Order):
+                    assert action.price_ticks not in shown[action.side], f"row {step.row}"
+                    adopted += 1
+            numbers = [int(field) for field in rows[step.row].split(",")]
+            shown = [{price // 100 for price in numbers[at::4]} for at in (2, 0)]
+    assert adopted > 100
+
+
 def test_a_stale_recording_without_a_book_agrees_with_the_model() -> None:
     messages = [
         "1.0,1,1,40,1000000,1",

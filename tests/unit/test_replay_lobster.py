@@ -185,3 +185,9 @@ def test_times_are_read_to_the_nanosecond() -> None:
 def test_a_price_between_ticks_is_refused() -> None:
     with pytest.raises(ConfigError, match="finer tick"):
         steps(Mapper(GOOG, 8), [message(1, 1, 1, "1000050", 1)], None)
+
+
+def test_a_book_file_that_ends_too_early_is_refused() -> None:
+    add = message(1, 7, 7, "1000000", 1)
+    with pytest.raises(ConfigError, match="ends before row 1"):
+        steps(Mapper(GOOG, 8), [add, add], [SEED_ROW])

@@ -1,0 +1,184 @@
+"""The audit passes on an honest chain, and names whatever one thing is changed."""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+import pytest
+from ledger_world import key_of
+from pipeline_world import DOLLAR, Lie, PipelineWorld, all_but, rewrite_header
+
+from node.audit import AuditDifference, Auditor
+from protocol.actions import BUY, SELL, Order, Withdraw
+from protocol.chain import Block, CommitCertificate, Signature
+from protocol.codec import encode
+from protocol.errors import Code
+from protocol.merkle import list_proof, list_root
+from protocol.settlement import (
+    BatchHeader,
+    Deposit,
+    OutboxEntry,
+    Payout,
+    PostBatch,
+    decode_outbox_entry,
+)
+
+
+def honest(lie: Lie = lambda post: post, *, named_root: bytes | None = None) -> PipelineWorld:
+    """Deposits, a trade, a withdrawal that is paid, and one more batch; `lie` is in the second."""
+    world = PipelineWorld()
+    world.order(inbox_height=0)
+    world.order(
+        world.sign(world.alice, Order(0, BUY, 600_000, 10), Order(0, BUY, 590_000, 5)),
+        world.sign(world.bob, Order(0, SELL, 600_000, 4)),
+    )
+    world.settle()
+    world.ledger_block(world.transaction(world.alice, Deposit(world.alice.address, 7 * DOLLAR)))
+    height = world.ledger.height
+    world.order(world.sign(world.bob, Withdraw(3 * DOLLAR, world.bob.address)), inbox_height=height)
+    world.order(world.sign(world.alice, Withdraw(2 * DOLLAR, world.alice.address)))
+    world.order()
+    batch, outcome = world.settle(lie)
+    if outcome.results[-1].code == Code.OK and lie.__name__ == "<lambda>":
+        entries = [decode_outbox_entry(raw) for raw in batch.outbox]
+        path = list_proof(batch.outbox, 1)
+        payout = world.transaction(key_of("carol"), Payout(batch.header.number, entries[1], path))
+        assert world.ledger_block(payout).results[-1].code == Code.OK
+    if named_root is not None:
+        world.named_root = named_root
+    world.ledger_block()
+    assert set(world.codes()) == {Code.OK}
+    return world
+
+
+def audited(
+    world: PipelineWorld,
+    blocks: list[Block] | None = None,
+    certificate: CommitCertificate | None = None,
+) -> Auditor:
+    auditor = Auditor(world.chain)
+    auditor.add(blocks or world.blocks, certificate or world.certificate())
+    return auditor
+
+
+def difference(world: PipelineWorld, *parts: object) -> str:
+    with pytest.raises(AuditDifference) as caught:
+        audited(world, *parts)  # type: ignore[arg-type]
+    return str(caught.value)
+
+
+def test_an_honest_chain_passes_with_everything_counted() -> None:
+    world = honest()
+    auditor = audited(world)
+    report = auditor.report()
+    assert auditor.height == report.ledger_blocks == len(world.blocks) == 5
+    assert (report.batches, report.ordered_blocks, report.actions, report.fills) == (2, 5, 5, 1)
+    assert report.signed_batches == 4
+    assert report.state_root == world.batcher.tree.root.hex()
+    assert report.ledger_root == world.ledger.root.hex()
+    assert report.funds_uusd == world.ledger.shard_leaf().funds_uusd == 10_005 * DOLLAR
+    assert report.roots_agree and report.money_conserved
+    assert "audit ok" in report.line() and "5 actions" in report.line()
+
+
+def test_blocks_may_come_in_parts() -> None:
+    world = PipelineWorld()
+    auditor = Auditor(world.chain)
+    world.order(inbox_height=0)
+    world.settle()
+    auditor.add(world.blocks, world.certificate())
+    world.order(world.sign(world.alice, Order(0, BUY, 600_000, 10)))
+    world.settle()
+    auditor.add(world.blocks[1:], world.certificate())
+    assert auditor.report().batches == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"post_state_root": b"\x01" * 32}, "post-state root"),
+        ({"outbox_root": b"\x02" * 32}, "outbox root"),
+        ({"outbox_count": 3}, "outbox count"),
+    ],
+)
+def test_a_prover_that_posts_another_header(fields: dict[str, object], named: str) -> None:
+    text = difference(honest(rewrite_header(fields)))
+    assert text.startswith("batch 2") and named in text
+
+
+def test_an_outbox_entry_with_more_money() -> None:
+    alice, bob = key_of("alice").address, key_of("bob").address
+
+    def entries(header: BatchHeader, bob_uusd: int) -> list[bytes]:
+        first = header.outbox_first
+        return [
+            encode(OutboxEntry(first, 17, bob, bob_uusd)),
+            encode(OutboxEntry(first + 1, 16, alice, 2 * DOLLAR)),
+        ]
+
+    def richer(post: PostBatch) -> PostBatch:
+        right = entries(post.header, 3 * DOLLAR)
+        assert list_root(right) == post.header.outbox_root
+        root = list_root(entries(post.header, 4 * DOLLAR))
+        return rewrite_header({"outbox_root": root})(post)
+
+    text = difference(honest(richer))
+    assert text.startswith("batch 2") and "outbox root" in text
+
+
+def test_batch_data_that_validators_should_have_refused() -> None:
+    """The data is not what was ordered; validators claim that the batch settled all the same."""
+
+    def other_data(post: PostBatch) -> PostBatch:
+        return msgspec.structs.replace(post, data=zlib.compress(b"\x90"))
+
+    right = honest(rewrite_header({"bond_uusd": 1}))
+    settled_root = right.blocks[-1].header.app_root
+    lying = honest(other_data, named_root=settled_root)
+    text = difference(lying)
+    assert "ledger block 4" in text and "ledger root" in text
+
+
+def test_a_ledger_root_that_is_another() -> None:
+    world = honest(named_root=b"\x03" * 32)
+    text = difference(world)
+    assert "ledger root" in text and "0303" in text and f"block {len(world.blocks)}" in text
+
+
+def test_a_payload_that_was_changed_afterwards() -> None:
+    world = honest()
+    changed = msgspec.structs.replace(world.blocks[1], payload=world.blocks[0].payload)
+    text = difference(world, [world.blocks[0], changed, *world.blocks[2:]])
+    assert "ledger block 2" in text and "payload" in text
+
+
+def test_a_block_that_is_missing() -> None:
+    world = honest()
+    text = difference(world, all_but(world.blocks, 1))
+    assert "ledger block 3" in text and "continue" in text
+
+
+def test_a_certificate_that_nobody_signed() -> None:
+    world = honest()
+    right = world.certificate()
+    forged = [Signature(0, b"\x04" * 64)]
+    for broken in (
+        msgspec.structs.replace(right, qc=msgspec.structs.replace(right.qc, signatures=forged)),
+        msgspec.structs.replace(
+            right, child_qc=msgspec.structs.replace(right.child_qc, signatures=forged)
+        ),
+        msgspec.structs.replace(right, child_qc=right.qc),
+    ):
+        text = difference(world, world.blocks, broken)
+        assert f"certificate of block {len(world.blocks)}" in text
+
+
+def test_a_parents_certificate_that_nobody_signed() -> None:
+    world = honest()
+    justify = msgspec.structs.replace(
+        world.blocks[2].justify, signatures=[Signature(0, b"\x05" * 64)]
+    )
+    blocks = list(world.blocks)
+    blocks[2] = msgspec.structs.replace(blocks[2], justify=justify)
+    assert "ledger block 3" in difference(world, blocks)
