@@ -23,8 +23,8 @@ $(STAMP): requirements.lock pyproject.toml
 		rm -rf $(VENV) && "$$python" -m venv $(VENV); \
 	else $(BIN)/python deploy/check_python.py; fi
 	@echo "installing the packages of requirements.lock"
-	@$(BIN)/python -m pip install --quiet -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install -qq -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
 demo: $(STAMP) ## run a whole cluster on this machine and trade on it
@@ -58,8 +58,9 @@ docs: $(STAMP) ## write docs/errors.md from the codes
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@$(BIN)/python deploy/write_lock.py
 
-image: $(STAMP) ## build the container image
+image: $(STAMP) ## build the container image; then "docker compose up" works too
 	@sh deploy/build-image.sh
+	@sh deploy/prepare-compose.sh
 
 compose-up: image ## run the cluster in containers
 	@sh deploy/compose-up.sh

@@ -8,7 +8,10 @@ import typer
 
 from client.console import As, Json, emit, exchange_of, note, run
 
-Timeout = Annotated[float, typer.Option("--timeout", help="Seconds to wait for the outcome.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0, help="Seconds to wait for the outcome.")
+]
+NUMBER_MAX = (1 << 63) - 1
 
 FIRST_TRADER = "trader-00"
 STATUS_NAMES = ("done", "resting", "filled", "cancelled")
@@ -34,7 +37,9 @@ def order(
     slippage: Annotated[
         str, typer.Option(help="How far from the mark a market order may go, in per cent.")
     ] = "1",
-    client_id: Annotated[int, typer.Option(help="Your own id for the order.")] = 0,
+    client_id: Annotated[
+        int, typer.Option(min=0, max=NUMBER_MAX, help="Your own id for the order; 0 for none.")
+    ] = 0,
     trader: As = FIRST_TRADER,
     wait: Annotated[str, typer.Option(help="State to wait for.")] = "executed",
     timeout: Timeout = 30.0,
@@ -51,8 +56,6 @@ def order(
     lots = size_to_lots(config, size)
     if wait not in WAITS:
         raise ConfigError(f"--wait takes {', '.join(WAITS)}, not {wait!r}")
-    if client_id < 0:
-        raise ConfigError("a client id is a number above 0")
     action: Action
     if at_market:
         if price is not None:
@@ -75,7 +78,7 @@ def order(
 def cancel(
     context: typer.Context,
     market: Annotated[str, typer.Argument(help="Symbol, such as BTC-PERP.")],
-    order_id: Annotated[int, typer.Argument(help="Id of the order.")],
+    order_id: Annotated[int, typer.Argument(min=1, max=NUMBER_MAX, help="Id of the order.")],
     by_client_id: Annotated[
         bool, typer.Option("--client-id", help="The id is the client's own.")
     ] = False,
@@ -181,7 +184,7 @@ def withdraw(
             balance = await exchange.ledger.balance(address)
             return {
                 "withdrawal": number,
-                "address": address,
+                "address": address.hex(),
                 "balance_uusd": balance.balance_uusd,
             }
 
@@ -251,7 +254,12 @@ def _level(config: Any, level: tuple[int, int, int]) -> dict[str, Any]:
 def account(
     context: typer.Context,
     trader: As = FIRST_TRADER,
-    number: Annotated[int, typer.Option("--number", help="An account by number.")] = 0,
+    number: Annotated[
+        int,
+        typer.Option(
+            "--number", min=0, max=NUMBER_MAX, help="An account by number; 0 for the trader's."
+        ),
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Show an account: cash, equity, margin, positions, orders."""
@@ -288,4 +296,43 @@ def account(
             f" {lots_to_size(config, lots)} at {ticks_to_price(config, price)}"
             + (f"  client id {client_id}" if client_id else "")
         )
-    emit({"account": view, "orders": orders}, "\n".join(lines), as_json=as_json)
+    emit(_account_data(markets, view, orders), "\n".join(lines), as_json=as_json)
+
+
+def _account_data(markets: Any, view: Any, orders: Any) -> dict[str, Any]:
+    """The account for programs: prices and sizes as decimal texts, money in micro-dollars."""
+    from client.units import lots_to_size, ticks_to_price
+
+    positions = [
+        {
+            "market": markets[held.market].symbol,
+            "size": lots_to_size(markets[held.market], held.size_lots),
+            "mark": ticks_to_price(markets[held.market], held.mark_ticks),
+            "cost_uusd": held.cost_uusd,
+            "unrealised_uusd": held.unrealised_uusd,
+            "initial_margin_uusd": held.initial_margin_uusd,
+        }
+        for held in view.positions
+    ]
+    resting = [
+        {
+            "order_id": order_id,
+            "client_id": client_id,
+            "market": markets[market].symbol,
+            "side": ("buy", "sell")[side],
+            "price": ticks_to_price(markets[market], price_ticks),
+            "remaining": lots_to_size(markets[market], lots),
+        }
+        for market, order_id, client_id, side, price_ticks, lots in orders
+    ]
+    return {
+        "account": view.account,
+        "address": view.address.hex(),
+        "height": view.height,
+        "cash_uusd": view.cash_uusd,
+        "equity_uusd": view.equity_uusd,
+        "initial_margin_uusd": view.initial_margin_uusd,
+        "maintenance_margin_uusd": view.maintenance_margin_uusd,
+        "positions": positions,
+        "orders": resting,
+    }

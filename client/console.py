@@ -68,11 +68,8 @@ def every_few_seconds(text: str) -> Callable[[int, int], None]:
 
 
 def emit(data: object, text: str, *, as_json: bool) -> None:
-    """Print a result on stdout: the data as JSON, or the text."""
-    print(msgspec.json.encode(data, enc_hook=_hex).decode() if as_json else text, flush=True)
+    """Print a result on stdout: the data as a JSON object, or the text.
 
-
-def _hex(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.hex()
-    raise TypeError(f"cannot print a {type(value).__name__}")
+    Names tell units (`_uusd` micro-dollars, `_ms`, `_lots`); bytes are given as hex by the caller.
+    """
+    print(msgspec.json.encode(data).decode() if as_json else text, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 
@@ -14,25 +15,33 @@ from rich.table import Table
 from client.endpoint import Endpoint
 from protocol.errors import RemoteFault
 from protocol.messages import Status, StatusRequest
-from store.config import parse_address
-from store.testnet import Testnet
+from store.config import Role, parse_address
+from store.testnet import ProcessEntry, Testnet
 
 PROBE_TIMEOUT_MS = 1_500
 PIPE_WIDTH = 160
 
 Values = dict[str, int | str]
 
+WIDE = 110
+"""Columns of a terminal from which on the table has its views too."""
+
 RATES = {
-    "accepted": "accepted_batches",
-    "ordered": "ordered_batches",
+    "accepted": "accepted_actions",
+    "ordered": "ordered_actions",
     "executed": "executed_actions",
     "settled": "settled_actions",
 }
-"""Column, and the counter whose growth per second it shows."""
+"""Column, and the counter of actions whose growth per second it shows."""
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One process: `rates` are growths of counters per second, `values` its whole status."""
+    """One process: `rates` are actions per second, `values` its whole status.
+
+    `height` is the newest block of its chain: the ledger's for a validator, else the ordered log's.
+    `lag` counts the blocks that it is behind: a validator and a sequencer behind the highest of
+    their kind, execution in executing the ordered log, a prover in having it settled.
+    """
 
     name: str
     role: str
@@ -74,48 +83,28 @@ def make_rows(
     passed_s: float,
 ) -> list[ProcessRow]:
     """Rows from two looks `passed_s` seconds apart."""
-    ordered = _greatest(testnet, after, "sequencer", "height")
-    executed = _greatest(testnet, after, "execution", "height")
+    highest = _highest(testnet, after)
     rows = []
     for entry in testnet.processes:
         now, then = after[entry.name], before[entry.name] or {}
         if now is None:
-            rows.append(
-                ProcessRow(
-                    name=entry.name,
-                    role=entry.role,
-                    state="down",
-                    height=None,
-                    view=None,
-                    peers=None,
-                    lag=None,
-                    store_bytes=None,
-                    rates={},
-                    values={},
-                )
-            )
+            rows.append(_down(entry))
             continue
         rates = {}
         for column, counter in RATES.items():
             new, old = _number(now, counter), _number(then, counter)
             if new is not None and old is not None and passed_s > 0:
                 rates[column] = round(max(0, new - old) / passed_s, 1)
-        height = _number(now, "height")
-        lag = _number(now, "lag")
-        if lag is None and entry.role == "execution" and height is not None:
-            lag = max(0, ordered - height)
-        settled = _number(now, "settled_block")
-        if lag is None and settled is not None:
-            lag = max(0, executed - settled)
+        done = _done(entry.role, now, highest)
         rows.append(
             ProcessRow(
                 name=entry.name,
                 role=entry.role,
                 state="up",
-                height=height,
+                height=_number(now, "height"),
                 view=_number(now, "view"),
                 peers=_number(now, "peers"),
-                lag=lag,
+                lag=None if done is None else max(0, highest[CHAINS[entry.role]] - done),
                 store_bytes=_number(now, "store_bytes"),
                 rates=rates,
                 values=now,
@@ -124,25 +113,57 @@ def make_rows(
     return rows
 
 
+CHAINS: dict[Role, str] = {
+    "node": "ledger", "sequencer": "ordered", "execution": "ordered", "prover": "ordered",
+}  # fmt: skip
+"""The chain whose blocks a role's lag is counted in."""
+
+
+def _highest(testnet: Testnet, found: dict[str, Values | None]) -> dict[str, int]:
+    """Newest block of the ledger and of the ordered log, and the newest ordered one settled.
+
+    Without an answering validator nobody knows what is settled, and the last is missing.
+    """
+    highest = {"ledger": 0, "ordered": 0}
+    for entry in testnet.processes:
+        values = found[entry.name] or {}
+        chain = CHAINS[entry.role]
+        highest[chain] = max(highest[chain], _number(values, "height") or 0)
+        settled = _number(values, "last_ordered_block")
+        if settled is not None:
+            highest["settled"] = max(highest.get("settled", 0), settled)
+    return highest
+
+
+def _done(role: Role, values: Values, highest: dict[str, int]) -> int | None:
+    """The block up to which a process has done its work."""
+    return highest.get("settled") if role == "prover" else _number(values, "height")
+
+
+def _down(entry: ProcessEntry) -> ProcessRow:
+    return ProcessRow(
+        name=entry.name, role=entry.role, state="down", height=None, view=None, peers=None,
+        lag=None, store_bytes=None, rates={}, values={},
+    )  # fmt: skip
+
+
 def _number(values: Values, name: str) -> int | None:
     value = values.get(name)
     return value if isinstance(value, int) else None
 
 
-def _greatest(testnet: Testnet, found: dict[str, Values | None], role: str, name: str) -> int:
-    entries = [entry for entry in testnet.processes if entry.role == role]
-    return max((_number(found[entry.name] or {}, name) or 0 for entry in entries), default=0)
-
-
-def make_table(rows: list[ProcessRow]) -> Table:
-    """The rows for a terminal."""
-    table = Table(box=None, pad_edge=False)
-    table.add_column("process", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for name in ("height", "view", "peers", *(f"{rate}/s" for rate in RATES), "lag", "store"):
+def make_table(rows: list[ProcessRow], width: int = WIDE) -> Table:
+    """The rows for a terminal of `width` columns; 80 are enough."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    wide = width >= WIDE
+    table.add_column("process", no_wrap=True, vertical="bottom")
+    table.add_column("state", no_wrap=True, vertical="bottom")
+    numbers = ["height", *(["view"] if wide else []), "peers"]
+    rates = [f"{rate}{'' if wide else chr(10)}/s" for rate in RATES]
+    for name in (*numbers, *rates, "lag", "store"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        cells = [_text(row.height), _text(row.view), _text(row.peers)]
+        cells = [_text(row.height), *([_text(row.view)] if wide else []), _text(row.peers)]
         cells += [f"{row.rates[rate]:,.0f}" if rate in row.rates else "" for rate in RATES]
         cells += [_text(row.lag), _bytes(row.store_bytes)]
         style = "" if row.state == "up" else "red"
@@ -172,25 +193,23 @@ def _bytes(count: int | None) -> str:
 
 async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_json: bool) -> int:
     """Print one status, or a stream of them; returns how many processes answered last."""
-    before, began = await sample(testnet), time.monotonic()
-    if watch and not as_json:
-        with Live(console=Console(), auto_refresh=False) as live:
-            while True:
+    console = _console()
+    with contextlib.ExitStack() as stack:
+        live = None
+        if watch and not as_json and console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False))
+        before, began = await sample(testnet), time.monotonic()
+        while True:
+            if watch or any(values is not None for values in before.values()):
                 await asyncio.sleep(interval_s)
-                after, now = await sample(testnet), time.monotonic()
-                rows = make_rows(testnet, before, after, now - began)
-                live.update(make_table(rows), refresh=True)
-                before, began = after, now
-    while True:
-        if any(values is not None for values in before.values()):
-            await asyncio.sleep(interval_s)
-        after, now = await sample(testnet), time.monotonic()
-        rows = make_rows(testnet, before, after, now - began)
-        if as_json:
-            print(msgspec.json.encode(rows).decode(), flush=True)
-        else:
-            _console().print(make_table(rows))
-        if not watch:
-            return sum(1 for row in rows if row.state == "up")
-        before, began = after, now
-        await asyncio.sleep(interval_s)
+            after, now = await sample(testnet), time.monotonic()
+            rows = make_rows(testnet, before, after, now - began)
+            if as_json:
+                print(msgspec.json.encode({"processes": rows}).decode(), flush=True)
+            elif live is not None:
+                live.update(make_table(rows, console.width), refresh=True)
+            else:
+                console.print(make_table(rows, console.width))
+            if not watch:
+                return sum(1 for row in rows if row.state == "up")
+            before, began = after, now

@@ -73,3 +73,13 @@ def log_tail(log: Path, lines: int = 12, limit_bytes: int = 8192) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-lines:])
+
+
+def last_words(log: Path, name: str) -> str:
+    """Why a process ended: the closing sentence that it left, else its log's last lines."""
+    tail = log_tail(log)
+    lines = tail.splitlines()
+    own = f"trilemma {name}: "
+    if lines and lines[-1].startswith(own):
+        return lines[-1].removeprefix(own)
+    return f"\n{tail}" if tail else f"it left no word in {log}"

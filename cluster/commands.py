@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client.console import Directory, Json, emit, note, run, testnet_directory
+from client.console import DEFAULT_TESTNET, Directory, Json, emit, note, run, testnet_directory
 
 PROCESSES = ("node", "sequencer", "execution", "prover")
 SHOWN_ACCOUNTS = 4
@@ -29,7 +29,6 @@ def init(
     context: typer.Context,
     directory: Directory = None,
     validators: Annotated[int, typer.Option(help="Base-layer validators.")] = 4,
-    sequencers: Annotated[int, typer.Option(help="Sequencers: 1, or 4 and more.")] = 1,
     traders: Annotated[int, typer.Option(help="Funded accounts.")] = 64,
     base_port: Annotated[int, typer.Option(help="First of the ports that are used.")] = 26_600,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Search free ports.")] = False,
@@ -40,10 +39,11 @@ def init(
     from cluster.testnet import TestnetOptions, create_testnet
 
     options = TestnetOptions(
-        validators=validators, sequencers=sequencers, traders=traders, base_port=base_port,
+        validators=validators, traders=traders, base_port=base_port,
         free_ports=free_ports, overwrite=overwrite,
     )  # fmt: skip
-    testnet = create_testnet(testnet_directory(context, directory), options)
+    chosen = testnet_directory(context, directory)
+    testnet = create_testnet(chosen, options)
     genesis = testnet.chain().genesis
     names = testnet.traders
     money = {account.address: account for account in genesis.accounts}
@@ -60,7 +60,10 @@ def init(
         lines.append(f"  ... to {names[-1]}; keys in {testnet.key_path(names[0]).parent}")
     lines += ["", "Processes"]
     lines += [f"  {entry.name:<14}{entry.public}" for entry in testnet.processes]
-    lines += ["", f"Start it with: trilemma up {directory or ''}".rstrip()]
+    lines += [
+        "",
+        f"Start it with: trilemma up {'' if chosen == DEFAULT_TESTNET else chosen}".rstrip(),
+    ]
     data = {
         "directory": str(testnet.directory),
         "processes": {entry.name: entry.public for entry in testnet.processes},
@@ -74,9 +77,14 @@ def up(
     context: typer.Context,
     directory: Directory = None,
     detach: Annotated[
-        bool, typer.Option("--detach", "-d", help="Return once all processes serve.")
+        bool,
+        typer.Option(
+            "--detach", "-d", help="Return once all processes serve and accounts are funded."
+        ),
     ] = False,
-    wait_s: Annotated[float, typer.Option(help="How long processes may take to serve.")] = 60.0,
+    wait_s: Annotated[
+        float, typer.Option(min=1, help="How long processes may take to serve.")
+    ] = 60.0,
 ) -> None:
     """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
     from cluster.launch import launch_detached
@@ -115,7 +123,9 @@ def status(
     context: typer.Context,
     directory: Directory = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
-    interval_s: Annotated[float, typer.Option(help="Time over which rates are taken.")] = 1.0,
+    interval_s: Annotated[
+        float, typer.Option(min=0.1, help="Time over which rates are taken.")
+    ] = 1.0,
     as_json: Json = False,
 ) -> None:
     """One row per process: height, view, peers, actions per second, lag, bytes on disk."""

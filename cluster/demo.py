@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from store.config import Role
 
 REPORT_PATH = Path(".trilemma/demo/report.json")
 LINE_EVERY_S = 4.0
+EXIT_INTERRUPTED = 130
 WATCH_EVERY_S = 0.5
 STORES: dict[str, Role] = {
     "base_layer_per_validator": "node",
@@ -92,12 +94,24 @@ class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_demo(options: DemoOptions) -> int:
-    """Run the demo; returns the exit status (0 only when everything is settled and agrees)."""
-    return uvloop.run(_demo(options))
+    """Run the demo; returns the exit status (0 only when everything is settled and agrees).
+
+    SIGINT, SIGTERM and SIGHUP stop every process and remove the testnet; the status is then 130.
+    """
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.unlink(missing_ok=True)
+    try:
+        return uvloop.run(_demo(options))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        note("interrupted: every process is stopped, and there is no report")
+        return EXIT_INTERRUPTED
 
 
 async def _demo(options: DemoOptions) -> int:
     started = time.monotonic()
+    if (this := asyncio.current_task()) is not None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     with tempfile.TemporaryDirectory(prefix="trilemma-demo-") as folder:
         testnet = create_testnet(
             Path(folder) / "testnet", TestnetOptions(name="demo", free_ports=True)
@@ -113,7 +127,6 @@ async def _demo(options: DemoOptions) -> int:
                 audited = await audit(exchange, every_few_seconds("audited {} of {} ledger blocks"))
             note("stopping")
     report = _report(options, load, before, after, audited, time.monotonic() - started)
-    options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     _summarise(report, options.report)
     return EXIT_OK if report.passed else EXIT_FAILED
@@ -172,7 +185,7 @@ class _Lines:
     """Shows a line every few seconds."""
 
     def __init__(self) -> None:
-        self._next_s = 0.0
+        self._next_s = LINE_EVERY_S
 
     def __call__(self, passed_s: float, counts: dict[str, int], rates: dict[str, float]) -> None:
         if passed_s < self._next_s:

@@ -11,7 +11,7 @@ from pathlib import Path
 import uvloop
 
 from client.faults import NoProgress
-from client.status import sample
+from client.status import Values, sample
 from protocol.errors import TrilemmaError
 from store.testnet import Testnet
 
@@ -23,7 +23,9 @@ class LaunchFailed(TrilemmaError):
 
 
 def launch_detached(directory: Path, wait_s: float) -> int:
-    """Start ``trilemma up`` in its own session; returns its pid once all processes serve.
+    """Start ``trilemma up`` in its own session; returns its pid once one can trade.
+
+    That is when all processes serve and the deposits of genesis have reached the exchange.
 
     Raises `LaunchFailed` with the end of its log, or `NoProgress` after `wait_s` seconds.
     """
@@ -43,11 +45,20 @@ def launch_detached(directory: Path, wait_s: float) -> int:
     while time.monotonic() < deadline:
         if child.poll() is not None:
             lines = log_path.read_text(errors="replace").strip().splitlines()
-            why = lines[-1] if lines else f"exit status {child.returncode}"
+            why = lines[-1].removeprefix("trilemma: ") if lines else f"status {child.returncode}"
             raise LaunchFailed(f"the testnet did not start: {why}")
         statuses = uvloop.run(sample(testnet))
-        if all(values is not None for values in statuses.values()):
+        if all(values is not None for values in statuses.values()) and _funded(testnet, statuses):
             return child.pid
         time.sleep(POLL_S)
     child.terminate()
     raise NoProgress(f"not all processes serve after {wait_s:g} s; see {log_path.parent}")
+
+
+def _funded(testnet: Testnet, statuses: dict[str, Values | None]) -> bool:
+    """Whether execution has taken in the deposits that genesis makes."""
+    deposits = sum(1 for account in testnet.chain().genesis.accounts if account.deposit_uusd)
+    cursors = [
+        (statuses[one.name] or {}).get("inbox_cursor") for one in testnet.of_role("execution")
+    ]
+    return all(isinstance(cursor, int) and cursor >= deposits for cursor in cursors)

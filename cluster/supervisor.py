@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.child import log_tail, spawn, trim_log
+from cluster.child import last_words, log_tail, spawn, trim_log
 from cluster.health import probe
 from cluster.lock import SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
@@ -55,6 +55,7 @@ class Child:
         self.process: asyncio.subprocess.Process | None = None
         self.keeper: asyncio.Task[None] | None = None
         self.wanted = False
+        self.awaited = 0
         self.wake = asyncio.Event()
 
 
@@ -224,7 +225,8 @@ class Supervisor:
                 backoff_s = self._backoff_first_s
             child.state = "waiting"
             self._report(
-                f"{child.entry.name} ended with status {status}; starting again in {backoff_s:g} s"
+                f"{child.entry.name} ended with status {status}, see "
+                f"{self.testnet.log_path(child.entry.name)}; starting again in {backoff_s:g} s"
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(child.wake.wait(), backoff_s)
@@ -279,26 +281,33 @@ class Supervisor:
         log = self.testnet.log_path(name)
         if status == EXIT_SAFETY:
             self._report(f"SAFETY: {name} saw an invariant broken and stays down; see {log}")
-        else:
-            self._report(f"{name} cannot use its configuration and stays down; see {log}")
-        self._report(log_tail(log))
+            self._report(log_tail(log))
+        elif not child.awaited:  # else whoever waits for it tells
+            words = last_words(log, name)
+            self._report(f"{name} cannot use its configuration and stays down: {words}")
 
     async def _wait_one(self, child: Child, chain_id: bytes, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         name = child.entry.name
+        log = self.testnet.log_path(name)
         trouble = "no answer"
-        while loop.time() < deadline:
-            if child.state in ("failed", "stopped"):
-                break
-            try:
-                await probe(child.entry.public, chain_id)
-                return
-            except (OSError, TrilemmaError) as error:
-                trouble = str(error) or trouble
-            await asyncio.sleep(_PROBE_PAUSE_S)
-        tail = log_tail(self.testnet.log_path(name))
-        raise ClusterError(f"{name} ({child.state}) does not serve: {trouble}\n{tail}".rstrip())
+        child.awaited += 1
+        try:
+            while loop.time() < deadline and child.state not in ("failed", "stopped"):
+                try:
+                    await probe(child.entry.public, chain_id)
+                    return
+                except (OSError, TrilemmaError) as error:
+                    trouble = str(error) or trouble
+                await asyncio.sleep(_PROBE_PAUSE_S)
+        finally:
+            child.awaited -= 1
+        if child.state == "failed":
+            raise ClusterError(f"{name} (failed) did not start: {last_words(log, name)}")
+        raise ClusterError(
+            f"{name} ({child.state}) does not serve: {trouble}\n{log_tail(log)}".rstrip()
+        )
 
     async def _keep_house(self) -> None:
         while True:

@@ -1,9 +1,9 @@
 # To be sourced: compose "$@" runs whichever compose there is, on this project's file, as the user
-# who owns the testnet's folder. Root's containers run as a user of their own.
+# who owns the testnet's folder: whoever called sudo, or for root itself a user of its own.
 TRILEMMA_TESTNET=${TRILEMMA_TESTNET:-$PWD/.trilemma/compose}
 if [ "$(id -u)" = 0 ]; then
-    TRILEMMA_UID=${TRILEMMA_UID:-10001}
-    TRILEMMA_GID=${TRILEMMA_GID:-10001}
+    TRILEMMA_UID=${TRILEMMA_UID:-${SUDO_UID:-10001}}
+    TRILEMMA_GID=${TRILEMMA_GID:-${SUDO_GID:-10001}}
 else
     TRILEMMA_UID=${TRILEMMA_UID:-$(id -u)}
     TRILEMMA_GID=${TRILEMMA_GID:-$(id -g)}
@@ -19,5 +19,12 @@ compose() {
     else
         echo "there is neither 'docker compose' nor docker-compose; install one of them" >&2
         return 1
+    fi
+}
+
+make_testnet_folder() {
+    mkdir -p "$TRILEMMA_TESTNET"
+    if [ "$(id -u)" = 0 ]; then
+        chown "$TRILEMMA_UID:$TRILEMMA_GID" "$TRILEMMA_TESTNET"
     fi
 }

@@ -5,10 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . deploy/compose-command.sh
-mkdir -p "$TRILEMMA_TESTNET"
-if [ "$(id -u)" = 0 ]; then
-    chown "$TRILEMMA_UID:$TRILEMMA_GID" "$TRILEMMA_TESTNET"
-fi
+make_testnet_folder
 compose up -d --no-build
 if ! "${VENV_PYTHON:-.venv/bin/python}" -m cluster.health --testnet "$TRILEMMA_TESTNET" --wait "${WAIT_S:-90}"; then
     compose ps

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import signal
 
 from client.nonces import wall_clock_ms
 from client.sdk import Exchange
@@ -25,7 +27,9 @@ QUOTE_UUSD = 200_000_000
 
 
 async def make_market(directory: str, name: str, market: str, seconds: float) -> None:
-    """Requote twice a second until the time is over, then cancel everything."""
+    """Requote twice a second until the time is over or Ctrl-C, then cancel everything."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop.set)
     async with Exchange.connect(directory) as exchange:
         owner = await exchange.trader(name)
         agent = Key.generate()
@@ -36,8 +40,8 @@ async def make_market(directory: str, name: str, market: str, seconds: float) ->
 
         config = exchange.market(market)
         first_id = last_id = wall_clock_ms()
-        until = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < until:
+        asyncio.get_running_loop().call_later(seconds, stop.set)
+        while not stop.is_set():
             mark = (await exchange.book(market, 1)).mark_ticks
             view = await maker.view()
             held = sum(p.size_lots for p in view.positions if p.market == config.market)
@@ -57,7 +61,8 @@ async def make_market(directory: str, name: str, market: str, seconds: float) ->
                 f"mark {mark}  position {held} lots  equity {uusd_to_usd(view.equity_uusd)}  "
                 f"{resting} quotes in {quotes.latency_ms('executed'):.1f} ms"
             )
-            await asyncio.sleep(0.5)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), 0.5)
 
         last: list[Action] = [
             CancelClient(config.market, quote) for quote in range(first_id + 1, last_id + 1)

@@ -1,7 +1,7 @@
 """The wire protocol without this project's code: only msgpack, cryptography and sockets.
 
-Says hello, proves a signer, signs a batch with one order, submits it, reads the receipt and the
-result. Everything a client in another language needs is on this page.
+Says hello, proves a signer, signs a batch with an order and its cancellation, submits it, reads the
+receipt and the results. Everything a client in another language needs is on this page.
 
     python examples/raw_client.py --testnet .trilemma/testnet
 """
@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 # Tags of messages: requests below 64, answers and pushes from 64 on.
 ERROR, HELLO, AUTHENTICATE, SUBMIT, SUBSCRIBE_EVENTS, ACCOUNT, BOOK = 0, 1, 2, 4, 10, 12, 13
 WELCOME, ACCEPTED, ORDERED, EVENTS, BOOK_VIEW = 64, 67, 68, 70, 73
-ORDER, BATCH_EXECUTED = 1, 1
+ORDER, CANCEL_CLIENT, BATCH_EXECUTED = 1, 4, 1
+STATUSES = ("done", "resting", "filled", "cancelled")
 ED25519, WIRE_VERSION = 1, 1
 
 
@@ -92,9 +93,10 @@ def main() -> None:
 
     # Sign: the batch's bytes, bound to chain and shard.
     nonce_ms = time.time_ns() // 1_000_000
-    buy, ioc = 0, 1
-    order = [ORDER, 0, buy, mark_ticks * 9 // 10, 1, ioc, 0]
-    payload = msgpack.packb([account, nonce_ms, 0, [order]], use_bin_type=True)
+    market, buy, good_till_cancelled, client_id = 0, 0, 0, nonce_ms
+    order = [ORDER, market, buy, mark_ticks * 9 // 10, 1, good_till_cancelled, client_id]
+    cancel = [CANCEL_CLIENT, market, client_id]
+    payload = msgpack.packb([account, nonce_ms, 0, [order, cancel]], use_bin_type=True)
     digest = domain_hash(b"trilemma/actions", chain_id, shard.to_bytes(2, "big"), payload)
     signed = msgpack.packb([ED25519, public, payload, key.sign(digest)], use_bin_type=True)
 
@@ -117,11 +119,14 @@ def main() -> None:
         for event in msgpack.unpackb(message[2], raw=False)[5]:
             # BatchExecuted: tag, account, signer, nonce, code, results, duplicate
             if event[0] == BATCH_EXECUTED and (event[2], event[3]) == (public, nonce_ms):
-                code, status, order_id, filled, remaining = event[5][0]
-                print(
-                    f"executed: code {code}, status {status}, order {order_id}, "
-                    f"filled {filled}, remaining {remaining}"
-                )
+                if event[4]:
+                    raise SystemExit(f"the batch is refused with code {event[4]}")
+                for code, status, order_id, filled, remaining in event[5]:
+                    said = STATUSES[status] if code == 0 else f"refused with code {code}"
+                    print(
+                        f"executed: order {order_id} {said}, filled {filled} lots, "
+                        f"remaining {remaining}"
+                    )
                 return
 
 

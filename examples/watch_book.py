@@ -1,7 +1,7 @@
 """Rebuild a market's order-by-order book from the event stream and print its best levels.
 
-The mirror starts empty, so it is right from the exchange's first event on; with `--seconds` it
-stops by itself.
+The mirror starts empty, so it is right from the exchange's first event on. Ctrl-C ends it, or
+`--seconds`.
 
 Usage::
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 
 from client.book import BookMirror
 from client.sdk import Exchange
@@ -51,7 +52,8 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=5, help="levels per side")
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long; 0: never")
     options = parser.parse_args()
-    asyncio.run(watch(options.testnet, options.market, options.depth, options.seconds))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(watch(options.testnet, options.market, options.depth, options.seconds))
 
 
 if __name__ == "__main__":

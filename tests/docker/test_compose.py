@@ -44,7 +44,7 @@ def audited_actions(cluster: ComposeCluster) -> int:
 
 
 def heights(cluster: ComposeCluster) -> dict[str, int | None]:
-    return {row["name"]: row["height"] for row in cluster.trilemma("status")}
+    return {row["name"]: row["height"] for row in cluster.trilemma("status")["processes"]}
 
 
 def has_caught_up(cluster: ComposeCluster, name: str) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+
+import pytest
+from rich.console import Console
 
 from client.status import Values, make_rows, make_table
 from store.testnet import Description, ProcessEntry, Testnet
@@ -15,6 +19,7 @@ TESTNET = Testnet(
             ProcessEntry("validator-0", "node", 0, "127.0.0.1:1"),
             ProcessEntry("sequencer-0", "sequencer", 0, "127.0.0.1:2"),
             ProcessEntry("execution-0", "execution", 0, "127.0.0.1:3"),
+            ProcessEntry("prover-0", "prover", 0, "127.0.0.1:4"),
         ],
         [],
     ),
@@ -24,34 +29,73 @@ TESTNET = Testnet(
 def test_rates_are_growth_per_second_and_lag_is_measured_against_the_log() -> None:
     before: dict[str, Values | None] = {
         "validator-0": None,
-        "sequencer-0": {"height": 90, "ordered_batches": 100, "accepted_batches": 100},
+        "sequencer-0": {"height": 90, "ordered_actions": 100, "accepted_actions": 100},
         "execution-0": {"height": 80, "executed_actions": 1_000},
+        "prover-0": None,
     }
     after: dict[str, Values | None] = {
         "validator-0": None,
-        "sequencer-0": {"height": 100, "ordered_batches": 150, "accepted_batches": 160, "view": 7},
+        "sequencer-0": {"height": 100, "ordered_actions": 150, "accepted_actions": 160, "view": 7},
         "execution-0": {"height": 97, "executed_actions": 3_000, "store_bytes": 5_000},
+        "prover-0": {"height": 95},
     }
-    down, sequencer, execution = make_rows(TESTNET, before, after, 2.0)
+    down, sequencer, execution, prover = make_rows(TESTNET, before, after, 2.0)
     assert (down.state, down.height, down.rates) == ("down", None, {})
     assert sequencer.rates == {"accepted": 30.0, "ordered": 25.0}
     assert (sequencer.height, sequencer.view) == (100, 7)
     assert execution.rates == {"executed": 1_000.0}
     assert (execution.lag, execution.store_bytes) == (3, 5_000)
-    assert make_table([down, sequencer, execution]).row_count == 3
+    # Without a validator nobody knows what is settled.
+    assert (prover.lag, sequencer.lag) == (None, 0)
 
 
 def test_a_process_that_just_came_up_has_no_rates_and_a_restart_none_below_zero() -> None:
     fresh: dict[str, Values | None] = {
         "validator-0": {"height": 3},
-        "sequencer-0": {"height": 1, "ordered_batches": 5},
+        "sequencer-0": {"height": 1, "ordered_actions": 5},
         "execution-0": None,
+        "prover-0": None,
     }
     before: dict[str, Values | None] = {
         "validator-0": None,
-        "sequencer-0": {"height": 9, "ordered_batches": 500},
+        "sequencer-0": {"height": 9, "ordered_actions": 500},
         "execution-0": None,
+        "prover-0": None,
     }
-    validator, sequencer, _ = make_rows(TESTNET, before, fresh, 1.0)
+    validator, sequencer, *_ = make_rows(TESTNET, before, fresh, 1.0)
     assert validator.state == "up" and validator.rates == {}
     assert sequencer.rates == {"ordered": 0.0}
+
+
+def test_a_provers_lag_is_what_is_ordered_and_not_settled() -> None:
+    found: dict[str, Values | None] = {
+        "validator-0": {"height": 7, "last_ordered_block": 60},
+        "sequencer-0": {"height": 100},
+        "execution-0": {"height": 100},
+        "prover-0": {"height": 100, "settled_actions": 5},
+    }
+    assert [row.lag for row in make_rows(TESTNET, found, found, 1.0)] == [0, 0, 0, 40]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits_the_terminal_with_nothing_cut_off(width: int) -> None:
+    values: Values = {
+        "height": 99_999, "view": 100_001, "peers": 3, "store_bytes": 999_900_000,
+        "accepted_actions": 0, "ordered_actions": 0, "last_ordered_block": 99_900,
+        "executed_actions": 0, "settled_actions": 0,
+    }  # fmt: skip
+    grown: Values = {
+        name: value + 30_000 if name.endswith("_actions") else value
+        for name, value in values.items()
+        if isinstance(value, int)
+    }
+    names = [entry.name for entry in TESTNET.processes]
+    rows = make_rows(TESTNET, dict.fromkeys(names, values), dict.fromkeys(names, grown), 1.0)
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(make_table(rows, width))
+    shown = capture.get()
+    assert "…" not in shown
+    for text in ("validator-0", "99,999", "30,000", "999.9 MB", "accepted", "settled"):
+        assert text in shown
+    assert ("100,001" in shown) is (width >= 110)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.child import last_words
 from cluster.health import probe
 from cluster.lock import PID_FILE, SupervisorLock, stop_supervisor, supervisor_pid
 from cluster.supervisor import ClusterError, Supervisor
@@ -148,8 +149,8 @@ async def test_a_process_that_keeps_failing_waits_longer_each_time(testnet: Test
     assert waits[:3] == ["0.01", "0.02", "0.04"]
 
 
-@pytest.mark.parametrize(("status", "word"), [(2, "configuration"), (5, "SAFETY")])
-async def test_some_ends_are_for_good(testnet: Testnet, status: int, word: str) -> None:
+@pytest.mark.parametrize("status", [2, 5])
+async def test_some_ends_are_for_good(testnet: Testnet, status: int) -> None:
     (testnet.directory / "validator-0.end").write_text(str(status))
     news: list[str] = []
     async with supervisor(testnet, news) as running:
@@ -158,10 +159,29 @@ async def test_some_ends_are_for_good(testnet: Testnet, status: int, word: str) 
         assert running.state("validator-0") == "failed"
         assert running.exit_status("validator-0") == status
         assert (testnet.directory / "validator-0.starts").read_text() == "x"
-        assert any(word in line for line in news)
+        # Whoever waits tells of a bad configuration, so that it is said once.
+        assert any("SAFETY" in line for line in news) is (status == 5)
+        assert not any("configuration" in line for line in news)
         (testnet.directory / "validator-0.end").unlink()
         await running.restart("validator-0")
         await running.wait_ready(PATIENCE_S)
+
+
+async def test_a_bad_configuration_that_nobody_waits_for_is_reported(testnet: Testnet) -> None:
+    (testnet.directory / "validator-0.end").write_text("2")
+    news: list[str] = []
+    async with supervisor(testnet, news) as running:
+        await until(lambda: running.state("validator-0") == "failed")
+    assert sum("validator-0 cannot use its configuration" in line for line in news) == 1
+
+
+def test_last_words_are_the_closing_sentence_or_the_end_of_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    assert last_words(log, "prover-0") == f"it left no word in {log}"
+    log.write_text("earlier\ntrilemma prover-0: port 1 is in use\n")
+    assert last_words(log, "prover-0") == "port 1 is in use"
+    log.write_text("trilemma prover-0: port 1 is in use\nlater\n")
+    assert last_words(log, "prover-0").endswith("later")
 
 
 async def test_a_killed_or_stopped_process_stays_down_until_restarted(testnet: Testnet) -> None:

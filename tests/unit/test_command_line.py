@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from client.channel import Unreachable
+from client.cli_trade import _account_data
 from client.faults import InvalidProof, NoProgress, explain
 from client.submission import ActionRejected
 from client.units import UnitError
@@ -22,6 +24,8 @@ from protocol.errors import (
     SafetyViolation,
     TrilemmaError,
 )
+from protocol.messages import AccountView, PositionView
+from store.testnet import Testnet
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +57,10 @@ def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProces
         (["order", "BTC-PERP", "buy", "1", "5", "--market"], "no price"),
         (["order", "BTC-PERP", "buy", "1", "5", "--tif", "fok"], "time in force"),
         (["order", "BTC-PERP", "buy", "1", "5", "--wait", "never"], "--wait takes"),
+        (["order", "BTC-PERP", "buy", "1", "5", "--client-id", str(1 << 64)], "less than or equal"),
+        (["cancel", "BTC-PERP", str(1 << 64)], "less than or equal"),
+        (["account", "--number", "-1"], "greater than or equal"),
+        (["status", "--interval-s", "0"], "greater than or equal"),
         (["withdraw", "ten"], "decimal"),
         (["withdraw", "10", "--to", "abc"], "20 bytes in hex"),
         (["replay", "no-such-file.csv"], "cannot read"),
@@ -77,7 +85,48 @@ def test_a_cluster_that_does_not_run_is_reported(testnet: Path) -> None:
     done = trilemma("status", "--json", testnet=testnet)
     assert done.returncode == 1
     assert "trilemma up" in done.stderr
-    assert done.stdout.count('"state":"down"') == 4
+    rows = json.loads(done.stdout)["processes"]
+    assert [row["state"] for row in rows] == ["down"] * 4
+
+
+def test_init_says_how_to_start_the_testnet_that_it_made(tmp_path: Path) -> None:
+    directory = tmp_path / "elsewhere"
+    done = trilemma("init", "--free-ports", "--traders", "0", testnet=directory)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"Start it with: trilemma up {directory}"
+
+
+def test_an_account_for_programs_names_every_field_and_unit(testnet: Path) -> None:
+    markets = Testnet.load(testnet).chain().genesis.markets
+    held = PositionView(0, -500, -30_000_000_000, 600_000, -20_000_000, 600_000_000)
+    view = AccountView(0, 16, bytes(20), 5_000_000, 4, 3, 2, 1, [held], 9)
+    data = _account_data(markets, view, [(0, 7, 8, 1, 600_010, 250)])
+    assert data["address"] == "00" * 20 and data["cash_uusd"] == 5_000_000
+    assert data["positions"] == [
+        {
+            "market": "BTC-PERP", "size": "-0.5", "mark": "60000", "cost_uusd": -30_000_000_000,
+            "unrealised_uusd": -20_000_000, "initial_margin_uusd": 600_000_000,
+        }
+    ]  # fmt: skip
+    assert data["orders"] == [
+        {
+            "order_id": 7, "client_id": 8, "market": "BTC-PERP", "side": "sell",
+            "price": "60001", "remaining": "0.25",
+        }
+    ]  # fmt: skip
+    json.dumps(data)
+
+
+def test_a_demo_that_cannot_write_its_report_says_so_at_once(tmp_path: Path) -> None:
+    (tmp_path / ".trilemma").write_text("in the way")
+    done = subprocess.run(
+        [sys.executable, "-m", "cluster.cli", "demo"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert ".trilemma" in done.stderr and "starting" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_starting_is_quick_because_commands_import_lazily() -> None:
