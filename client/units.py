@@ -28,7 +28,7 @@ def parse_micro(text: str, what: str) -> int:
     """Millionths in decimal `text`; raises `UnitError` naming `what`."""
     match = _DECIMAL.fullmatch(text.strip().replace("_", ""))
     if match is None:
-        raise UnitError(f"{what} {text!r} is not a decimal number such as 12.5")
+        raise UnitError(f"{what} {text!r} is not a decimal number such as 12.5, or too large")
     sign, whole, fraction = match.group(1), match.group(2), (match.group(3) or "").rstrip("0")
     if len(fraction) > MICRO_DIGITS:
         raise UnitError(f"{what} {text!r} has more than {MICRO_DIGITS} decimal places")

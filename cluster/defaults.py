@@ -17,7 +17,7 @@ LEDGER_PACE = Pace(
     block_interval_ms=100,
     empty_interval_ms=20,
     idle_interval_ms=5_000,
-    timeout_ms=1_500,
+    timeout_ms=1_000,
     timeout_max_ms=10_000,
     max_payload_bytes=3 * MEBIBYTE,
 )

@@ -22,7 +22,6 @@ from net.session import NODE_LIMITS, Session, SessionLimits
 from net.tls import peer_public_key
 from protocol.errors import Code, Rejected
 
-
 TURN_S = 0.005
 """A peer's frames are handled for so long at a stretch."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
@@ -24,6 +25,8 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_SAFETY = 5
+
+DESCRIPTORS = 65_536
 
 OWNER_NAME = "OWNER"
 """File in a data directory that says whose it is: role, key of a member, chain."""
@@ -45,6 +48,7 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
         chain = load_chain(config)
         key = load_process_key(config, chain)
         _configure_logging(config)
+        _raise_descriptor_limit()
         ensure_directory(config.data)
         with lock_directory(config.data):
             _claim_directory(config, chain, key)
@@ -62,6 +66,14 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
         structlog.get_logger().critical("the operating system refuses", error=str(error))
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _raise_descriptor_limit() -> None:
+    """Use as many descriptors as the system allows: every session and segment needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _claim_directory(config: ProcessConfig, chain: Chain, key: Key) -> None:

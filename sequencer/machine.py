@@ -133,7 +133,7 @@ class Sequencer:
         for raw in recovered.accepted:
             identity = batch_id(raw)
             if self.pool.committed_at(identity) is None and identity not in self.pool:
-                self.pool.add(identity, raw)
+                self.pool.add(identity, raw, len(open_batch(raw)[1].actions))
 
     # --- inputs
 
@@ -162,7 +162,7 @@ class Sequencer:
             )
         identity = batch_id(raw)
         if identity not in self.pool and self.pool.committed_at(identity) is None:
-            self.pool.add(identity, raw)
+            self.pool.add(identity, raw, len(batch.actions))
             self._fresh.append(raw)
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1

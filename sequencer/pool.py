@@ -42,12 +42,14 @@ class BatchPool:
         self.inbox_height = inbox_height
         self.inbox_cursor = inbox_cursor
         self.ledger_height = inbox_height
-        self.committed_batches = 0
+        self.accepted_batches = self.accepted_actions = 0
+        self.ordered_batches = self.ordered_actions = 0
         self._height = height
         self._max_payload_bytes = max_payload_bytes
         self._inbox_per_block = inbox_per_block
         self._counts: dict[int, int] = {}
         self._waiting: OrderedDict[bytes, bytes] = OrderedDict()
+        self._actions: dict[bytes, int] = {}
         self._recent: OrderedDict[bytes, int] = OrderedDict()
 
     # --- admission
@@ -62,12 +64,15 @@ class BatchPool:
         """Height at which a batch committed, where it is still remembered."""
         return self._recent.get(identity)
 
-    def add(self, identity: bytes, raw: bytes) -> None:
-        """Take a batch; raises `Rejected(busy)` when the pool is full."""
+    def add(self, identity: bytes, raw: bytes, actions: int) -> None:
+        """Take a batch of so many actions; raises `Rejected(busy)` when the pool is full."""
         if len(self._waiting) >= POOL_BATCHES_MAX or self.bytes + len(raw) > POOL_BYTES_MAX:
             raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
         self._waiting[identity] = raw
+        self._actions[identity] = actions
         self.bytes += len(raw)
+        self.accepted_batches += 1
+        self.accepted_actions += actions
 
     def note_ledger(self, height: int, count: int) -> None:
         """The base layer is certified up to `height`, where the inbox holds `count` entries.
@@ -158,7 +163,7 @@ class BatchPool:
             self.inbox_height = max(self.inbox_height, payload.inbox_height)
             for raw in payload.batches:
                 self.remember(batch_id(raw), height)
-            self.committed_batches += len(payload.batches)
+            self.ordered_batches += len(payload.batches)
         self.inbox_cursor = self._advance(self.inbox_cursor, self.inbox_height)
         for known in [known for known in self._counts if known < self.inbox_height]:
             del self._counts[known]
@@ -168,6 +173,7 @@ class BatchPool:
         raw = self._waiting.pop(identity, None)
         if raw is not None:
             self.bytes -= len(raw)
+            self.ordered_actions += self._actions.pop(identity)
         self._recent[identity] = height
         if len(self._recent) > RECENT_MAX:
             self._recent.popitem(last=False)

@@ -69,7 +69,6 @@ class SequencerProcess:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
-        self._accepted = 0
         self._grown = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -123,7 +122,6 @@ class SequencerProcess:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        self._accepted += self._waiting
         self._waiting = 0
         self._guarded(self._machine.flush(now_ms()))
 
@@ -215,8 +213,10 @@ class SequencerProcess:
             "view": self._machine.replica.view,
             "pool": len(pool),
             "pool_bytes": pool.bytes,
-            "accepted_batches": self._accepted,
-            "ordered_batches": pool.committed_batches,
+            "accepted_batches": pool.accepted_batches,
+            "accepted_actions": pool.accepted_actions,
+            "ordered_batches": pool.ordered_batches,
+            "ordered_actions": pool.ordered_actions,
             "ledger_height": pool.ledger_height,
             "inbox_height": pool.inbox_height,
             "inbox_cursor": pool.inbox_cursor,

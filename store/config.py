@@ -122,7 +122,10 @@ def read_chain(path: Path) -> Chain:
         raw = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read the genesis file {path}: {error.strerror}") from None
-    return parse_genesis(raw)
+    try:
+        return parse_genesis(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def load_chain(config: ProcessConfig) -> Chain:

@@ -10,6 +10,7 @@ another thread, so that a group commit need not stop the loop.
 
 from __future__ import annotations
 
+import errno
 import os
 from bisect import bisect_right
 from collections import OrderedDict
@@ -220,7 +221,7 @@ class SegmentLog:
 
     def _require_usable(self) -> None:
         if self._broken:
-            raise SafetyViolation(f"the log {self.directory} is unusable: {self._broken}")
+            raise OSError(errno.EIO, f"the log {self.directory} is unusable: {self._broken}")
 
     # --- reading
 

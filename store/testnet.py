@@ -76,6 +76,8 @@ class Testnet:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is malformed: {error}") from None
+        if not description.processes:
+            raise ConfigError(f"{path} names no processes; make the testnet anew")
         return cls(directory, description)
 
     @property
@@ -109,7 +111,13 @@ class Testnet:
 
     def key(self, name: str) -> Key:
         """The key of a process, trader, ``oracle`` or ``faucet``; raises `ConfigError`."""
-        return load_key(self.key_path(name))
+        path = self.key_path(name)
+        if not path.exists() and self.traders:
+            raise ConfigError(
+                f"there is no key of {name!r} here; traders are {self.traders[0]} to "
+                f"{self.traders[-1]}"
+            )
+        return load_key(path)
 
     def config_path(self, name: str) -> Path:
         """The configuration of a process."""

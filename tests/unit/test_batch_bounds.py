@@ -102,7 +102,7 @@ def test_uncommitted_blocks_together_carry_no_more_than_one_payload() -> None:
     log, pool = OrderedLog(chain), BatchPool(PAYLOAD_BYTES, 256, 0, 0, 0)
     for number in range(300):
         raw = monotonous(number)
-        pool.add(batch_id(raw), raw)
+        pool.add(batch_id(raw), raw, 1)
     uncommitted: list[Block] = []
     for _ in range(3):
         payload = pool.propose(uncommitted, 0)
