@@ -26,17 +26,27 @@ from consensus import (
     Tick,
     Work,
 )
-from protocol.actions import NONCE_FUTURE_MS, NONCE_PAST_MS, batch_id, open_batch
+from protocol.actions import (
+    NONCE_FUTURE_MS,
+    NONCE_PAST_MS,
+    actions_digest,
+    batch_id,
+    open_batch,
+)
 from protocol.chain import EMPTY_HASH, Block, genesis_header
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
-from protocol.keys import Key
+from protocol.keys import Key, require_signature
 from protocol.merkle import list_proofs, list_root
 from protocol.ordering import Receipt, decode_payload, receipt_digest
 from sequencer.pool import BatchPool
 
 Ticket = tuple[int, int]
 """Who asked: session number and request id, chosen by the shell."""
+
+SIGNATURES_CHECKED_BELOW = 64
+"""With fewer batches waiting than this, a false signature is refused at once, as a service to the
+submitter. Under load that is left to execution, which checks every signature anyway."""
 
 SESSION_OPEN_MAX = 8_192
 """Submissions of one session that may wait for their order, so that none fills the pool alone."""
@@ -118,6 +128,7 @@ class Sequencer:
             stored=stored,
         )
         self._chain_id = chain.chain_id
+        self._shard = genesis.shard
         self._index = index
         self._key = key
         self._fresh: list[bytes] = []
@@ -162,6 +173,9 @@ class Sequencer:
             )
         identity = batch_id(raw)
         if identity not in self.pool and self.pool.committed_at(identity) is None:
+            if len(self.pool) < SIGNATURES_CHECKED_BELOW:
+                digest = actions_digest(self._chain_id, self._shard, signed.payload)
+                require_signature(signed.signer, signed.signature, digest)
             self.pool.add(identity, raw, len(batch.actions))
             self._fresh.append(raw)
         self._asked.append((ticket, identity))

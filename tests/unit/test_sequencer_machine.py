@@ -374,3 +374,17 @@ def test_a_block_must_not_name_a_ledger_height_that_is_unknown_or_falls() -> Non
     payload = encode(OrderedPayload(4, [b"no batch"]))
     with pytest.raises(Rejected):
         pool.check(msgspec.structs.replace(header, payload=payload), [])
+
+
+def test_a_false_signature_is_refused_while_there_is_time_to_check(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    raw = world.batch()
+    forged = raw[:-1] + bytes([raw[-1] ^ 1])
+    with pytest.raises(Rejected) as caught:
+        world.machine.submit((1, 1), forged, {ALICE.public}, world.now_ms)
+    assert caught.value.code == Code.BAD_SIGNATURE
+    monkeypatch.setattr(machine_module, "SIGNATURES_CHECKED_BELOW", 0)
+    world.machine.submit((1, 1), forged, {ALICE.public}, world.now_ms)
+    assert len(world.machine.pool) == 1, "a busy sequencer leaves it to execution"
