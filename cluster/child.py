@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import shutil
@@ -55,6 +56,17 @@ async def spawn(command: list[str], log: Path, directory: Path) -> asyncio.subpr
         )
     finally:
         os.close(descriptor)
+
+
+def signal_child(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Send a signal to a child that has not been waited for; nothing if it has.
+
+    Not by `process.send_signal`: that polls the child first, and a poll that reaps it takes the
+    exit status from whoever waits for it.
+    """
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 def trim_log(log: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.child import last_words, log_tail, spawn, trim_log
+from cluster.child import last_words, log_tail, signal_child, spawn, trim_log
 from cluster.health import probe
 from cluster.lock import SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
@@ -174,8 +174,8 @@ class Supervisor:
     def send_signal(self, name: str, number: signal.Signals) -> None:
         """Send a running process a signal, as SIGSTOP and SIGCONT for a pause."""
         process = self._child(name).process
-        if process is not None and process.returncode is None:
-            process.send_signal(number)
+        if process is not None:
+            signal_child(process, number)
 
     async def wait_ready(self, timeout_s: float = 60.0, names: list[str] | None = None) -> None:
         """Wait until these processes (all of them by default) answer on their public ports.
@@ -247,7 +247,7 @@ class Supervisor:
         child.state = "running"
         if not child.wanted:
             # Asked to end while it was being started: `_end` had no process to signal yet.
-            process.kill()
+            signal_child(process, signal.SIGKILL)
         try:
             pid_path.write_text(f"{process.pid}\n")
             return await process.wait()
@@ -266,13 +266,11 @@ class Supervisor:
         if process is not None and process.returncode is None:
             # A paused process acts on SIGTERM only once it goes on.
             for each in (number, signal.SIGCONT):
-                with contextlib.suppress(ProcessLookupError):
-                    process.send_signal(each)
+                signal_child(process, each)
             done, _ = await asyncio.wait({keeper}, timeout=self._grace_s)
             if not done:
                 self._report(f"{child.entry.name} ignored SIGTERM; killing it")
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                signal_child(process, signal.SIGKILL)
         await asyncio.wait({keeper})
         child.state = "stopped"
 
