@@ -7,19 +7,12 @@ from typing import TypeVar
 
 from net.rpc import Connection, peek_prefix
 from net.session import Session
+from net.upstream import prove_signer, say_hello
 from protocol.codec import Wire, encode
 from protocol.errors import RemoteFault
 from protocol.genesis import Chain
-from protocol.keys import SCHEME_ED25519, Key
-from protocol.messages import (
-    WIRE_VERSION,
-    Authenticate,
-    Done,
-    Hello,
-    Welcome,
-    decode_answer,
-    session_digest,
-)
+from protocol.keys import Key
+from protocol.messages import Welcome, decode_answer
 
 A = TypeVar("A", bound=Wire)
 
@@ -46,17 +39,14 @@ class Endpoint(Connection):
     async def greet(self) -> Welcome:
         """Connect and say hello; raises `ConnectionError` or `RemoteFault` (wrong_chain)."""
         await self.open()
-        self.welcome = await self.ask(
-            Welcome, Hello, WIRE_VERSION, self.chain.chain_id, CLIENT_NAME
-        )
+        self.welcome = await say_hello(self, self.chain.chain_id, CLIENT_NAME)
         return self.welcome
 
     async def prove(self, key: Key) -> None:
         """Prove that this session may speak for `key`."""
         if self.welcome is None:
             raise ConnectionError("a session says hello before it proves a signer")
-        digest = session_digest(self.chain.chain_id, self.welcome.challenge)
-        await self.ask(Done, Authenticate, SCHEME_ED25519, key.public, key.sign(digest))
+        await prove_signer(self, self.welcome, key)
 
     async def ask(
         self,

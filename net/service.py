@@ -76,11 +76,6 @@ class ClientSession:
         if not self.closed:
             self.link.send(encode(answer))
 
-    def send_frame(self, frame: bytes) -> None:
-        """Send an encoded answer."""
-        if not self.closed:
-            self.link.send(frame)
-
 
 class PublicService:
     """Serves the public port of one process."""

@@ -29,24 +29,25 @@ A = TypeVar("A")
 _log = structlog.get_logger()
 
 
-async def greet(connection: Connection, chain_id: bytes, name: str, key: Key | None) -> Welcome:
-    """Open the session on a fresh connection, and prove `key` where one is given.
+async def say_hello(connection: Connection, chain_id: bytes, name: str) -> Welcome:
+    """Open the session on a fresh connection.
 
-    Raises `ConnectionError`, `RemoteFault` or `Rejected` when the server is not of this chain.
+    Raises `ConnectionError`, `TimeoutError`, `RemoteFault` (wrong_chain), or `Rejected`.
     """
     request_id = connection.next_request_id()
     hello = encode(Hello(request_id, WIRE_VERSION, chain_id, name))
-    welcome = decode_answer(await connection.request(hello, request_id))
-    if not isinstance(welcome, Welcome):
-        raise Rejected(Code.UNKNOWN_MESSAGE, "the server does not answer Hello with Welcome")
+    welcome = expect(Welcome, decode_answer(await connection.request(hello, request_id)))
     if welcome.chain_id != chain_id:
         raise Rejected(Code.WRONG_CHAIN, "the server is of another chain")
-    if key is not None:
-        request_id = connection.next_request_id()
-        signature = key.sign(session_digest(chain_id, welcome.challenge))
-        proof = encode(Authenticate(request_id, SCHEME_ED25519, key.public, signature))
-        await connection.request(proof, request_id)
     return welcome
+
+
+async def prove_signer(connection: Connection, welcome: Welcome, key: Key) -> None:
+    """Prove that the session may speak for `key`; raises as `say_hello`."""
+    request_id = connection.next_request_id()
+    signature = key.sign(session_digest(welcome.chain_id, welcome.challenge))
+    proof = encode(Authenticate(request_id, SCHEME_ED25519, key.public, signature))
+    await connection.request(proof, request_id)
 
 
 class Upstream:
@@ -91,7 +92,9 @@ class Upstream:
         connection = Connection(host, port)
         try:
             await connection.open()
-            await greet(connection, self._chain_id, self._name, self._key)
+            welcome = await say_hello(connection, self._chain_id, self._name)
+            if self._key is not None:
+                await prove_signer(connection, welcome, self._key)
         except (ConnectionError, TimeoutError, RemoteFault, Rejected) as error:
             self._failures += 1
             self._at += 1

@@ -6,8 +6,6 @@ events travel together.
 
 from __future__ import annotations
 
-import msgspec
-
 from protocol.codec import Decoder, Wire
 
 NONE = 0
@@ -139,17 +137,6 @@ class BlockEvents(Wire, frozen=True):
     next_seq: int
     seqs: list[int]
     events: list[Event]
-
-
-class EncodedBlockEvents(Wire, frozen=True):
-    """`BlockEvents` on the sending side, with events already encoded."""
-
-    height: int
-    time_ms: int
-    first_seq: int
-    next_seq: int
-    seqs: list[int]
-    events: list[msgspec.Raw]
 
 
 class BlockDiff(Wire, frozen=True):

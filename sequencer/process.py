@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
@@ -69,6 +69,7 @@ class SequencerProcess:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
+        self._failed = False
         self._grown = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -77,7 +78,7 @@ class SequencerProcess:
         await self._service.start(host, port)
         watch = asyncio.ensure_future(self._inbox.run())
         try:
-            self._carry_out(self._machine.start(now_ms()))
+            self._guarded(lambda: self._machine.start(now_ms()))
             _log.info("sequencer ready", height=self._store.height, port=port)
             fatal = self._service.fatal
             await until_stopped(stop, watch, *([] if fatal is None else [fatal]))
@@ -93,6 +94,8 @@ class SequencerProcess:
         number = self._numbers.get(session)
         if number is None:
             number = self._enter(session)
+        if self._failed:
+            raise Rejected(Code.NOT_READY, "the sequencer is stopping; send the same again later")
         self._machine.submit((number, request.request_id), request.batch, session.signers, now_ms())
         self._waiting += 1
         if self._flush_timer is None:
@@ -123,20 +126,27 @@ class SequencerProcess:
             self._flush_timer.cancel()
             self._flush_timer = None
         self._waiting = 0
-        self._guarded(self._machine.flush(now_ms()))
+        self._guarded(lambda: self._machine.flush(now_ms()))
 
     def _tick(self) -> None:
         self._tick_timer = None
-        self._guarded(self._machine.tick(now_ms()))
+        self._guarded(lambda: self._machine.tick(now_ms()))
 
     def _ledger_news(self, height: int, inbox_count: int) -> None:
-        self._guarded(self._machine.note_ledger(height, inbox_count, now_ms()))
+        self._guarded(lambda: self._machine.note_ledger(height, inbox_count, now_ms()))
 
-    def _guarded(self, effects: Iterable[SequencerEffect]) -> None:
-        """Carry effects out; a failure (a full disk, say) ends the process, nothing is lost."""
+    def _guarded(self, step: Callable[[], Iterable[SequencerEffect]]) -> None:
+        """Take a step and carry its effects out; a failure (a full disk, say) ends the process.
+
+        After a failure no step is taken any more: what the machine believes to be on disk is not,
+        and records behind a missing one would stand in the wrong place.
+        """
+        if self._failed:
+            return
         try:
-            self._carry_out(effects)
+            self._carry_out(step())
         except Exception as error:
+            self._failed = True
             fatal = self._service.fatal
             if fatal is None or fatal.done():
                 raise
@@ -195,7 +205,7 @@ class SequencerProcess:
         if request.from_height < 1:
             raise Rejected(Code.NOT_RETAINED, "the log starts at height 1")
         height = request.from_height
-        while not session.closed:
+        while not (session.closed or self._failed):
             grown = self._grown
             chunk = self._store.chunk(height) if height <= self._store.height else None
             if chunk is None:

@@ -15,6 +15,7 @@ from consensus import RecoveredState, VotingState
 from protocol.actions import batch_id
 from protocol.chain import Block, CommitCertificate
 from protocol.codec import Decoder, Wire, encode
+from protocol.errors import SafetyViolation
 from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
 from sequencer.machine import PersistBatches, RecoveredSequencer
 from store.segments import SegmentLog
@@ -148,6 +149,8 @@ class SequencerStore:
         self, block: Block, certificate: CommitCertificate, inbox_cursor: int
     ) -> None:
         """A committed block; heights come without gap."""
+        if block.header.height != self.height + 1:
+            raise SafetyViolation(f"block {block.header.height} would stand behind {self.height}")
         record = CommittedRecord(block, certificate, inbox_cursor)
         self._log.append(encode(record))
         self._cache[block.header.height] = record

@@ -18,7 +18,7 @@ import pytest
 from cluster.testnet import TestnetOptions, create_testnet
 from consensus import MemberSet, verify_certificate
 from net.rpc import Connection
-from net.upstream import greet
+from net.upstream import say_hello
 from node.leaves import account_key, decode_account, decode_inbox_leaf, inbox_key
 from node.store import DATABASE_NAME
 from protocol.codec import Decoder, Wire, encode
@@ -101,7 +101,7 @@ class Cluster:
             connection = Connection(*parse_address(self.entries[index].public))
             try:
                 await connection.open()
-                await greet(connection, self.chain.chain_id, "test", None)
+                await say_hello(connection, self.chain.chain_id, "test")
                 return connection
             except ConnectionError:
                 await asyncio.sleep(0.05)

@@ -11,6 +11,7 @@ import sequencer.store as store_module
 from consensus import Committed, Persist, PersistBlock, VotingState
 from protocol.actions import ActionBatch, Order, batch_id, sign_batch
 from protocol.chain import EMPTY_HASH, Block, CommitCertificate, genesis_header, genesis_qc
+from protocol.errors import SafetyViolation
 from sequencer.machine import PersistBatches, RecoveredSequencer, Sequencer
 from sequencer.store import SequencerStore
 
@@ -200,3 +201,13 @@ def carry_out(store: SequencerStore, machine: Sequencer, effects: list[object]) 
             store.write_committed(effect.block, effect.certificate, machine.pool.inbox_cursor)
     store.sync()
     store.prune(machine.pool.__contains__)
+
+
+def test_a_committed_block_never_stands_in_the_wrong_place(tmp_path: Path) -> None:
+    store, blocks = SequencerStore(tmp_path), Blocks()
+    blocks.next()
+    second = blocks.next()
+    with pytest.raises(SafetyViolation, match="would stand behind"):
+        store.write_committed(second, blocks.certificate(1), 0)
+    assert store.height == 0
+    store.close()
