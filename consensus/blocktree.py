@@ -83,7 +83,7 @@ class BlockTree:
         self.tip = node
         if node.block.payload:
             self.newest_payload = node.height
-        ends_step = certificate.qc.block_id == node.id
+        ends_step = certificate.height == node.height
         if ends_step:
             self.certificate = certificate
         self._committed[node.height] = (node, certificate if ends_step else None)

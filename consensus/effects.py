@@ -8,9 +8,11 @@ from typing import Protocol
 
 import msgspec
 
+from consensus.members import MemberSet
 from consensus.safety import VotingState
 from protocol.chain import Block, CommitCertificate, ConsensusMessage
 from protocol.errors import ConfigError
+from protocol.evidence import Evidence
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class Committed(msgspec.Struct, frozen=True):
     """A block is final. Heights come in order, each exactly once.
 
     `certificate` proves the newest block that committed in the same step: where
-    `certificate.qc.height` is above the block's height, parent hashes lead down to this block.
+    `certificate.height` is above the block's height, parent hashes lead down to this block.
     A shell stores the commits of one step in one transaction, or after a crash treats what lies
     above the last certified height as uncommitted blocks.
     """
@@ -73,7 +75,33 @@ class Broadcast(msgspec.Struct, frozen=True):
     message: ConsensusMessage
 
 
-Effect = PersistBlock | Persist | Committed | Send | Broadcast
+class EpochBegan(msgspec.Struct, frozen=True):
+    """Blocks from here on are of another member set: sessions and certificates follow it.
+
+    Comes behind the `Committed` of the old epoch's last block. Member indices in later effects, and
+    in events that the shell gives, are those of the new set.
+    """
+
+    members: MemberSet
+
+
+class Misbehaviour(msgspec.Struct, frozen=True):
+    """A member signed against itself; the evidence is checked and new here."""
+
+    evidence: Evidence
+
+
+class FellBehind(msgspec.Struct, frozen=True):
+    """A peer can no longer serve, or not within reason, the blocks between here and `height`: the
+    shell gets a snapshot of the application and starts a new replica from it."""
+
+    peer: int
+    height: int
+
+
+Effect = (
+    PersistBlock | Persist | Committed | Send | Broadcast | EpochBegan | Misbehaviour | FellBehind
+)
 
 
 class Outbox:
@@ -139,6 +167,12 @@ class Application(Protocol):
 
     def root(self) -> tuple[int, bytes]:
         """Height of the newest executed block and the state's root after it."""
+
+    def epoch(self) -> MemberSet | None:
+        """Members who order the blocks above the newest executed one; None where they never change.
+
+        Another epoch than before means that the block just executed was the last of its epoch.
+        """
 
 
 BlockSource = Callable[[int], "tuple[Block, CommitCertificate | None] | None"]

@@ -26,6 +26,10 @@ Verifier = Callable[[bytes, bytes, bytes], bool]
 """(public key, signature, digest) -> whether the signature holds."""
 
 
+MAX_PATH = 4_096
+"""Most headers between a block and the certified descendant that proves it."""
+
+
 class VerifiedCache:
     """Digests of certificates that already verified against one member set; first in, first out."""
 
@@ -156,14 +160,21 @@ def verify_certificate(
 ) -> None:
     """Check that `certificate` commits the block of `header` (commit rule of Jolteon, section 3).
 
-    The block and its direct child of exactly one view higher are both certified. Ancestors that
-    committed in the same step are proven by parent hashes down from `header`. Genesis is final by
-    definition and has no certificate.
+    The block, or the descendant that the certificate's path leads to, and that one's direct child
+    of exactly one view higher are both certified. Ancestors that committed in the same step are
+    proven by parent hashes down from `header`. Genesis is final by definition and has no
+    certificate.
     """
-    qc, child, child_qc = certificate.qc, certificate.child, certificate.child_qc
-    block_id = header.block_id()
     if header.chain_id != members.chain_id or header.epoch != members.epoch:
         raise _bad("the header is of another chain or epoch")
+    if len(certificate.path) > MAX_PATH:
+        raise _bad(f"the path of a certificate has at most {MAX_PATH} headers")
+    for above in certificate.path:
+        if above.parent_id != header.block_id() or above.height != header.height + 1:
+            raise _bad("the certificate's path does not lead up from the block")
+        header = above
+    qc, child, child_qc = certificate.qc, certificate.child, certificate.child_qc
+    block_id = header.block_id()
     if qc.block_id != block_id or qc.view != header.view or qc.height != header.height:
         raise _bad("the quorum certificate is for another block")
     if child.chain_id != header.chain_id or child.epoch != header.epoch:

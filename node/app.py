@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from consensus import MemberSet
 from node.envelopes import OpenedTransaction
 from node.ledger import BlockOutcome, Ledger, check_deposit
 from node.mempool import Mempool, MempoolLimits
@@ -155,3 +156,7 @@ class LedgerApplication:
     def root(self) -> tuple[int, bytes]:
         """Height of the newest executed block and the ledger root after it."""
         return self.ledger.height, self.ledger.root
+
+    def epoch(self) -> MemberSet | None:
+        """Members of the epoch of the next block."""
+        return None

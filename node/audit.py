@@ -14,7 +14,6 @@ from execution import Engine
 from node.app import decode_ledger_payload
 from node.batches import expand
 from node.genesis import genesis_ledger
-from node.leaves import ShardLeaf
 from node.ledger import BlockOutcome, Ledger
 from protocol.chain import Block, CommitCertificate, genesis_header, payload_hash
 from protocol.codec import encode
@@ -22,6 +21,7 @@ from protocol.errors import Code, Rejected, TrilemmaError
 from protocol.events import BatchExecuted, Fill
 from protocol.genesis import Chain
 from protocol.inbox import block_inbox_height, next_cursor
+from protocol.ledger_leaves import ShardLeaf
 from protocol.merkle import list_root
 from protocol.ordering import decode_blocks, decode_payload
 from protocol.settlement import Payout, PostBatch, decode_signed_transaction, decode_transaction

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 from consensus.members import MemberSet
 from consensus.verify import verify_certificate
-from node.leaves import ShardLeaf
 from protocol.chain import payload_hash
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.genesis import CASH_MOVE_LIMIT
 from protocol.inbox import block_inbox_height, next_cursor
+from protocol.ledger_leaves import ShardLeaf
 from protocol.merkle import EMPTY_LIST_ROOT, list_root
 from protocol.ordering import OrderedBlock, decode_blocks
 from protocol.settlement import (

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from node.envelopes import Envelopes
-from node.leaves import (
+from node.ledger import Ledger
+from protocol.chain import EMPTY_HASH, genesis_header
+from protocol.codec import encode
+from protocol.errors import ConfigError
+from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT, Chain
+from protocol.ledger_leaves import (
     SYSTEM_KEY,
     Account,
     InboxLeaf,
@@ -16,11 +21,6 @@ from node.leaves import (
     number_key,
     shard_key,
 )
-from node.ledger import Ledger
-from protocol.chain import EMPTY_HASH, genesis_header
-from protocol.codec import encode
-from protocol.errors import ConfigError
-from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT, Chain
 from protocol.settlement import EMPTY_INBOX_HASH, FIRST_ACCOUNT, InboxDeposit, extend_inbox_hash
 
 

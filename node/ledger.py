@@ -1,8 +1,8 @@
 """The base layer's ledger: balances, inbox, settled batches and payouts, as a pure machine.
 
-Its state is the set of leaves of `node.leaves`. A block is applied whole; a transaction that fails
-is recorded with its code and uses up its sender's nonce, nothing else: it stands in a public block,
-so anybody could otherwise send it again, on a day when its sender no longer wants it.
+Its state is the set of leaves of `protocol.ledger_leaves`. A block is applied whole; a transaction
+that fails is recorded with its code and uses up its sender's nonce, nothing else: it stands in a
+public block, so anybody could otherwise send it again, on a day when its sender no longer wants it.
 Money is conserved: balances plus what the bridges hold is the supply of genesis, checked after
 every block.
 """
@@ -16,7 +16,12 @@ from collections.abc import Iterable, Sequence
 from consensus.members import MemberSet
 from node.batches import BatchRules, check_batch
 from node.envelopes import Envelopes, OpenedTransaction
-from node.leaves import (
+from node.outcomes import BlockOutcome, LedgerCounters, TransactionResult
+from protocol.codec import encode
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.genesis import CASH_MOVE_LIMIT, Chain
+from protocol.keys import ADDRESS_BYTES
+from protocol.ledger_leaves import (
     ACCOUNT_KIND,
     SYSTEM_KEY,
     Account,
@@ -40,11 +45,6 @@ from node.leaves import (
     paid_key,
     shard_key,
 )
-from node.outcomes import BlockOutcome, LedgerCounters, TransactionResult
-from protocol.codec import encode
-from protocol.errors import Code, Rejected, SafetyViolation
-from protocol.genesis import CASH_MOVE_LIMIT, Chain
-from protocol.keys import ADDRESS_BYTES
 from protocol.merkle import verify_list_proof
 from protocol.settlement import (
     FIRST_ACCOUNT,
@@ -251,8 +251,10 @@ class Ledger:
             self._deposit(opened, account, action, outcome)
         elif isinstance(action, PostBatch):
             self._post_batch(opened, account, action, outcome)
-        else:
+        elif isinstance(action, Payout):
             self._payout(opened, account, action, outcome)
+        else:
+            raise Rejected(Code.NOT_AUTHORISED, "the validator set of this chain is fixed")
 
     def _deposit(
         self, opened: OpenedTransaction, account: Account, action: Deposit, outcome: BlockOutcome

@@ -78,5 +78,5 @@ def _sort(effects: Iterable[Effect], done: Round) -> None:
             batch.voting_state = effect.state
         elif isinstance(effect, Committed):
             batch.committed_heights.append(effect.block.header.height)
-        else:
+        elif isinstance(effect, Send | Broadcast):
             done.messages.append(effect)

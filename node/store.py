@@ -257,7 +257,7 @@ def _write_executed(database: sqlite3.Connection, executed: Sequence[ExecutedBlo
     """Blocks with what they did; the newest one's height and root become the ledger's."""
     for done in executed:
         header, certificate, outcome = done.block.header, done.certificate, done.outcome
-        ends_step = certificate.qc.height == header.height
+        ends_step = certificate.height == header.height
         database.execute(
             "INSERT INTO blocks VALUES (?, ?, ?, ?)",
             (

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from hashlib import sha256
 
+import msgspec
+
 from protocol.codec import Decoder, Wire, encode
 from protocol.keys import domain_hash
 
@@ -107,14 +109,23 @@ class Block(Wire, frozen=True):
 
 
 class CommitCertificate(Wire, frozen=True):
-    """Proof that a block is final: its QC and the QC of its direct child, one view higher.
+    """Proof that a block is final: the QC of it or of a descendant, and the QC of that one's direct
+    child, one view higher.
 
-    A single QC proves nothing final. Outside ``consensus/`` the word certificate means this pair.
+    `path` holds the headers above the proven block up to the one that `qc` certifies, lowest first;
+    it is empty where that is the block itself. A single QC proves nothing final. Outside
+    ``consensus/`` the word certificate means this.
     """
 
     qc: QC
     child: Header
     child_qc: QC
+    path: list[Header] = msgspec.field(default_factory=list)
+
+    @property
+    def height(self) -> int:
+        """Height of the block that this certificate proves final."""
+        return self.qc.height - len(self.path)
 
 
 class Proposal(Wire, frozen=True, tag=1):
@@ -166,15 +177,43 @@ class BlocksRequest(Wire, frozen=True, tag=5):
 
 
 class BlocksResponse(Wire, frozen=True, tag=6):
-    """Consecutive blocks in ascending height, the sender's highest QC, and the certificate of the
-    newest committed block among them where the sender has one."""
+    """Consecutive blocks of one epoch in ascending height, the sender's highest QC, and the
+    certificate of the newest committed block among them where the sender has one.
+
+    `retained_from`: lowest height that the sender can still serve."""
 
     blocks: list[Block]
     high_qc: QC | None
     certificate: CommitCertificate | None
+    retained_from: int = 1
 
 
-ConsensusMessage = Proposal | Vote | Timeout | Certified | BlocksRequest | BlocksResponse
+class Rejoin(Wire, frozen=True, tag=7):
+    """A member that has just started asks what others remember of it, before it signs anything.
+
+    `number` is chosen by the asker and comes back in the answer."""
+
+    chain_id: bytes
+    epoch: int
+    number: int
+
+
+class Remembered(Wire, frozen=True, tag=8):
+    """Answer to `Rejoin`: the sender's highest certificates, and the newest vote and timeout of the
+    asker that it holds."""
+
+    chain_id: bytes
+    epoch: int
+    number: int
+    qc: QC
+    tc: TC | None
+    vote: Vote | None
+    timeout: Timeout | None
+
+
+ConsensusMessage = (
+    Proposal | Vote | Timeout | Certified | BlocksRequest | BlocksResponse | Rejoin | Remembered
+)
 """Everything that members of one chain say to each other."""
 
 decode_consensus: Decoder[ConsensusMessage] = Decoder(ConsensusMessage)
@@ -214,3 +253,9 @@ def genesis_header(chain_id: bytes, time_ms: int, app_root: bytes) -> Header:
 def genesis_qc(header: Header) -> QC:
     """The QC of the genesis block: no signatures, valid by definition."""
     return QC(header.chain_id, header.epoch, header.view, 0, header.block_id(), [])
+
+
+def origin_qc(epoch: int, last: Header, last_id: bytes) -> QC:
+    """The QC from which `epoch` starts: of the last block of the epoch before, without signatures,
+    valid by definition once that block is final."""
+    return QC(last.chain_id, epoch, last.view, last.height, last_id, [])

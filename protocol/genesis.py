@@ -25,6 +25,7 @@ ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
 """Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
 client, and its data must fit one batch of settlement."""
 PPM = 1_000_000
+DAY_MS = 86_400_000
 
 
 class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +98,36 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inbox_per_block: int = 256
 
 
+class Staking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Rules of the validator set. Times are ledger time in milliseconds, stakes micro-dollars.
+
+    An epoch ends with the first block whose time reaches `epoch_ms` after the last end; 0 is one
+    epoch for ever. `unbonding_ms` outlasts `evidence_ms` (how old an offence may be) and
+    `trusting_ms` (how old a light client's checkpoint may be). `slash_ppm` of the stake of a member
+    that signed against itself is burnt, and it is jailed for `jail_ms`.
+    """
+
+    epoch_ms: int = 0
+    min_stake_uusd: int = 1
+    max_validators: int = 100
+    unbonding_ms: int = 14 * DAY_MS
+    evidence_ms: int = 7 * DAY_MS
+    trusting_ms: int = 7 * DAY_MS
+    slash_ppm: int = 50_000
+    jail_ms: int = DAY_MS
+
+
+class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Least fee of a ledger transaction, in micro-dollars: for each, and for each KiB begun."""
+
+    base_uusd: int = 0
+    per_kib_uusd: int = 0
+
+    def least_uusd(self, size_bytes: int) -> int:
+        """Least fee of an encoded signed transaction of this size, rounded up."""
+        return self.base_uusd + -(-size_bytes // 1024) * self.per_kib_uusd
+
+
 class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The chain: identities, markets, money at genesis, pace and limits."""
 
@@ -112,6 +143,8 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger_pace: Pace
     sequencer_pace: Pace
     limits: Limits = msgspec.field(default_factory=Limits)
+    staking: Staking = msgspec.field(default_factory=Staking)
+    fees: Fees = msgspec.field(default_factory=Fees)
 
     def market(self, symbol_or_number: str) -> MarketConfig:
         """The market of this symbol or number; raises `ConfigError` naming the known ones."""
@@ -185,9 +218,23 @@ def _check_bounds(genesis: Genesis) -> None:
     for name in Limits.__struct_fields__:
         if getattr(genesis.limits, name) < 1:
             raise ConfigError(f"genesis: the limit {name} must be above 0")
+    _check_staking(genesis.staking, genesis.fees)
     least, most = ORDERED_PAYLOAD_BYTES
     if not least <= genesis.sequencer_pace.max_payload_bytes <= most:
         raise ConfigError(f"genesis: max_payload_bytes of the sequencers must be {least} to {most}")
+
+
+def _check_staking(staking: Staking, fees: Fees) -> None:
+    if staking.epoch_ms < 0 or not 1 <= staking.max_validators <= 1_000:
+        raise ConfigError("genesis: epoch_ms must not be negative, max_validators 1 to 1000")
+    if staking.unbonding_ms <= max(staking.evidence_ms, staking.trusting_ms):
+        raise ConfigError("genesis: unbonding_ms must exceed evidence_ms and trusting_ms")
+    if min(staking.evidence_ms, staking.trusting_ms, staking.min_stake_uusd) < 1:
+        raise ConfigError("genesis: evidence_ms, trusting_ms and min_stake_uusd must be above 0")
+    if not 0 <= staking.slash_ppm <= PPM or staking.jail_ms < 0:
+        raise ConfigError("genesis: slash_ppm must be 0 to 1000000, jail_ms not negative")
+    if not (0 <= fees.base_uusd < CASH_MOVE_LIMIT and 0 <= fees.per_kib_uusd < CASH_MOVE_LIMIT):
+        raise ConfigError("genesis: fees are out of range")
 
 
 def _check_market(number: int, market: MarketConfig) -> None:

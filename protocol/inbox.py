@@ -10,7 +10,7 @@ from protocol.codec import Decoder, Wire
 from protocol.ordering import decode_payload
 
 INBOX_KIND = b"\x03"
-"""First byte of the ledger's inbox leaf; see the table in `node.leaves`."""
+"""First byte of the ledger's inbox leaf; see the table in `protocol.ledger_leaves`."""
 
 
 class InboxLeaf(Wire, frozen=True):

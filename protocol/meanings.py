@@ -68,6 +68,17 @@ MEANINGS: dict[Code, str] = {
     Code.BAD_LEDGER_NONCE: "The nonce is not the number of transactions that the sender has made.",
     Code.TRANSACTION_TOO_LARGE: "The transaction does not fit a ledger block.",
     Code.BAD_OUTBOX: "The batch's outbox numbers or root do not follow from the last batch.",
+    Code.FEE_TOO_LOW: "The fee is below what genesis asks for a transaction of this size, or does "
+    "not exceed that of the one it would replace by a tenth.",
+    Code.BAD_EVIDENCE: "The two statements do not prove that a member signed against itself.",
+    Code.EVIDENCE_EXPIRED: "The offence is older than the evidence period.",
+    Code.EVIDENCE_KNOWN: "The member has been punished for this offence already.",
+    Code.NOT_A_VALIDATOR: "The sender is no validator. Bond stake first.",
+    Code.JAILED: "The validator is jailed; its time must pass, then send Unjail.",
+    Code.BAD_STAKE: "The stake moved is out of range, or more than the validator has.",
+    Code.UNTRUSTED_CHECKPOINT: "The checkpoint is older than the trusting period, so its signers "
+    "may have left without risk. Get a newer one from a source that you trust.",
+    Code.WRONG_EPOCH: "The epoch is not known here. Ask for the epochs in order.",
     Code.BUSY: "A pool or limit is full. Send the same again in a moment.",
     Code.NOT_RETAINED: "That part of the history is not kept here, or does not exist yet.",
     Code.NOT_READY: "The process has not got that far yet. Ask again in a moment.",

@@ -184,6 +184,13 @@ class ProofRequest(Wire, frozen=True, tag=27):
 # --- prover
 
 
+class EpochRequest(Wire, frozen=True, tag=28):
+    """To a validator: how `number`, 1 or higher, became the epoch after the one before."""
+
+    request_id: int
+    number: int
+
+
 class WithdrawalRequest(Wire, frozen=True, tag=40):
     """Ask for the proof that a withdrawal is in a settled batch."""
 
@@ -390,6 +397,17 @@ class ProofView(Wire, frozen=True, tag=87):
     """Encoded `TreeProof` of the requested keys under `header.app_root`."""
 
     request_id: int
+    header: Header
+    certificate: CommitCertificate
+    proof: bytes
+
+
+class EpochView(Wire, frozen=True, tag=88):
+    """Answer to `EpochRequest`: the last block of the epoch before, certified by that epoch's
+    members, and the encoded `TreeProof` of the `EpochLeaf` of `number` under its `app_root`."""
+
+    request_id: int
+    number: int
     header: Header
     certificate: CommitCertificate
     proof: bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from protocol.chain import CommitCertificate
 from protocol.codec import Decoder, Wire, encode
+from protocol.evidence import Evidence
 from protocol.keys import SCHEME_ED25519, Key, domain_hash
 
 MAX_BATCH_DATA_BYTES = 2 * 1024 * 1024
@@ -99,14 +100,46 @@ class Payout(Wire, frozen=True, tag=3):
     path: list[bytes]
 
 
-LedgerAction = Deposit | PostBatch | Payout
+class Bond(Wire, frozen=True, tag=4):
+    """Become a validator, or change one's own: the sender's key is the validator's signing key.
+
+    Moves `amount_uusd` (0 or more) from the sender's balance to its stake. `certificate` is the
+    node's TLS certificate (DER) over the same key, `address` where other validators dial it
+    (``host:port``). In force from the next epoch on.
+    """
+
+    amount_uusd: int
+    certificate: bytes
+    address: str
+
+
+class Unbond(Wire, frozen=True, tag=5):
+    """Take `amount_uusd` out of the sender's stake, all of it to leave. The money follows when the
+    unbonding period has passed, and can be slashed until then."""
+
+    amount_uusd: int
+
+
+class Unjail(Wire, frozen=True, tag=6):
+    """Return to the validator set from the next epoch on, when the sender's jail time is over."""
+
+
+class ReportEvidence(Wire, frozen=True, tag=7):
+    """Have a member punished that signed against itself. Costs no fee where it holds."""
+
+    evidence: Evidence
+
+
+LedgerAction = Deposit | PostBatch | Payout | Bond | Unbond | Unjail | ReportEvidence
 
 
 class Transaction(Wire, frozen=True):
-    """A ledger transaction; `nonce` is the sender's count of transactions so far."""
+    """A ledger transaction; `nonce` is the sender's count of transactions so far, `fee_uusd` what
+    it pays for its place (`protocol.genesis.Fees` says what is asked at least)."""
 
     nonce: int
     action: LedgerAction
+    fee_uusd: int = 0
 
 
 class SignedTransaction(Wire, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from consensus.members import MemberSet
 from protocol.actions import batch_id, open_batch
 from protocol.chain import EMPTY_HASH, Block, CommitCertificate
 from protocol.codec import encode
@@ -177,6 +178,10 @@ class BatchPool:
         self._recent[identity] = height
         if len(self._recent) > RECENT_MAX:
             self._recent.popitem(last=False)
+
+    def epoch(self) -> MemberSet | None:
+        """Sequencers are fixed by genesis."""
+        return None
 
     def root(self) -> tuple[int, bytes]:
         """The log has no state of its own: height of the newest committed block, empty root."""

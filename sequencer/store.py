@@ -186,7 +186,7 @@ class SequencerStore:
         if not 1 <= height <= self.height:
             return None
         record = self._read(height)
-        ended = record.certificate.qc.height == height
+        ended = record.certificate.height == height
         return record.block, record.certificate if ended else None
 
     def chunk(self, from_height: int) -> OrderedChunk | None:
@@ -204,7 +204,7 @@ class SequencerStore:
             if size > CHUNK_BYTES and certificate is not None:
                 break
             blocks.append(OrderedBlock(record.block.header, record.block.payload))
-            if record.certificate.qc.height == height:
+            if record.certificate.height == height:
                 whole, certificate = len(blocks), record.certificate
         return None if certificate is None else OrderedChunk(blocks[:whole], certificate)
 

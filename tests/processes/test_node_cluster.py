@@ -19,12 +19,12 @@ from cluster.testnet import TestnetOptions, create_testnet
 from consensus import MemberSet, verify_certificate
 from net.rpc import Connection
 from net.upstream import say_hello
-from node.leaves import account_key, decode_account, decode_inbox_leaf, inbox_key
 from node.store import DATABASE_NAME
 from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Code, RemoteFault
 from protocol.genesis import Pace
 from protocol.keys import Key
+from protocol.ledger_leaves import account_key, decode_account, decode_inbox_leaf, inbox_key
 from protocol.messages import (
     BalanceRequest,
     BalanceView,

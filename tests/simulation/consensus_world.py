@@ -104,6 +104,9 @@ class ChainApp:
     def root(self) -> tuple[int, bytes]:
         return self.height, self.digest
 
+    def epoch(self) -> MemberSet | None:
+        return None
+
 
 class Disk:
     """What survives a crash of one member."""
@@ -288,7 +291,7 @@ class World:
                 disk.blocks[effect.block.header.block_id()] = effect.block
             elif isinstance(effect, Persist):
                 disk.state = effect.state
-            else:
+            elif isinstance(effect, Committed):
                 self.record(index, effect)
 
     def record(self, index: int, effect: Committed) -> None:
@@ -300,7 +303,7 @@ class World:
         if index in self.honest:
             known = self.history.setdefault(header.height, block_id)
             assert known == block_id, f"two blocks committed at height {header.height}"
-        ends = effect.certificate.qc.block_id == block_id
+        ends = effect.certificate.height == header.height
         disk.chain[header.height] = (effect.block, effect.certificate if ends else None)
         disk.blocks.pop(block_id, None)
         if header.height % 8 == 0:

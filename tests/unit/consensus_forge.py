@@ -92,6 +92,9 @@ class RootApp:
         if block.payload in self.pending:
             self.pending.remove(block.payload)
 
+    def epoch(self) -> MemberSet | None:
+        return None
+
     def root(self) -> tuple[int, bytes]:
         height = self.base + len(self.blocks)
         return height, bytes(32) if self.lie and height else root_of(height)

@@ -16,11 +16,11 @@ from ledger_world import LedgerWorld, key_of, make_chain
 
 from node import batches
 from node.batches import MAX_EXPANDED_BYTES, expand
-from node.leaves import account_key
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.genesis import CASH_MOVE_LIMIT, Limits
 from protocol.inbox import block_inbox_height, next_cursor
+from protocol.ledger_leaves import account_key
 from protocol.merkle import EMPTY_LIST_ROOT
 from protocol.ordering import OrderedBlock
 from protocol.settlement import MAX_BATCH_DATA_BYTES, OutboxEntry, PostBatch

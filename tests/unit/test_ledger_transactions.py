@@ -11,17 +11,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ledger_world import LedgerWorld, key_of, make_chain
 
-from node.leaves import (
+from node.ledger import Ledger
+from protocol.codec import encode
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
+from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT
+from protocol.ledger_leaves import (
     InboxLeaf,
     account_key,
     decode_inbox_leaf,
     inbox_key,
     paid_key,
 )
-from node.ledger import Ledger
-from protocol.codec import encode
-from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
-from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT
 from protocol.settlement import (
     EMPTY_INBOX_HASH,
     Deposit,

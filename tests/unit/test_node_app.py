@@ -204,7 +204,7 @@ def test_blocks_stay_within_their_bytes_and_senders_take_turns() -> None:
     world.app.submit(bob, 0)
     chosen = world.propose()
     assert chosen == alice[: len(chosen)] and 10 < len(chosen) < 30
-    assert len(encode(chosen)) <= PAYLOAD_BYTES < len(encode(alice[: len(chosen) + 1]))
+    assert len(encode(chosen)) <= PAYLOAD_BYTES < len(encode(alice[: len(chosen) + 2]))
     world.commit(*chosen)
     assert world.propose()[0] == bob
 

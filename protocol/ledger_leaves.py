@@ -13,6 +13,10 @@ keys are big-endian: shards 2 bytes, numbers and indices 8. Values are canonical
 | 0x06 | shard, batch number    | `SettledBatch` | batch header, and the ledger block it came in |
 | 0x07 | shard, outbox number   | integer        | ledger height at which the entry was paid |
 | 0x08 | -                      | `SystemLeaf`   | account numbers given, money supply |
+| 0x09 | epoch number           | `EpochLeaf`    | members of the epoch, decided by its boundary |
+| 0x0a | -                      | `CurrentEpoch` | epoch of the blocks above this one |
+| 0x0b | address (20 bytes)     | `ValidatorLeaf`| stake, unbonding and jail of a validator |
+| 0x0c | offence (32 bytes)     | integer        | ledger height at which it was punished |
 """
 
 from __future__ import annotations
@@ -28,14 +32,12 @@ SHARD_KIND = b"\x05"
 BATCH_KIND = b"\x06"
 PAID_KIND = b"\x07"
 SYSTEM_KEY = b"\x08"
+EPOCH_KIND = b"\x09"
+CURRENT_EPOCH_KEY = b"\x0a"
+VALIDATOR_KIND = b"\x0b"
+OFFENCE_KIND = b"\x0c"
 
-__all__ = [
-    "ACCOUNT_KIND", "BATCH_KIND", "ENTRY_KIND", "INBOX_KIND", "NUMBER_KIND", "PAID_KIND",
-    "SHARD_KIND", "SYSTEM_KEY", "Account", "InboxLeaf", "PlacedEntry", "SettledBatch", "ShardLeaf",
-    "SystemLeaf", "account_key", "batch_key", "decode_account", "decode_batch",
-    "decode_inbox_leaf", "decode_number", "decode_placed", "decode_shard", "decode_system",
-    "entry_key", "inbox_key", "number_key", "paid_key", "shard_key",
-]  # fmt: skip
+__all__ = ["INBOX_KIND", "InboxLeaf", "decode_inbox_leaf", "inbox_key"]
 
 
 class Account(Wire, frozen=True):
@@ -85,12 +87,66 @@ class SystemLeaf(Wire, frozen=True):
     supply_uusd: int
 
 
+class EpochMember(Wire, frozen=True):
+    """A validator as the epoch's set holds it: signing key, stake, TLS certificate, where to dial
+    it (empty: known from configuration)."""
+
+    public_key: bytes
+    stake_uusd: int
+    certificate: bytes
+    address: str
+
+
+class EpochLeaf(Wire, frozen=True):
+    """The members of an epoch, decided by the block at `boundary_height` of the epoch before.
+
+    `ends_ms`: the first block with this time or a later one is the epoch's boundary; 0 is never.
+    """
+
+    number: int
+    boundary_height: int
+    members: list[EpochMember]
+    ends_ms: int
+
+
+class CurrentEpoch(Wire, frozen=True):
+    """The epoch of the next block, and the block that it starts from: the last one of the epoch
+    before (genesis for epoch 0, whose id is left empty as its header names this state)."""
+
+    number: int
+    origin_height: int
+    origin_view: int
+    origin_id: bytes
+
+
+class Unbonding(Wire, frozen=True):
+    """Stake on its way out, free when the ledger's window time reaches `free_ms`."""
+
+    amount_uusd: int
+    free_ms: int
+
+
+class ValidatorLeaf(Wire, frozen=True):
+    """A validator: `stake_uusd` counts in the next epoch unless it is jailed (`jailed_until_ms`
+    above 0 until an `Unjail`)."""
+
+    public_key: bytes
+    stake_uusd: int
+    certificate: bytes
+    address: str
+    jailed_until_ms: int
+    unbonding: list[Unbonding]
+
+
 decode_account: Decoder[Account] = Decoder(Account)
 decode_number: Decoder[int] = Decoder(int)
 decode_placed: Decoder[PlacedEntry] = Decoder(PlacedEntry)
 decode_shard: Decoder[ShardLeaf] = Decoder(ShardLeaf)
 decode_batch: Decoder[SettledBatch] = Decoder(SettledBatch)
 decode_system: Decoder[SystemLeaf] = Decoder(SystemLeaf)
+decode_epoch: Decoder[EpochLeaf] = Decoder(EpochLeaf)
+decode_current_epoch: Decoder[CurrentEpoch] = Decoder(CurrentEpoch)
+decode_validator: Decoder[ValidatorLeaf] = Decoder(ValidatorLeaf)
 
 
 def account_key(address: bytes) -> bytes:
@@ -121,3 +177,18 @@ def batch_key(shard: int, number: int) -> bytes:
 def paid_key(shard: int, number: int) -> bytes:
     """Key of a paid outbox entry (11 bytes)."""
     return PAID_KIND + shard.to_bytes(2, "big") + number.to_bytes(8, "big")
+
+
+def epoch_key(number: int) -> bytes:
+    """Key of an epoch's members (9 bytes)."""
+    return EPOCH_KIND + number.to_bytes(8, "big")
+
+
+def validator_key(address: bytes) -> bytes:
+    """Key of a validator (21 bytes)."""
+    return VALIDATOR_KIND + address
+
+
+def offence_key(identity: bytes) -> bytes:
+    """Key of a punished offence, by `protocol.evidence.evidence_id` (33 bytes)."""
+    return OFFENCE_KIND + identity
