@@ -107,16 +107,17 @@ Effect = (
 class Outbox:
     """Collects the effects of one step in the order that makes one sync per step enough.
 
-    Blocks, then the last voting state, then commits, then messages: everything durable comes
-    before anything that another process can see.
+    Blocks, then the last voting state, then commits, then news for the shell, then messages:
+    everything durable comes before anything that another process can see.
     """
 
-    __slots__ = ("_blocks", "_commits", "_messages", "_state")
+    __slots__ = ("_blocks", "_commits", "_messages", "_news", "_state")
 
     def __init__(self) -> None:
         self._blocks: list[Effect] = []
         self._state: VotingState | None = None
         self._commits: list[Effect] = []
+        self._news: list[Effect] = []
         self._messages: list[Effect] = []
 
     def persist_block(self, block: Block) -> None:
@@ -127,6 +128,9 @@ class Outbox:
 
     def committed(self, block: Block, certificate: CommitCertificate) -> None:
         self._commits.append(Committed(block, certificate))
+
+    def tell(self, news: EpochBegan | Misbehaviour | FellBehind) -> None:
+        self._news.append(news)
 
     def send(self, member: int, message: ConsensusMessage) -> None:
         self._messages.append(Send(member, message))
@@ -141,8 +145,9 @@ class Outbox:
             effects.append(Persist(self._state))
             self._state = None
         effects += self._commits
+        effects += self._news
         effects += self._messages
-        self._blocks, self._commits, self._messages = [], [], []
+        self._blocks, self._commits, self._news, self._messages = [], [], [], []
         return effects
 
 
