@@ -31,7 +31,7 @@ async def audit(exchange: Exchange, progress: Progress | None = None) -> AuditRe
             first = auditor.height + len(waiting) + 1
             view = await node.ask(BlocksView, BlocksFrom, first, BLOCKS_AT_ONCE)
             waiting += view.blocks
-            if waiting[-1].header.height < view.certificate.qc.height:
+            if waiting[-1].header.height < view.certificate.height:
                 continue  # committed together with later blocks, which are proven first
             auditor.add(waiting, view.certificate)
             waiting = []

@@ -18,7 +18,7 @@ from protocol.messages import (
     WithdrawalRequest,
     WithdrawalView,
 )
-from protocol.settlement import Deposit, LedgerAction, Payout, Transaction, sign_transaction
+from protocol.settlement import Deposit, LedgerAction, Payout, sign_action
 
 if TYPE_CHECKING:
     from client.sdk import Exchange
@@ -78,14 +78,15 @@ class Ledger:
             exchange.watchers.remove(watch)
         return committed.height
 
-    async def send(self, key: Key, action: LedgerAction) -> Committed:
+    async def send(self, key: Key, action: LedgerAction, fee_uusd: int = 0) -> Committed:
         """Send a transaction and wait until it is committed.
 
+        It pays the least fee, or `fee_uusd` where that is more: a full pool serves higher ones.
         Raises `TransactionRejected` where it took no effect, `RemoteFault` where it was refused.
         """
         async with self._locks.setdefault(key.public, asyncio.Lock()):
             nonce = (await self.balance(key.address)).nonce
-            raw = sign_transaction(key, self._exchange.chain.chain_id, Transaction(nonce, action))
+            raw = sign_action(key, self._exchange.chain, nonce, action, fee_uusd)
             # The same bytes may be sent again: at their nonce they take effect once.
             committed = await self._exchange.channel("node").ask(
                 Committed, SubmitTransaction, raw, timeout_ms=COMMIT_TIMEOUT_MS

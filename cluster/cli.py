@@ -38,11 +38,13 @@ def _global_options(
 
 def main() -> None:
     """Entry point: run a command; every failure becomes one sentence and an exit status."""
-    from client import cli_flow, cli_trade
-    from cluster import commands
+    from client import cli_flow, cli_trade, cli_validator, light_command
+    from cluster import commands, join_command, sim_command
 
-    for module in (commands, cli_trade, cli_flow):
+    modules = (commands, cli_trade, cli_flow, cli_validator, light_command, sim_command)
+    for module in modules:
         module.register(app)
+    join_command.register(cli_validator.validator_app)
     try:
         app()
     except BrokenPipeError:

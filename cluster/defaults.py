@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from protocol.genesis import MarketConfig, Pace
+from protocol.genesis import Fees, MarketConfig, Pace, Staking
 
 USD = 1_000_000
 """Micro-dollars of a dollar."""
@@ -10,6 +10,13 @@ USD = 1_000_000
 TRADER_BALANCE_UUSD = 1_000_000 * USD
 TRADER_DEPOSIT_UUSD = 100_000_000 * USD
 FAUCET_BALANCE_UUSD = 1_000_000_000 * USD
+PROVER_BALANCE_UUSD = 1_000_000 * USD
+"""For the fees of batches: a mebibyte of them costs about a cent."""
+VALIDATOR_BALANCE_UUSD = 1_000 * USD
+VALIDATOR_STAKE_UUSD = 1_000 * USD
+
+FEES = Fees(base_uusd=100, per_kib_uusd=10)
+STAKING = Staking(epoch_ms=3_600_000, min_stake_uusd=100 * USD)
 
 MEBIBYTE = 1 << 20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+from collections.abc import Collection
 
 from protocol.errors import ConfigError
 from store.config import Role
@@ -49,6 +50,22 @@ def find_base_port(host: str, counts: dict[Role, int]) -> int:
         base_port = low + secrets.randbelow(high - low - LAYOUT_PORTS)
         if all(_is_free(host, port) for port in used_ports(base_port, counts)):
             return base_port
+    raise ConfigError(f"found no free ports on {host} between {low} and {high}")
+
+
+def free_ports(host: str, count: int, taken: Collection[int] = ()) -> list[int]:
+    """Ports that are free on `host` now and not `taken`, below the ephemeral range.
+
+    Raises `ConfigError` where none are found.
+    """
+    low, high = _SEARCH_RANGE
+    found: dict[int, None] = {}
+    for _ in range(_SEARCH_TRIES * count):
+        if len(found) == count:
+            return list(found)
+        port = low + secrets.randbelow(high - low)
+        if port not in taken and _is_free(host, port):
+            found[port] = None
     raise ConfigError(f"found no free ports on {host} between {low} and {high}")
 
 

@@ -12,11 +12,16 @@ import msgspec
 
 from cluster.defaults import (
     FAUCET_BALANCE_UUSD,
+    FEES,
     LEDGER_PACE,
     MARKETS,
+    PROVER_BALANCE_UUSD,
     SEQUENCER_PACE,
+    STAKING,
     TRADER_BALANCE_UUSD,
     TRADER_DEPOSIT_UUSD,
+    VALIDATOR_BALANCE_UUSD,
+    VALIDATOR_STAKE_UUSD,
 )
 from cluster.layout import (
     DEFAULT_BASE_PORT,
@@ -30,12 +35,14 @@ from cluster.lock import supervisor_pid
 from net.tls import make_certificate
 from protocol.errors import ConfigError
 from protocol.genesis import (
+    Fees,
     Genesis,
     GenesisAccount,
     Identity,
     Limits,
     MarketConfig,
     Pace,
+    Staking,
     parse_genesis,
 )
 from protocol.keys import Key
@@ -55,7 +62,7 @@ from store.testnet import (
     Testnet,
 )
 
-STAKE = 100
+SEQUENCER_STAKE = 100
 TRADERS_LIMIT = 10_000
 
 NAMES: dict[Role, str] = {
@@ -72,7 +79,8 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     Processes listen on `listen_host` and find each other on `listen_host` too, or, with
     `service_names`, on their own names, as in containers. Clients reach them on `client_host`.
     With `free_ports` the base port is searched. `data_root` replaces the testnet's own ``data``
-    folder; `time_ms` is the time of genesis, now where None.
+    folder; `time_ms` is the time of genesis, now where None. `staking.epoch_ms` is how long the
+    validators' epochs last, 0 one epoch for ever.
     """
 
     __test__ = False
@@ -93,6 +101,9 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     time_ms: int | None = None
     trader_balance_uusd: int = TRADER_BALANCE_UUSD
     trader_deposit_uusd: int = TRADER_DEPOSIT_UUSD
+    validator_stake_uusd: int = VALIDATOR_STAKE_UUSD
+    staking: Staking = STAKING
+    fees: Fees = FEES
     markets: tuple[MarketConfig, ...] = MARKETS
     ledger_pace: Pace = LEDGER_PACE
     sequencer_pace: Pace = SEQUENCER_PACE
@@ -215,12 +226,12 @@ def _make_keys(testnet: Testnet) -> dict[str, Key]:
 
 
 def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) -> Genesis:
-    def identities(role: Role) -> list[Identity]:
+    def identities(role: Role, stake: int) -> list[Identity]:
         return [
             Identity(
                 name=entry.name,
                 public_key=keys[entry.name].public.hex(),
-                stake=STAKE,
+                stake=stake,
                 certificate=make_certificate(keys[entry.name], entry.name).hex(),
             )
             for entry in testnet.of_role(role)
@@ -233,13 +244,22 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         )
         for trader in testnet.traders
     ]
+    payers: tuple[tuple[Role, int], ...] = (
+        ("prover", PROVER_BALANCE_UUSD),
+        ("node", VALIDATOR_BALANCE_UUSD),
+    )
+    accounts += [
+        GenesisAccount(keys[entry.name].address.hex(), balance_uusd, 0)
+        for role, balance_uusd in payers
+        for entry in testnet.of_role(role)
+    ]
     now_ms = time.time_ns() // 1_000_000
     return Genesis(
         name=options.name,
         time_ms=now_ms if options.time_ms is None else options.time_ms,
         shard=0,
-        validators=identities("node"),
-        sequencers=identities("sequencer"),
+        validators=identities("node", options.validator_stake_uusd),
+        sequencers=identities("sequencer", SEQUENCER_STAKE),
         provers=[keys[entry.name].public.hex() for entry in testnet.of_role("prover")],
         oracles=[keys[ORACLE_KEY].public.hex()],
         markets=list(options.markets),
@@ -247,6 +267,8 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         ledger_pace=options.ledger_pace,
         sequencer_pace=options.sequencer_pace,
         limits=options.limits,
+        staking=options.staking,
+        fees=options.fees,
     )
 
 

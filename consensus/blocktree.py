@@ -36,7 +36,7 @@ class BlockTree:
         self.tip = tip
         self.certificate: CommitCertificate | None = None
         self.nodes: dict[bytes, Node] = {tip.id: tip}
-        self.first_in_view: dict[int, bytes] = {}
+        self.first_in_view: dict[tuple[int, int], bytes] = {}
         self.pending_payloads = 0
         # Height of the newest committed payload; after a restart the tip stands for it.
         self.newest_payload = tip.height
@@ -58,7 +58,7 @@ class BlockTree:
         if node.header.parent_id not in self.nodes:
             raise SafetyViolation("a block was inserted before its parent")
         self.nodes[node.id] = node
-        self.first_in_view.setdefault(node.view, node.id)
+        self.first_in_view.setdefault((node.view, node.header.proposer), node.id)
         if node.block.payload:
             self.pending_payloads += 1
 
@@ -97,8 +97,14 @@ class BlockTree:
         self.pending_payloads = 0
         for other in kept.values():
             if other is not node:
-                self.first_in_view.setdefault(other.view, other.id)
+                self.first_in_view.setdefault((other.view, other.header.proposer), other.id)
                 self.pending_payloads += 1 if other.block.payload else 0
+
+    def begin_epoch(self) -> None:
+        """Forget what was built above the tip, the last block of its epoch."""
+        self.nodes = {self.tip.id: self.tip}
+        self.first_in_view = {}
+        self.pending_payloads = 0
 
     def remember(self, block: Block, certificate: CommitCertificate | None) -> None:
         """Put an already committed block into the window (start-up)."""

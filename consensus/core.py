@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Callable
 
 from consensus.blocktree import BlockTree, Node
 from consensus.commits import CommitLog
 from consensus.effects import (
     Application,
     BlockSource,
+    EpochBegan,
     Outbox,
     RecoveredState,
     ReplicaConfig,
 )
 from consensus.members import MemberSet
 from consensus.pacemaker import Pacemaker
+from consensus.rejoin import Rejoining
 from consensus.safety import Safety, Signer
 from consensus.sync import Fetcher
 from consensus.verify import VerifiedCache, Verifier, verify_certificate, verify_qc, verify_tc
 from consensus.votes import TimeoutBox, VoteBox
+from consensus.watch import Watch
 from protocol.chain import (
     QC,
     TC,
@@ -27,11 +31,15 @@ from protocol.chain import (
     CommitCertificate,
     Header,
     Proposal,
+    Timeout,
     Vote,
     genesis_qc,
 )
 from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 from protocol.keys import verify
+
+HELPED_MAX = 4096
+"""Peers whose last help is remembered."""
 
 
 class Core:
@@ -47,6 +55,7 @@ class Core:
         recovered: RecoveredState | None = None,
         *,
         stored: BlockSource | None = None,
+        retained_from: Callable[[], int] | None = None,
         verifier: Verifier = verify,
     ) -> None:
         if genesis.chain_id != members.chain_id:
@@ -55,8 +64,9 @@ class Core:
         self.members = members
         self.counters: dict[str, int] = {}
         self._app = app
-        self._genesis_id = genesis.block_id()
-        self._genesis_qc = genesis_qc(genesis)
+        self.retained_from = retained_from or (lambda: 1)
+        self._key = key
+        self._origin = members.origin or genesis_qc(genesis)
         self._stored = stored
         self._verifier = verifier
         self._cache = VerifiedCache()
@@ -65,21 +75,26 @@ class Core:
         if app.root()[0] == 0 and app.root()[1] != genesis.app_root:
             raise ConfigError("the application's first root is not the one in the genesis block")
         state = None if recovered is None else recovered.voting_state
-        self._safety = Safety(members, key, self._genesis_qc, state)
+        self._safety = Safety(members, key, self._origin, state)
         self.index = self._safety.index
         self._tree = self._make_tree(genesis)
-        self._commits = CommitLog(self._tree, app, self._out)
+        self._commits = CommitLog(
+            self._tree, app, self._out, members, self._origin, config.reputation_window
+        )
         self._votes = VoteBox(members, verifier)
         self._timeouts = TimeoutBox(members)
+        self._watch = Watch(members, verifier)
         self._pace = Pacemaker(config, self._first_view())
         self._fetch = Fetcher(config, len(members), self.index)
-        self._orphans: dict[int, tuple[int, Proposal]] = {}
+        self._rejoin = Rejoining(self.index, members, config.fetch_timeout_ms)
+        self._orphans: dict[tuple[int, int], tuple[int, Proposal]] = {}
         self._helped_ms: dict[int, int] = {}
         self._served: Counter[int] = Counter()
         self._served_ms = 0
         self._early: tuple[Node, Block] | None = None
         self._local: deque[Vote] = deque()
         self._announce: QC | None = None
+        self._formed_ms = 0
         self._nothing_in_view = -1
         self._asked_in_view = -1
         self._work = False
@@ -116,21 +131,30 @@ class Core:
     def _unfinished(self) -> bool:
         """Whether empty blocks must follow: to commit payloads, or to prove the root after them."""
         tree = self._tree
-        return tree.pending_payloads > 0 or (self.config.prove_roots and tree.root_unproven)
+        return (
+            tree.pending_payloads > 0
+            or (self.config.prove_roots and tree.root_unproven)
+            or self._closing(tree.get(self.high_qc.block_id))
+        )
+
+    def _closing(self, parent: Node | None) -> bool:
+        """Whether the epoch's boundary is behind: blocks on top are empty until the epoch ends."""
+        ends_ms = self.members.ends_ms
+        return ends_ms is not None and parent is not None and parent.header.time_ms >= ends_ms
 
     def _count(self, what: str) -> None:
         self.counters[what] = self.counters.get(what, 0) + 1
 
     def _make_tree(self, genesis: Header) -> BlockTree:
         config = self.config
-        origin = Node(Block(genesis, b"", self._genesis_qc, None), self._genesis_id)
+        origin = Node(Block(genesis, b"", genesis_qc(genesis), None), genesis.block_id())
         recovered = self._recovered
         if recovered is None or recovered.tip is None:
             return BlockTree(origin, config.committed_window, config.max_uncommitted)
         if recovered.certificate is None:
             raise SafetyViolation("the recovered tip has no commit certificate")
         tip = Node(recovered.tip, recovered.tip.header.block_id())
-        if recovered.certificate.qc.block_id != tip.id:
+        if recovered.certificate.height != tip.height:
             raise SafetyViolation("the recovered certificate is not for the recovered tip")
         tree = BlockTree(tip, config.committed_window, config.max_uncommitted)
         tree.certificate = recovered.certificate
@@ -139,20 +163,43 @@ class Core:
 
     def _first_view(self) -> int:
         safety = self._safety
-        if self._tree.certificate is not None:
-            safety.observe_qc(self._tree.certificate.child_qc)
+        certificate = self._tree.certificate
+        if certificate is not None and certificate.child_qc.epoch == self.members.epoch:
+            safety.observe_qc(certificate.child_qc)
         tc_view = -1 if safety.high_tc is None else safety.high_tc.view
         return max(safety.high_qc.view, tc_view) + 1
 
-    def _check_chain(self, chain_id: bytes, epoch: int) -> None:
-        if chain_id != self.members.chain_id or epoch != self.members.epoch:
-            raise Rejected(Code.WRONG_CHAIN, "a message of another chain or epoch")
+    def _check_chain(self, peer: int, chain_id: bytes, epoch: int) -> None:
+        """Raise `Rejected` for a message of another chain or epoch.
+
+        Who is ahead of us by an epoch is asked for blocks, who is behind is shown ours.
+        """
+        if chain_id != self.members.chain_id:
+            raise Rejected(Code.WRONG_CHAIN, "a message of another chain")
+        if epoch == self.members.epoch:
+            return
+        if epoch < self.members.epoch:
+            self._help(peer)
+        elif peer in self.members:
+            self._fetch.refresh(self._now_ms)
+        raise Rejected(Code.WRONG_EPOCH, "a message of another epoch")
+
+    def _help(self, peer: int) -> None:
+        """Send a peer in an old view what leads to ours, not more often than it can matter."""
+        last = self._helped_ms.get(peer)
+        if last is not None and self._now_ms < last + self.config.timeout_ms // 4:
+            return
+        if len(self._helped_ms) >= HELPED_MAX:
+            self._helped_ms.clear()
+        self._helped_ms[peer] = self._now_ms
+        self._count("peers_helped")
+        self._out.send(peer, Certified(self._safety.high_qc, self._safety.high_tc))
 
     def _check_qc(self, qc: QC) -> None:
-        verify_qc(self.members, qc, self._genesis_id, verifier=self._verifier, cache=self._cache)
+        verify_qc(self.members, qc, self._origin, verifier=self._verifier, cache=self._cache)
 
     def _check_tc(self, tc: TC) -> None:
-        verify_tc(self.members, tc, self._genesis_id, verifier=self._verifier, cache=self._cache)
+        verify_tc(self.members, tc, self._origin, verifier=self._verifier, cache=self._cache)
 
     def _check_certificate(self, header: Header, certificate: CommitCertificate) -> None:
         verify_certificate(
@@ -161,6 +208,10 @@ class Core:
 
     def _process_qc(self, qc: QC, peer: int) -> None:
         """Take a verified QC: lock, view, commit rule; fetch its block where it is missing."""
+        self._require_own(qc)
+        self._watch.certified(
+            qc, [vote for vote in self._votes.in_view(qc.view) if vote.block_id != qc.block_id]
+        )
         self._safety.observe_qc(qc)
         if qc.view >= self.view:
             self._enter(qc.view + 1, failed=False)
@@ -173,6 +224,7 @@ class Core:
     def _process_tc(self, tc: TC, peer: int) -> None:
         """Take a verified TC: it opens the next view, and its leader is told."""
         self._process_qc(tc.high_qc, peer)
+        self._require_own(tc)
         self._safety.observe_tc(tc)
         if tc.view < self.view:
             return
@@ -182,14 +234,53 @@ class Core:
         if self.index is not None and leader not in (self.index, peer):
             self._out.send(leader, Certified(self._safety.high_qc, tc))
 
+    def _require_own(self, statement: QC | TC | Vote | Timeout) -> None:
+        """Stop where a verified statement is ours and we know nothing of it."""
+        self._safety.require_own(statement)
+
     def _enter(self, view: int, *, failed: bool) -> None:
         self._pace.enter(view, self._now_ms, failed=failed)
         self._announce = None
 
     def _insert(self, node: Node) -> None:
         """Add a block and apply the commit rule to it and its parent."""
+        self._require_own(node.block.justify)
         self._tree.insert(node)
         parent = self._tree.nodes[node.header.parent_id]
         self._commits.certified(parent, node.block.justify)
         if self.high_qc.block_id == node.id:
             self._commits.certified(node, self.high_qc)
+
+    def _turn_epoch(self) -> None:
+        """Go on under the next member set where the epoch's last block has just committed."""
+        members = self._commits.next_members
+        if members is None:
+            return
+        tip = self._tree.tip
+        if members.origin is None or members.origin.block_id != tip.id:
+            raise SafetyViolation("the next epoch does not start from the last block of this one")
+        if self._announce is not None:
+            # It was formed here: whoever has the blocks ends the epoch by this alone.
+            self._out.broadcast(Certified(self._announce, None))
+        self._out.drop_sends()
+        self._count("epochs_begun")
+        self.members, self._origin = members, members.origin
+        self._safety = Safety(members, self._key, self._origin, None)
+        self.index = self._safety.index
+        self._cache = VerifiedCache()
+        self._tree.begin_epoch()
+        self._commits.begin(members, self._origin)
+        self._votes = VoteBox(members, self._verifier)
+        self._timeouts = TimeoutBox(members)
+        self._watch = Watch(members, self._verifier)
+        self._fetch = Fetcher(self.config, len(members), self.index)
+        self._rejoin = self._rejoin.in_epoch(self.index, members)
+        self._orphans.clear()
+        self._helped_ms.clear()
+        self._local.clear()
+        self._early = None
+        self._nothing_in_view = self._asked_in_view = -1
+        self._enter(self._origin.view + 1, failed=False)
+        if self.index is None:
+            self._fetch.refresh(self._now_ms)
+        self._out.tell(EpochBegan(members))

@@ -138,6 +138,10 @@ class Outbox:
     def broadcast(self, message: ConsensusMessage) -> None:
         self._messages.append(Broadcast(message))
 
+    def drop_sends(self) -> None:
+        """Drop messages to single members: their numbers mean others from now on."""
+        self._messages = [one for one in self._messages if not isinstance(one, Send)]
+
     def drain(self) -> list[Effect]:
         """All effects of the step; the outbox is empty afterwards."""
         effects = self._blocks
@@ -211,6 +215,8 @@ class ReplicaConfig:
     after the newest payload (in a new chain: until there is one), so that proofs of it need not
     wait for heartbeats.
     `timeout_ms`: first view timeout, growing by half each failed view up to `timeout_max_ms`.
+    `reputation_window`: committed blocks that decide who leads; all members need the same.
+    `snapshot_distance`: who is so many blocks behind asks its shell for a snapshot.
     """
 
     block_interval_ms: int = 20
@@ -227,6 +233,8 @@ class ReplicaConfig:
     committed_window: int = 128
     max_uncommitted: int = 256
     max_orphans: int = 16
+    reputation_window: int = 128
+    snapshot_distance: int = 10_000
 
     def __post_init__(self) -> None:
         if min(self.block_interval_ms, self.empty_interval_ms) < 0:
@@ -240,5 +248,6 @@ class ReplicaConfig:
         if not 0 < self.max_payload_bytes <= 3 << 20:
             raise ConfigError("max_payload_bytes must be 1 to 3 MiB: two blocks share a frame")
         bounds = (self.fetch_timeout_ms, self.committed_window, self.max_uncommitted)
-        if min(*bounds, self.max_orphans) < 1 or self.fetch_limit < 2:
+        others = (self.max_orphans, self.reputation_window, self.snapshot_distance)
+        if min(*bounds, *others) < 1 or self.fetch_limit < 2:
             raise ConfigError("bounds must be positive, and fetch_limit at least 2")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from consensus.blocktree import Node
 from consensus.core import Core
-from consensus.proposals import build_block, check_proposal, voting_obstacle
+from consensus.proposals import build_block, check_leader, check_proposal, voting_obstacle
 from protocol.chain import (
     EMPTY_HASH,
     Block,
@@ -23,14 +23,19 @@ class Ordering(Core):
     def _on_vote(self, peer: int, message: Vote) -> None:
         if message.member != peer:
             raise Rejected(Code.NOT_AUTHORISED, "a vote of another member")
-        self._check_chain(message.chain_id, message.epoch)
+        self._check_chain(peer, message.chain_id, message.epoch)
         if len(message.signature) > MAX_SIGNATURE_BYTES or len(message.block_id) != len(EMPTY_HASH):
             raise Rejected(Code.MALFORMED, "a vote with an oversized field")
-        if self.members.leader(message.view + 1) != self.index:
-            raise Rejected(Code.NOT_AUTHORISED, "a vote for another leader")
         self._collect(message)
 
     def _collect(self, vote: Vote, *, own: bool = False) -> None:
+        if not own:
+            known = self._votes.newest_of(vote.member)
+            twice = known is not None and known.view == vote.view
+            if twice and known is not None and known.block_id != vote.block_id:
+                self._watch.vote(vote, known)
+            else:
+                self._watch.vote(vote)
         if vote.view <= self.high_qc.view or vote.view + 1 < self.view:
             self._count("stale_votes")
             return
@@ -40,17 +45,19 @@ class Ordering(Core):
         self._count("qcs_formed")
         self._cache.add(qc.digest())
         self._process_qc(qc, vote.member)
-        self._announce = qc
+        if len(self.members) > 1:
+            self._announce = qc
+            self._formed_ms = self._now_ms
 
     def _proposal_due_ms(self) -> int | None:
         """When this member proposes in the current view; None when it does not."""
         safety, view = self._safety, self.view
-        if self.members.leader(view) != self.index:
+        if self.index is None or self._rejoin.waiting:
             return None
         if safety.last_proposed_view >= view or safety.last_voted_view >= view:
             return None
         parent = self._tree.get(safety.high_qc.block_id)
-        if parent is None:
+        if parent is None or self._leader_above(parent) != self.index:
             return None
         config = self.config
         interval = config.idle_interval_ms
@@ -63,6 +70,22 @@ class Ordering(Core):
         if interval is None:
             return None
         return min(parent.header.time_ms, self._pace.entered_ms) + interval
+
+    def _announce_due_ms(self) -> int | None:
+        """When to tell all of a certificate formed here: at once as leader, where no proposal says
+        so; else after a while, should the leader's turn come to nothing."""
+        if self._announce is None or self._safety.last_voted_view >= self.view:
+            return None
+        parent = self._tree.get(self._announce.block_id)
+        if parent is not None and self._leader_above(parent) == self.index:
+            return self._formed_ms
+        return self._formed_ms + self.config.timeout_ms // 4
+
+    def _leader_above(self, parent: Node) -> int:
+        """Who proposes in the current view on top of the highest certified block."""
+        if parent.view + 1 == self.view:
+            return self._commits.leader_after(parent)
+        return self.members.leader(self.view)
 
     def _block_interval_ms(self) -> int:
         # At least 1, or a single member would fill one step with blocks for ever.
@@ -79,7 +102,8 @@ class Ordering(Core):
         ancestors = [node.block for node in self._tree.path(parent)]
         time_ms = max(self._now_ms, parent.header.time_ms + 1)
         payload = b""
-        if self._work and len(ancestors) < self.config.max_uncommitted:
+        room = len(ancestors) < self.config.max_uncommitted
+        if self._work and room and not self._closing(parent):
             payload = self._app.propose(ancestors, time_ms)
         self._asked_in_view = view
         if not payload:
@@ -110,7 +134,7 @@ class Ordering(Core):
     def _on_proposal(self, peer: int, message: Proposal) -> None:
         block = message.block
         header = block.header
-        self._check_chain(header.chain_id, header.epoch)
+        self._check_chain(peer, header.chain_id, header.epoch)
         if header.view <= self._tree.tip.view:
             self._count("stale_proposals")
             return
@@ -119,13 +143,14 @@ class Ordering(Core):
         if settled and self._tree.get(block_id) is not None:
             return
         check_proposal(message, block_id, self.members, self.config, self._verifier)
+        self._watch.proposal(message, block_id)
         self._check_qc(block.justify)
         if block.timeout is not None:
             self._check_tc(block.timeout)
         self._process_qc(block.justify, peer)
         if block.timeout is not None:
             self._process_tc(block.timeout, peer)
-        if header.view <= self._tree.tip.view:
+        if header.view <= self._tree.tip.view or self._commits.next_members is not None:
             return
         if self._tree.get(header.parent_id) is None:
             self._keep_orphan(peer, message)
@@ -136,9 +161,11 @@ class Ordering(Core):
         """Insert a checked proposal on a known parent, and vote where that is right."""
         node = self._tree.get(block_id)
         if node is None:
-            first = self._tree.first_in_view.get(block.header.view)
+            header = block.header
+            check_leader(header, self._tree.nodes[header.parent_id], self._commits)
+            first = self._tree.first_in_view.get((header.view, header.proposer))
             if first is not None or self._tree.full():
-                self._count("equivocations" if first is not None else "tree_full")
+                self._count("second_proposals" if first is not None else "tree_full")
                 return
             node = Node(block, block_id)
             self._out.persist_block(node.block)
@@ -149,6 +176,9 @@ class Ordering(Core):
     def _vote(self, node: Node, block: Block, *, own: bool = False) -> None:
         """Vote for a proposal of the current view; `block` is as proposed, with its TC."""
         if node.view != self.view or self._safety.last_voted_view >= node.view:
+            return
+        if self._rejoin.waiting:
+            self._early = node, block
             return
         if not own:
             parent = self._tree.nodes.get(node.header.parent_id)
@@ -168,15 +198,18 @@ class Ordering(Core):
             return
         self._count("votes_sent")
         self._out.persist(signed[0])
-        leader = self.members.leader(node.view + 1)
-        if leader == self.index:
-            self._local.append(signed[1])
-        else:
-            self._out.send(leader, signed[1])
+        leader = self._commits.leader_after(node)
+        # To the next leader, and to the proposer: should the next leader be dead, its turn fails
+        # and not the one before, and what this block gathered is not lost.
+        for member in sorted({leader, node.header.proposer}):
+            if member == self.index:
+                self._local.append(signed[1])
+            else:
+                self._out.send(member, signed[1])
 
     def _early_due_ms(self) -> int | None:
         """When a block of the current view that came before its time can be voted for."""
-        if self._early is None:
+        if self._early is None or self._rejoin.waiting:
             return None
         node = self._early[0]
         if node.view != self.view or self._safety.last_voted_view >= node.view:
@@ -192,18 +225,19 @@ class Ordering(Core):
             self._vote(*early)
 
     def _keep_orphan(self, peer: int, proposal: Proposal) -> None:
-        """Hold a checked proposal, one per view and the highest views, until its parent is here."""
-        self._orphans.setdefault(proposal.block.header.view, (peer, proposal))
+        """Hold a checked proposal, one per leader, until its parent is here."""
+        header = proposal.block.header
+        self._orphans.setdefault((header.view, header.proposer), (peer, proposal))
         if len(self._orphans) > self.config.max_orphans:
             del self._orphans[min(self._orphans)]
 
     def _adopt_orphans(self) -> None:
-        for view in sorted(self._orphans):
-            block = self._orphans[view][1].block
+        for place in sorted(self._orphans):
+            block = self._orphans[place][1].block
             if block.header.view <= self._tree.tip.view:
-                del self._orphans[view]
+                del self._orphans[place]
             elif self._tree.get(block.header.parent_id) is not None:
-                del self._orphans[view]
+                del self._orphans[place]
                 self._count("orphans_adopted")
                 self._accept(block, block.header.block_id())
                 return

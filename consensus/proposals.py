@@ -39,6 +39,7 @@ def build_block(
         justify.digest(),
         app_height,
         app_root,
+        commits.skipped(view, parent),
     )
     return Block(header, payload, justify, None if justify.view + 1 == view else timeout)
 
@@ -52,13 +53,14 @@ def check_proposal(
 ) -> None:
     """Check all of a proposal that needs no other block; its certificates' signatures remain.
 
-    Raises `Rejected`: not the view's leader, oversized, fields that contradict each other, a view
-    that no certificate opens, or a wrong signature.
+    Raises `Rejected`: not by a member, not the leader of a view after a failed one, oversized,
+    fields that contradict each other, a view that no certificate opens, or a wrong signature.
+    Whether the proposer leads on top of its parent is checked when that is here.
     """
     block = proposal.block
     header, justify, timeout = block.header, block.justify, block.timeout
-    if header.proposer != members.leader(header.view):
-        raise Rejected(Code.NOT_AUTHORISED, "the proposer does not lead this view")
+    if header.proposer not in members:
+        raise Rejected(Code.NOT_AUTHORISED, "the proposer is no member")
     if len(block.payload) > config.max_payload_bytes:
         raise Rejected(Code.FRAME_TOO_LARGE, "the payload exceeds max_payload_bytes")
     if (
@@ -72,6 +74,8 @@ def check_proposal(
     if justify.view + 1 == header.view:
         if timeout is not None:
             raise Rejected(Code.BAD_CERTIFICATE, "a TC where the QC alone opens the view")
+    elif header.proposer != members.leader(header.view):
+        raise Rejected(Code.NOT_AUTHORISED, "the proposer does not lead this view")
     elif timeout is None or timeout.view + 1 != header.view:
         raise Rejected(Code.BAD_CERTIFICATE, "no certificate opens the block's view")
     elif not timeout.high_qc.view <= justify.view < header.view:
@@ -81,6 +85,12 @@ def check_proposal(
         raise Rejected(Code.BAD_SIGNATURE, "wrong signature under a proposal")
 
 
+def check_leader(header: Header, parent: Node, commits: CommitLog) -> None:
+    """Raise `Rejected` unless the proposer leads on top of a parent of the view before."""
+    if header.view == parent.view + 1 and (header.proposer != commits.leader_after(parent)):
+        raise Rejected(Code.NOT_AUTHORISED, "the proposer does not lead on top of this parent")
+
+
 def voting_obstacle(
     node: Node, parent: Node | None, commits: CommitLog, config: ReplicaConfig, now_ms: int
 ) -> str | None:
@@ -88,6 +98,11 @@ def voting_obstacle(
     header = node.header
     if parent is None:
         return "parent_gone"
+    if header.skipped != commits.skipped(node.view, parent):
+        return "skipped"
+    ends_ms = commits.members.ends_ms
+    if node.block.payload and ends_ms is not None and parent.header.time_ms >= ends_ms:
+        return "payload_behind_boundary"
     if header.time_ms <= parent.header.time_ms:
         return "time_not_above_parent"
     if header.time_ms > now_ms + config.max_clock_ahead_ms:

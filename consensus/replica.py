@@ -33,6 +33,7 @@ from consensus.catchup import CatchUp
 from consensus.effects import (
     Effect,
     Event,
+    Misbehaviour,
     Received,
     Start,
     Work,
@@ -43,9 +44,12 @@ from protocol.chain import (
     Certified,
     ConsensusMessage,
     Proposal,
+    Rejoin,
+    Remembered,
     Timeout,
     Vote,
     timeout_digest,
+    vote_digest,
 )
 from protocol.errors import Code, Rejected, SafetyViolation
 
@@ -76,7 +80,7 @@ class Replica(CatchUp):
         """When the shell must send `Tick`; None when only an event can change anything."""
         due = [
             self._fetch.deadline_ms(), self._proposal_due_ms(), self._view_deadline_ms(),
-            self._early_due_ms(),
+            self._early_due_ms(), self._rejoin.due_ms(self._now_ms), self._announce_due_ms(),
         ]  # fmt: skip
         return min((moment for moment in due if moment is not None), default=None)
 
@@ -87,8 +91,13 @@ class Replica(CatchUp):
         self._started = True
         self._pace.entered_ms = self._now_ms
         self._commits.replay(self._stored)
+        self._turn_epoch()
+        self._commits.recall(self._stored)
         if self._recovered is not None:
             for block in sorted(self._recovered.blocks, key=lambda b: b.header.height):
+                if block.header.epoch != self.members.epoch:
+                    continue
+                self._safety.recall(block.justify)
                 block_id = block.header.block_id()
                 known = self._tree.get(block_id) is not None
                 if not known and self._tree.get(block.header.parent_id) is not None:
@@ -101,9 +110,10 @@ class Replica(CatchUp):
 
     def _receive(self, peer: int, message: ConsensusMessage) -> None:
         try:
-            if peer == self.index or (
-                peer not in self.members and not isinstance(message, BlocksRequest)
-            ):
+            if peer == self.index:
+                raise Rejected(Code.NOT_AUTHORISED, "a message of our own")
+            if peer not in self.members and not isinstance(message, BlocksRequest):
+                self._check_chain(peer, *_place(message))
                 raise Rejected(Code.NOT_AUTHORISED, "only other members take part")
             self._dispatch(peer, message)
         except Rejected as error:
@@ -122,17 +132,26 @@ class Replica(CatchUp):
             self._on_request(peer, message)
         elif isinstance(message, BlocksResponse):
             self._on_response(peer, message)
+        elif isinstance(message, Rejoin):
+            self._on_rejoin(peer, message)
+        elif isinstance(message, Remembered):
+            self._on_remembered(peer, message)
         else:
             raise Rejected(Code.UNKNOWN_MESSAGE, "no message of consensus")
 
     def _progress(self) -> None:
         """Do what is due: own votes, timers, proposals, requests."""
         now = self._now_ms
+        self._turn_epoch()
         self._refresh_work()
+        if self._rejoin.ask(now):
+            number = self._rejoin.number
+            self._out.broadcast(Rejoin(self.members.chain_id, self.members.epoch, number))
         while True:
             self._vote_early()
             while self._local:
                 self._collect(self._local.popleft(), own=True)
+            self._turn_epoch()
             self._refresh_work()
             due = self._view_deadline_ms()
             if due is not None and now >= due:
@@ -142,13 +161,15 @@ class Replica(CatchUp):
             if due is None or now < due:
                 break
             self._propose()
-        if self._announce is not None:
-            if self.members.leader(self.view) == self.index and len(self.members) > 1:
-                self._out.broadcast(Certified(self._announce, None))
+        due = self._announce_due_ms()
+        if self._announce is not None and due is not None and now >= due:
+            self._out.broadcast(Certified(self._announce, None))
             self._announce = None
+        for evidence in self._watch.take():
+            self._count("equivocations")
+            self._out.tell(Misbehaviour(evidence))
         self._fetch.settle(self._tree)
-        request = self._fetch.request(now, self.committed_height)
-        if request is not None:
+        for request in self._fetch.requests(now, self.committed_height):
             self._count("requests_sent")
             self._out.send(*request)
 
@@ -160,7 +181,7 @@ class Replica(CatchUp):
             self._busy_since_ms = self._now_ms
 
     def _view_deadline_ms(self) -> int | None:
-        if self.index is None:
+        if self.index is None or self._rejoin.waiting:
             return None
         if len(self.members) == 1 and self._safety.last_voted_view < self.view:
             return None
@@ -188,12 +209,12 @@ class Replica(CatchUp):
             self._give_up_view()
 
     def _may_join(self) -> bool:
-        return self.index is not None and self._pace.said_ms is None
+        return self.index is not None and self._pace.said_ms is None and not self._rejoin.waiting
 
     def _on_timeout(self, peer: int, timeout: Timeout) -> None:
         if timeout.member != peer:
             raise Rejected(Code.NOT_AUTHORISED, "a timeout of another member")
-        self._check_chain(timeout.chain_id, timeout.epoch)
+        self._check_chain(peer, timeout.chain_id, timeout.epoch)
         if timeout.high_qc.view > self.high_qc.view:
             self._check_qc(timeout.high_qc)
             self._process_qc(timeout.high_qc, peer)
@@ -217,19 +238,63 @@ class Replica(CatchUp):
         if view == self.view:
             self._add_timeout(timeout, peer)
 
-    def _help(self, peer: int) -> None:
-        """Send a peer in an old view what leads to ours, not more often than it can matter."""
-        last = self._helped_ms.get(peer)
-        if last is not None and self._now_ms < last + self.config.timeout_ms // 4:
-            return
-        self._helped_ms[peer] = self._now_ms
-        self._count("peers_helped")
-        self._out.send(peer, Certified(self._safety.high_qc, self._safety.high_tc))
-
     def _on_certified(self, peer: int, message: Certified) -> None:
+        self._check_chain(peer, *_place(message))
         if message.qc.view > self.high_qc.view:
             self._check_qc(message.qc)
             self._process_qc(message.qc, peer)
         if message.tc is not None and message.tc.view >= self.view:
             self._check_tc(message.tc)
             self._process_tc(message.tc, peer)
+
+    def _on_rejoin(self, peer: int, message: Rejoin) -> None:
+        """Tell a member that has started what we hold of it."""
+        self._check_chain(peer, message.chain_id, message.epoch)
+        self._count("rejoins_answered")
+        members, safety = self.members, self._safety
+        answer = Remembered(
+            members.chain_id, members.epoch, message.number, safety.high_qc, safety.high_tc,
+            self._votes.newest_of(peer), self._timeouts.newest_of(peer),
+        )  # fmt: skip
+        self._out.send(peer, answer)
+
+    def _on_remembered(self, peer: int, message: Remembered) -> None:
+        self._check_chain(peer, message.chain_id, message.epoch)
+        if message.number != self._rejoin.number:
+            raise Rejected(Code.NOT_AUTHORISED, "an answer that was not asked for")
+        if not self._rejoin.waiting:
+            self._count("late_answers")
+            return
+        self._check_qc(message.qc)
+        if message.tc is not None:
+            self._check_tc(message.tc)
+        for statement in (message.vote, message.timeout):
+            if statement is not None and self._is_ours(statement):
+                self._require_own(statement)
+        self._process_qc(message.qc, peer)
+        if message.tc is not None:
+            self._process_tc(message.tc, peer)
+        self._rejoin.answered(peer)
+
+    def _is_ours(self, statement: Vote | Timeout) -> bool:
+        """Whether a statement of this epoch bears our own signature."""
+        epoch, view = self.members.epoch, statement.view
+        if statement.member != self.index or statement.epoch != epoch:
+            return False
+        chain_id = self.members.chain_id
+        if isinstance(statement, Vote):
+            digest = vote_digest(chain_id, epoch, view, statement.height, statement.block_id)
+        else:
+            digest = timeout_digest(chain_id, epoch, view, statement.high_qc.view)
+        return self._verifier(self.members.keys[self.index], statement.signature, digest)
+
+
+def _place(message: ConsensusMessage) -> tuple[bytes, int]:
+    """Chain and epoch that a message speaks of."""
+    if isinstance(message, Proposal):
+        return message.block.header.chain_id, message.block.header.epoch
+    if isinstance(message, Certified):
+        return message.qc.chain_id, message.qc.epoch
+    if isinstance(message, BlocksRequest | BlocksResponse):
+        raise Rejected(Code.NOT_AUTHORISED, "only other members take part")
+    return message.chain_id, message.epoch

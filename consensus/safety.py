@@ -56,7 +56,8 @@ decode_voting_state: Decoder[VotingState] = Decoder(VotingState)
 class Safety:
     """Holds the voting state of one member and signs what the rules allow.
 
-    Callers pass only certificates that verified. With `signer` None nothing is ever signed.
+    Callers pass only certificates that verified. With `signer` None, or one that is no member's,
+    nothing is ever signed.
     """
 
     __slots__ = (
@@ -74,24 +75,26 @@ class Safety:
         self,
         members: MemberSet,
         signer: Signer | None,
-        genesis_qc: QC,
+        origin: QC,
         state: VotingState | None = None,
     ) -> None:
         index = None if signer is None else members.index_of(signer.public)
-        if signer is not None and index is None:
-            raise SafetyViolation("the signing key belongs to no member of this set")
         if state is not None and state.chain_id != members.chain_id:
             raise SafetyViolation("the stored voting state belongs to another chain")
         if state is not None and state.epoch > members.epoch:
             raise SafetyViolation("the stored voting state is of a later epoch")
+        if state is not None and state.epoch < members.epoch:
+            # Statements name their epoch: none of an earlier one binds in this one.
+            state = None
         self._members = members
-        self._signer = signer
+        self._signer = None if index is None else signer
         self._index = -1 if index is None else index
-        self.high_qc = genesis_qc if state is None else state.high_qc
+        start = origin.view
+        self.high_qc = origin if state is None else state.high_qc
         self.high_tc = None if state is None else state.high_tc
-        self.last_voted_view = 0 if state is None else state.last_voted_view
-        self.last_timeout_view = 0 if state is None else state.last_timeout_view
-        self.last_proposed_view = 0 if state is None else state.last_proposed_view
+        self.last_voted_view = start if state is None else state.last_voted_view
+        self.last_timeout_view = start if state is None else state.last_timeout_view
+        self.last_proposed_view = start if state is None else state.last_proposed_view
 
     @property
     def index(self) -> int | None:
@@ -120,6 +123,35 @@ class Safety:
         self.observe_qc(tc.high_qc)
         if self.high_tc is None or tc.view > self.high_tc.view:
             self.high_tc = tc
+
+    def recall(self, qc: QC) -> None:
+        """Take up a verified QC that a stored block carries.
+
+        Blocks are stored before the voting state, so after a crash it may hold a vote that the
+        state lacks: one that never left, but that stands in what is stored here.
+        """
+        self.observe_qc(qc)
+        if any(one.member == self._index for one in qc.signatures):
+            self.last_voted_view = max(self.last_voted_view, qc.view)
+
+    def require_own(self, statement: QC | TC | Vote | Timeout) -> None:
+        """Raise `SafetyViolation` where a verified statement is ours and we know nothing of it.
+
+        What is signed is stored before it leaves, so the voting state was lost, or is that of a
+        backup.
+        """
+        if statement.view <= self.last_voted_view or self._signer is None:
+            return
+        if isinstance(statement, QC | TC):
+            ours = any(one.member == self._index for one in statement.signatures)
+        else:
+            ours = statement.member == self._index
+        if ours:
+            raise SafetyViolation(
+                f"this member's key signed in view {statement.view}, but its voting state ends at "
+                f"view {self.last_voted_view}: the state was lost or comes from a backup. The key "
+                "must not sign again; join with a new key"
+            )
 
     def justified(self, block: Block) -> bool:
         """Whether the block's certificates allow its view (second half of the voting rule)."""
@@ -178,7 +210,7 @@ class Safety:
         header = block.header
         if self._signer is None or header.view <= self.last_proposed_view:
             return None
-        if self._members.leader(header.view) != self._index or not self.justified(block):
+        if header.proposer != self._index or not self.justified(block):
             return None
         self.last_proposed_view = header.view
         return self.state(), Proposal(block, self._signer.sign(proposal_digest(block_id)))

@@ -59,24 +59,19 @@ def _bad(text: str) -> Rejected:
 def verify_qc(
     members: MemberSet,
     qc: QC,
-    genesis_id: bytes,
+    origin: QC,
     *,
     verifier: Verifier = verify,
     cache: VerifiedCache | None = None,
 ) -> None:
     """Check that members with more than two thirds of the stake voted for `qc.block_id`.
 
-    The QC of view 0 has no signatures and is valid for `genesis_id` alone.
+    `origin` is the QC that the epoch starts from (`genesis_qc`, `origin_qc`): without signatures,
+    and the only valid one of its view or below.
     """
-    if qc.view == GENESIS_VIEW:
-        if (
-            qc.chain_id != members.chain_id
-            or qc.block_id != genesis_id
-            or qc.height != 0
-            or qc.epoch != 0
-            or qc.signatures
-        ):
-            raise _bad("a quorum certificate of view 0 must be that of the genesis block")
+    if qc.view <= origin.view:
+        if qc != origin:
+            raise _bad("a quorum certificate from before the epoch must be its origin")
         return
     _verify_votes(members, qc, verifier, cache)
 
@@ -114,7 +109,7 @@ def _verify_votes(
 def verify_tc(
     members: MemberSet,
     tc: TC,
-    genesis_id: bytes,
+    origin: QC,
     *,
     verifier: Verifier = verify,
     cache: VerifiedCache | None = None,
@@ -141,7 +136,7 @@ def verify_tc(
         raise _bad(f"timeouts of {stake} stake are no quorum of {members.total_stake}")
     if tc.high_qc.view != highest or highest >= tc.view:
         raise _bad("the timeout certificate does not carry the highest QC that its signers name")
-    verify_qc(members, tc.high_qc, genesis_id, verifier=verifier, cache=cache)
+    verify_qc(members, tc.high_qc, origin, verifier=verifier, cache=cache)
     for signature in tc.signatures:
         statement = timeout_digest(tc.chain_id, tc.epoch, tc.view, signature.high_qc_view)
         if not verifier(members.keys[signature.member], signature.signature, statement):

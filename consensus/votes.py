@@ -18,7 +18,7 @@ class VoteBox:
     wrong one is dropped and counted in `bad_signatures`.
     """
 
-    __slots__ = ("_latest", "_members", "_verified", "_verifier", "bad_signatures", "equivocations")
+    __slots__ = ("_latest", "_members", "_verified", "_verifier", "bad_signatures")
 
     def __init__(self, members: MemberSet, verifier: Verifier) -> None:
         self._members = members
@@ -26,14 +26,19 @@ class VoteBox:
         self._latest: dict[int, Vote] = {}
         self._verified: set[int] = set()
         self.bad_signatures = 0
-        self.equivocations = 0
+
+    def newest_of(self, member: int) -> Vote | None:
+        """Newest vote of a member; its signature may not have been checked."""
+        return self._latest.get(member)
+
+    def in_view(self, view: int) -> list[Vote]:
+        """Votes of one view; their signatures may not have been checked."""
+        return [vote for vote in self._latest.values() if vote.view == view]
 
     def add(self, vote: Vote, *, own: bool = False) -> QC | None:
         """Take a vote of a member of the set; returns the QC that it completes."""
         known = self._latest.get(vote.member)
         if known is not None and known.view >= vote.view:
-            if known.view == vote.view and known.block_id != vote.block_id:
-                self.equivocations += 1
             return None
         self._latest[vote.member] = vote
         self._verified.discard(vote.member)
@@ -85,6 +90,10 @@ class TimeoutBox:
             self._latest[timeout.member] = timeout
         stakes = self._members.stakes
         return sum(stakes[member] for member, t in self._latest.items() if t.view == timeout.view)
+
+    def newest_of(self, member: int) -> Timeout | None:
+        """Newest timeout of a member."""
+        return self._latest.get(member)
 
     def knows(self, timeout: Timeout) -> bool:
         """Whether this very statement was taken before."""

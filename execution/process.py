@@ -11,6 +11,7 @@ import structlog
 
 from execution.engine import Engine
 from execution.process_inbox import InboxFollower
+from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower, log_genesis_id
 from execution.store import BlockRecord, ExecutionStore, Snapshot
 from execution.stream import select
@@ -55,7 +56,9 @@ class ExecutionProcess:
         self._restore()
         validators = [parse_address(one) for one in config.validators]
         sequencers = [parse_address(one) for one in config.sequencers]
-        self._inbox = InboxFollower(chain, validators, config.name)
+        self._inbox = InboxFollower(
+            chain, validators, config.name, checkpoint=config.data / CHECKPOINT_NAME
+        )
         self._log = LogFollower(chain, sequencers, config.name, self._height, self._block_id)
         self._service = PublicService(chain, "execution", config.name, self._status)
         for request, handler in (

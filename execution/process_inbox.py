@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import structlog
 
-from consensus import MemberSet, VerifiedCache, verify_certificate
+from execution.process_light import LightFollower, wall_clock_ms
 from net.rpc import Subscription
 from net.upstream import Upstream
 from protocol.codec import encode
@@ -30,7 +31,8 @@ _log = structlog.get_logger()
 class InboxFollower:
     """Verified inbox entries with their ledger heights, and how far the ledger is covered.
 
-    `on_news(covered_height, count)` is called whenever either grows.
+    `on_news(covered_height, count)` is called whenever either grows. `checkpoint`: file from which
+    the chain's members are followed, and that is kept up to date; without it, from genesis.
     """
 
     def __init__(
@@ -39,15 +41,14 @@ class InboxFollower:
         validators: Sequence[tuple[str, int]],
         name: str,
         on_news: Callable[[int, int], None] | None = None,
+        checkpoint: Path | None = None,
+        clock: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.covered_height = -1
         self.count = 0
         self._chain = chain
         self._upstream = Upstream(validators, chain.chain_id, name)
-        self._members = MemberSet(
-            chain.chain_id, [one.member() for one in chain.genesis.validators]
-        )
-        self._cache = VerifiedCache()
+        self._light = LightFollower(chain, self._upstream, checkpoint, clock)
         self._entries: list[tuple[int, InboxEntry]] = []
         self._base = 0
         self._running_hash = EMPTY_INBOX_HASH
@@ -90,8 +91,27 @@ class InboxFollower:
 
     # --- following
 
+    @property
+    def epoch(self) -> int:
+        """Epoch of the base layer that is followed."""
+        return self._light.client.epoch
+
     async def run(self) -> None:
-        """Follow for ever, from one validator after the other."""
+        """Follow for ever, from one validator after the other.
+
+        Raises `ConfigError` once the validators that we know are not to be trusted any more.
+        """
+        tasks = [
+            asyncio.ensure_future(self._follow_for_ever()),
+            asyncio.ensure_future(self._light.stay_fresh()),
+        ]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _follow_for_ever(self) -> None:
         while True:
             try:
                 await self._follow()
@@ -137,7 +157,7 @@ class InboxFollower:
         while True:
             first = self.count + len(fresh)
             view = await self._upstream.ask(InboxView, partial(_request, first=first))
-            leaf = self._verified_leaf(view)
+            leaf = await self._verified_leaf(view)
             fresh += view.entries[: max(0, leaf.count - first)]
             if self.count + len(fresh) >= leaf.count:
                 break
@@ -153,8 +173,8 @@ class InboxFollower:
         if self._on_news is not None:
             self._on_news(height, self.count)
 
-    def _verified_leaf(self, view: InboxView) -> InboxLeaf:
-        verify_certificate(self._members, view.header, view.certificate, cache=self._cache)
+    async def _verified_leaf(self, view: InboxView) -> InboxLeaf:
+        await self._light.verify(view.header, view.certificate)
         key = inbox_key(self._chain.genesis.shard)
         value = verify_proof(view.header.app_root, decode_tree_proof(view.proof), [key])[key]
         if value is None:

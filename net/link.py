@@ -63,7 +63,10 @@ class LinkOwner(Protocol):
 
 
 class Link:
-    """Keeps one connection to `host:port` from `start` to `close`."""
+    """Keeps one connection to `host:port` from `start` to `close`.
+
+    `ssl` may be replaced at any time: the next handshake uses it.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class Link:
         self._limits = limits
         self._bounds = queue or QueueLimits()
         self._backoff = backoff or Backoff()
-        self._ssl = ssl
+        self.ssl = ssl
         self._faults = faults
         self._random = random or Random()
         self._connect_timeout_ms = connect_timeout_ms
@@ -191,8 +194,8 @@ class Link:
                     lambda: Session(self, self._limits, faults=self._faults),
                     self.host,
                     self.port,
-                    ssl=self._ssl,
-                    server_hostname="" if self._ssl is not None else None,
+                    ssl=self.ssl,
+                    server_hostname="" if self.ssl is not None else None,
                 )
         except (OSError, tls.SSLError, TimeoutError) as error:
             self.last_error = str(error) or type(error).__name__

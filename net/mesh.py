@@ -1,8 +1,8 @@
-"""Full mesh among the members of a set (validators, or sequencers) over TLS.
+"""Full mesh among validators over TLS, whose peers are known by their keys and change at run time.
 
-Each member dials every other one to send, and accepts connections to receive: one connection for
-each ordered pair. Frames are taken only when the certificate's key is a member's. A member that
-floods is stopped by not reading from it: its inbox is bounded, and no other member waits for it.
+Each node dials every other one to send, and accepts connections to receive: one connection for
+each ordered pair. Frames are taken only when the certificate's key is a peer's. A peer that
+floods is stopped by not reading from it: its inbox is bounded, and no other peer waits for it.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from net.frames import NODE_FRAME_LIMIT
 from net.link import Backoff, Link, QueueLimits
 from net.server import FrameServer
 from net.session import NODE_LIMITS, Session, SessionLimits
-from net.tls import peer_public_key
+from net.tls import let_follow, peer_public_key
 from protocol.errors import Code, Rejected
 
 TURN_S = 0.005
 """A peer's frames are handled for so long at a stretch."""
 
+SPARE_SESSIONS = 8
+"""Incoming sessions beyond two for each peer: one that stands, and one that replaces it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another member: its index in the set, where it listens, its Ed25519 key (32 bytes)."""
+    """Another node: its Ed25519 key (32 bytes), and where it listens."""
 
-    index: int
+    public_key: bytes
     host: str
     port: int
-    public_key: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +52,8 @@ class InboxLimits:
 class _Inbox:
     """What one peer sent and the handler has not taken; owner of the peer's connection."""
 
-    def __init__(self, index: int, limits: InboxLimits) -> None:
-        self.index = index
+    def __init__(self, public_key: bytes, limits: InboxLimits) -> None:
+        self.public_key = public_key
         self.session: Session | None = None
         self._limits = limits
         self._frames: deque[bytes] = deque()
@@ -85,7 +87,7 @@ class _Inbox:
 
 
 class _Outgoing:
-    """Owner of a link: accepts only the member that should answer there."""
+    """Owner of a link: accepts only the peer that should answer there."""
 
     def __init__(self, mesh: PeerMesh, peer: Peer) -> None:
         self._mesh = mesh
@@ -96,32 +98,31 @@ class _Outgoing:
             self._mesh.rejected["wrong_member"] += 1
             raise Rejected(
                 Code.BAD_CERTIFICATE,
-                f"{self._peer.host}:{self._peer.port} answers with another key than member "
-                f"{self._peer.index}'s",
+                f"{self._peer.host}:{self._peer.port} answers with another key than "
+                f"{self._peer.public_key.hex()[:16]}",
             )
 
     def on_frames(self, session: Session, frames: list[bytes]) -> None:
-        raise Rejected(Code.MALFORMED, "a member sends on the connection that it dialled")
+        raise Rejected(Code.MALFORMED, "a peer sends on the connection that it dialled")
 
     def on_disconnect(self, error: Exception | None) -> None:
         self._mesh.disconnects += 1
 
 
 class PeerMesh:
-    """Connections of member `own_index` with its `peers` (an own entry among them is ignored).
+    """Connections of the node with the key `own_key` with its peers; `set_peers` names them.
 
-    `on_message(peer_index, frame)` is awaited for one frame of a peer after the other; peers are
+    `on_message(public_key, frame)` is awaited for one frame of a peer after the other; peers are
     handled side by side. A `Rejected` from it is counted and the frame dropped; any other
     exception ends up in `failure`, which the process should await beside its work.
     """
 
     def __init__(
         self,
-        own_index: int,
-        peers: Sequence[Peer],
+        own_key: bytes,
         server_context: tls.SSLContext,
         client_context: tls.SSLContext,
-        on_message: Callable[[int, bytes], Awaitable[None]],
+        on_message: Callable[[bytes, bytes], Awaitable[None]],
         *,
         listen_host: str,
         listen_port: int,
@@ -129,38 +130,34 @@ class PeerMesh:
         inbox: InboxLimits | None = None,
         limits: SessionLimits = NODE_LIMITS,
         backoff: Backoff | None = None,
-        faults: dict[int, LinkFaults] | None = None,
+        faults: dict[bytes, LinkFaults] | None = None,
     ) -> None:
-        self.own_index = own_index
+        self.own_key = own_key
         self.rejected: Counter[str] = Counter()
         self.disconnects = 0
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_message = on_message
         self._server_context = server_context
-        others = [peer for peer in peers if peer.index != own_index]
-        self._index_of = {peer.public_key: peer.index for peer in others}
-        self._inboxes = {peer.index: _Inbox(peer.index, inbox or InboxLimits()) for peer in others}
+        self._client_context = client_context
+        self._queue = queue
+        self._inbox_limits = inbox or InboxLimits()
+        self._limits = limits
+        self._backoff = backoff
+        self._faults = faults or {}
+        self._peers: dict[bytes, Peer] = {}
+        self._links: dict[bytes, Link] = {}
+        self._inboxes: dict[bytes, _Inbox] = {}
         self._inbox_of: dict[Session, _Inbox] = {}
-        self._tasks: list[asyncio.Task[None]] = []
-        self._links = {
-            peer.index: Link(
-                peer.host,
-                peer.port,
-                _Outgoing(self, peer),
-                limits=limits,
-                queue=queue,
-                backoff=backoff,
-                ssl=client_context,
-                faults=(faults or {}).get(peer.index),
-            )
-            for peer in others
-        }
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._running = False
+        let_follow(server_context, lambda: self._server_context)
         self._server = FrameServer(
             listen_host,
             listen_port,
             lambda: self,
             limits=limits,
-            max_sessions=2 * len(others) + 8,
+            max_sessions=SPARE_SESSIONS,
             ssl=server_context,
         )
 
@@ -170,39 +167,118 @@ class PeerMesh:
         return self._server.port
 
     @property
-    def connected(self) -> list[int]:
-        """Indexes of the peers that can be sent to now."""
-        return [index for index, link in self._links.items() if link.connected]
+    def peers(self) -> list[Peer]:
+        """The peers as they were last set."""
+        return list(self._peers.values())
 
-    def link(self, index: int) -> Link:
+    @property
+    def connected(self) -> list[bytes]:
+        """Keys of the peers that can be sent to now."""
+        return [key for key, link in self._links.items() if link.connected]
+
+    def link(self, public_key: bytes) -> Link:
         """The outgoing link of a peer, for its counters; raises `KeyError`."""
-        return self._links[index]
+        return self._links[public_key]
+
+    # --- life
 
     async def start(self) -> None:
         """Listen and dial; raises `ConfigError` when the port cannot be had."""
         await self._server.start()
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._handle(inbox)) for inbox in self._inboxes.values()]
-        for link in self._links.values():
-            link.start()
+        self._running = True
+        for key in self._peers:
+            self._run_peer(key)
 
     async def close(self) -> None:
         """Close every connection and stop handling; frames not yet handled are dropped."""
-        for task in self._tasks:
+        self._running = False
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         self._tasks.clear()
         await asyncio.gather(*(link.close() for link in self._links.values()))
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         await self._server.stop()
         self.failure.cancel()
 
-    def send(self, index: int, frame: bytes) -> bool:
+    def set_peers(
+        self,
+        peers: Sequence[Peer],
+        server_context: tls.SSLContext,
+        client_context: tls.SSLContext,
+    ) -> None:
+        """Exchange the peers (an own entry among them is ignored) and the contexts.
+
+        New peers are dialled, and so is one whose address changed; connections of peers that are
+        not among them are closed, with what they sent and was not handled. Handshakes from here on
+        use the new contexts; connections that stand go on.
+        """
+        self._server_context, self._client_context = server_context, client_context
+        wanted = {peer.public_key: peer for peer in peers if peer.public_key != self.own_key}
+        for key, known in list(self._peers.items()):
+            peer = wanted.get(key)
+            if peer is None:
+                self._forget(key)
+            elif (peer.host, peer.port) != (known.host, known.port):
+                self._retire(self._links.pop(key))
+        self._peers = wanted
+        for key, peer in wanted.items():
+            if key in self._links:
+                self._links[key].ssl = client_context
+                continue
+            self._links[key] = self._make_link(peer)
+            if key not in self._inboxes:
+                self._inboxes[key] = _Inbox(key, self._inbox_limits)
+            if self._running:
+                self._run_peer(key)
+        self._server.max_sessions = 2 * len(wanted) + SPARE_SESSIONS
+
+    def _make_link(self, peer: Peer) -> Link:
+        return Link(
+            peer.host,
+            peer.port,
+            _Outgoing(self, peer),
+            limits=self._limits,
+            queue=self._queue,
+            backoff=self._backoff,
+            ssl=self._client_context,
+            faults=self._faults.get(peer.public_key),
+        )
+
+    def _run_peer(self, key: bytes) -> None:
+        self._links[key].start()
+        if key not in self._tasks:
+            handle = self._handle(self._inboxes[key])
+            self._tasks[key] = asyncio.get_running_loop().create_task(handle)
+
+    def _forget(self, key: bytes) -> None:
+        """A peer is one no more: nothing of it is handled from here on."""
+        self._retire(self._links.pop(key))
+        inbox = self._inboxes.pop(key)
+        task = self._tasks.pop(key, None)
+        if task is not None:
+            task.cancel()
+        session, inbox.session = inbox.session, None
+        if session is not None:
+            self._inbox_of.pop(session, None)
+            session.abort("no_member")
+
+    def _retire(self, link: Link) -> None:
+        task = asyncio.get_running_loop().create_task(link.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    # --- sending
+
+    def send(self, public_key: bytes, frame: bytes) -> bool:
         """Queue a frame for a peer; False when its queue refused it. Raises `KeyError`."""
-        return self._links[index].send(frame)
+        return self._links[public_key].send(frame)
 
     def broadcast(self, frame: bytes) -> int:
         """Queue a frame for every peer; returns how many took it."""
         return sum(link.send(frame) for link in self._links.values())
+
+    # --- receiving
 
     async def _handle(self, inbox: _Inbox) -> None:
         """Hand a peer's frames over; after a stretch of them everybody else has a turn, since
@@ -214,7 +290,7 @@ class PeerMesh:
                 until = time.monotonic() + TURN_S
             frame = await inbox.get()
             try:
-                await self._on_message(inbox.index, frame)
+                await self._on_message(inbox.public_key, frame)
             except Rejected as fault:
                 self.rejected[fault.code.label] += 1
             except Exception as error:
@@ -225,18 +301,17 @@ class PeerMesh:
     # --- incoming sessions
 
     def on_open(self, session: Session) -> None:
-        """Called by an incoming session: map its certificate to a member."""
+        """Called by an incoming session: map its certificate to a peer."""
         try:
-            index = self._index_of.get(peer_public_key(session.transport))
+            inbox = self._inboxes.get(peer_public_key(session.transport))
         except Rejected:
-            index = None
-        if index is None:
+            inbox = None
+        if inbox is None:
             self.rejected["unknown_member"] += 1
             session.abort("unknown_member")
             return
-        inbox = self._inboxes[index]
         if inbox.session is not None:
-            # A member that came back is served at once; its old connection may be half open.
+            # A peer that came back is served at once; its old connection may be half open.
             old, inbox.session = inbox.session, None
             self._inbox_of.pop(old, None)
             old.abort("replaced")

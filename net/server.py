@@ -20,7 +20,8 @@ class FrameServer:
 
     Over `max_sessions`, or `max_sessions_of_host` from one address, a connection gets
     `refusal_frame()` (where given) and is closed. A peer whose input is refused gets
-    `reject_frame(fault)`. Port 0 lets the system choose.
+    `reject_frame(fault)`. Port 0 lets the system choose. `max_sessions` may be changed; sessions
+    that stand are not closed by it.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class FrameServer:
         self.refused_sessions = 0
         self._make_owner = make_owner
         self._limits = limits
-        self._max_sessions = max_sessions
-        self._max_of_host = max_sessions if max_sessions_of_host is None else max_sessions_of_host
+        self.max_sessions = max_sessions
+        self._max_of_host = max_sessions_of_host
         self._of_host: Counter[str] = Counter()
         self._refusal_frame = refusal_frame
         self._reject_frame = reject_frame
@@ -107,15 +108,15 @@ class FrameServer:
         host = session.host
         if (
             self._server is not None
-            and len(self._sessions) < self._max_sessions
-            and self._of_host[host] < self._max_of_host
+            and len(self._sessions) < self.max_sessions
+            and (self._max_of_host is None or self._of_host[host] < self._max_of_host)
         ):
             self._sessions[session] = host
             self._of_host[host] += 1
             self._empty.clear()
             return True
         self.refused_sessions += 1
-        if self._server is None or len(self._refused) >= self._max_sessions:
+        if self._server is None or len(self._refused) >= self.max_sessions:
             session.abort("too_many_sessions")
             return False
         self._refused[session] = None

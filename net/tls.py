@@ -10,12 +10,13 @@ import datetime
 import os
 import ssl
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -78,6 +79,40 @@ def client_context(key: Key, certificate_der: bytes, peers: Iterable[bytes]) -> 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     return _finish(context, key, certificate_der, peers)
+
+
+def let_follow(context: ssl.SSLContext, current: Callable[[], ssl.SSLContext]) -> None:
+    """Have every handshake that a server begins under `context` use `current()` instead.
+
+    A listening socket keeps the context that it was opened with, and trust cannot be taken out of
+    a context, only the whole exchanged.
+    """
+
+    def switch(handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        handshake.context = current()
+
+    context.sni_callback = switch
+
+
+def is_usable(certificate_der: bytes, public_key: bytes) -> bool:
+    """Whether a certificate of unknown origin may be trusted to stand for this key.
+
+    It has to be over the key, self-signed, and to name the key as its subject's only serial number,
+    as `make_certificate` does: OpenSSL looks trusted certificates up by subject, so one with the
+    subject of another node would hide that node's.
+    """
+    try:
+        if certificate_public_key(certificate_der) != public_key:
+            return False
+        certificate = x509.load_der_x509_certificate(certificate_der)
+        named = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+        if [one.value for one in named] != [public_key.hex()]:
+            return False
+        certificate.verify_directly_issued_by(certificate)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate_der)
+    except (ValueError, TypeError, InvalidSignature, Rejected, ssl.SSLError):
+        return False
+    return True
 
 
 def certificate_public_key(certificate_der: bytes) -> bytes:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 from consensus import MemberSet
 from node.envelopes import OpenedTransaction
+from node.fees import earned_uusd, require_fee, spent_uusd
 from node.ledger import BlockOutcome, Ledger, check_deposit
-from node.mempool import Mempool, MempoolLimits
-from protocol.chain import Block, CommitCertificate
+from node.mempool import Displaced, Mempool, MempoolLimits
+from node.staking import check_staking
+from protocol.chain import QC, Block, CommitCertificate, Member
 from protocol.codec import Decoder, encode
 from protocol.errors import Code, Rejected
-from protocol.settlement import Deposit, Payout, PostBatch
+from protocol.evidence import evidence_id
+from protocol.settlement import Deposit, Payout, PostBatch, ReportEvidence
 
 MAX_BLOCK_TRANSACTIONS = 4096
 """Most transactions in one block."""
@@ -56,9 +59,12 @@ class LedgerApplication:
         self, ledger: Ledger, max_payload_bytes: int, limits: MempoolLimits | None = None
     ) -> None:
         self.ledger = ledger
-        self.mempool = Mempool(lambda address: ledger.account(address).nonce, limits)
+        self.mempool = Mempool(ledger.account, limits)
         self.max_payload_bytes = max_payload_bytes
         self._executed: list[ExecutedBlock] = []
+        self._members: MemberSet | None = None
+        # Free reports in the pool: the transaction by the offence.
+        self._reports: dict[bytes, bytes] = {}
 
     @property
     def max_transaction_bytes(self) -> int:
@@ -69,7 +75,8 @@ class LedgerApplication:
         """Take a transaction into the pool; its id, and whether it is new there.
 
         Raises `Rejected` where it can never take effect or does not now: too large, badly signed,
-        not by a prover, a payout that is unproven or paid, a used nonce; or when the pool is full.
+        not by a prover, a payout that is unproven or paid, evidence that does not hold, a used
+        nonce, a fee that is too low or not covered; or when the pool is full.
         """
         if len(raw) > self.max_transaction_bytes:
             raise Rejected(
@@ -82,29 +89,57 @@ class LedgerApplication:
         self._check_static(opened)
         if isinstance(opened.action, Payout):
             self.ledger.check_payout(opened.action)
-        elif isinstance(opened.action, Deposit):
-            self._check_funded(opened, opened.action)
+        elif isinstance(opened.action, ReportEvidence):
+            return opened.id, self._add_report(raw, opened, opened.action, now_ms)
+        self._check_funded(opened)
         return opened.id, self.mempool.add(raw, opened, now_ms)
 
     def _check_static(self, opened: OpenedTransaction) -> None:
-        """What no state of the ledger can change; blocks that break it get no votes."""
-        if isinstance(opened.action, PostBatch) and opened.signer not in self.ledger.provers:
-            raise Rejected(Code.NOT_A_PROVER, "only the provers of genesis post batches")
-        if isinstance(opened.action, Deposit):
-            check_deposit(opened.action)
+        """What no state of the ledger can change; blocks that break it get no votes.
 
-    def _check_funded(self, opened: OpenedTransaction, action: Deposit) -> None:
+        Reports of evidence owe a fee only where they do not hold, which the state decides.
+        """
+        action = opened.action
+        if not isinstance(action, ReportEvidence):
+            require_fee(self.ledger.fees, opened)
+        if isinstance(action, PostBatch) and opened.signer not in self.ledger.provers:
+            raise Rejected(Code.NOT_A_PROVER, "only the provers of genesis post batches")
+        if isinstance(action, Deposit):
+            check_deposit(action)
+        check_staking(self.ledger.chain.genesis.staking, opened)
+
+    def _check_funded(self, opened: OpenedTransaction) -> None:
+        """Raise `Rejected` where the sender's next transaction spends more than there is."""
         account = self.ledger.account(opened.address)
-        if opened.nonce == account.nonce and action.amount_uusd > account.balance_uusd:
+        needed_uusd = spent_uusd(opened) - earned_uusd(opened)
+        if opened.nonce == account.nonce and needed_uusd > account.balance_uusd:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
-                f"the balance is {account.balance_uusd} uusd, the deposit {action.amount_uusd}",
+                f"the balance is {account.balance_uusd} uusd, the transaction needs {needed_uusd}",
             )
+
+    def _add_report(
+        self, raw: bytes, opened: OpenedTransaction, action: ReportEvidence, now_ms: int
+    ) -> bool:
+        """Take evidence that holds now; the pool keeps one report of an offence, as it is free."""
+        offence = evidence_id(self.ledger.chain.chain_id, action.evidence)
+        if self._reports.get(offence) in self.mempool:
+            raise Rejected(Code.BUSY, "another report of this offence waits already")
+        self.ledger.staking.check_report(action.evidence)
+        new = self.mempool.add(raw, opened, now_ms)
+        self._reports = {key: tx for key, tx in self._reports.items() if tx in self.mempool}
+        self._reports[offence] = opened.id
+        return new
 
     def take_executed(self) -> list[ExecutedBlock]:
         """Blocks executed since the last call, in order."""
         executed, self._executed = self._executed, []
         return executed
+
+    def take_displaced(self) -> list[Displaced]:
+        """Transactions that left the pool without a block since the last call: replaced by one that
+        pays more, evicted from a full pool, or no longer covered by their sender's balance."""
+        return self.mempool.take_displaced()
 
     # --- called by the replica
 
@@ -113,16 +148,19 @@ class LedgerApplication:
         return self.mempool.ready
 
     def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
-        """Payload on top of uncommitted ancestors; empty where nothing can be proposed."""
+        """Payload on top of uncommitted ancestors; empty where nothing can be proposed, as behind
+        the epoch's boundary."""
+        if self._is_behind_boundary(ancestors):
+            return b""
         excluded: set[bytes] = set()
-        ahead: dict[bytes, int] = {}
+        ahead: dict[bytes, tuple[int, int]] = {}
         for block in ancestors:
             for raw in decode_ledger_payload(block.payload):
                 opened = self.ledger.envelopes.open(raw)
                 excluded.add(opened.id)
-                next_nonce = opened.nonce + 1
-                if next_nonce > ahead.get(opened.address, 0):
-                    ahead[opened.address] = next_nonce
+                next_nonce, spent = ahead.get(opened.address, (0, 0))
+                next_nonce = max(next_nonce, opened.nonce + 1)
+                ahead[opened.address] = (next_nonce, spent + spent_uusd(opened))
         chosen = self.mempool.select(
             ahead,
             excluded,
@@ -133,7 +171,10 @@ class LedgerApplication:
         return encode(chosen) if chosen else b""
 
     def check(self, block: Block, ancestors: Sequence[Block]) -> None:
-        """Raise `Rejected` for a block that holds anything but signed, well-formed transactions."""
+        """Raise `Rejected` for a block that holds anything but signed, well-formed transactions
+        that offer their fee, or any of them behind the epoch's boundary."""
+        if block.payload and self._is_behind_boundary(ancestors):
+            raise Rejected(Code.WRONG_EPOCH, "blocks behind an epoch's boundary carry no payload")
         if len(block.payload) > self.max_payload_bytes:
             raise Rejected(Code.FRAME_TOO_LARGE, "the payload exceeds max_payload_bytes")
         seen: set[bytes] = set()
@@ -144,11 +185,17 @@ class LedgerApplication:
                 raise Rejected(Code.NONCE_USED, "a transaction stands twice in one block")
             seen.add(opened.id)
 
+    def _is_behind_boundary(self, ancestors: Sequence[Block]) -> bool:
+        """Whether the parent of the next block, or of these ancestors' child, ended the epoch."""
+        ends_ms = self.ledger.current_leaf().ends_ms
+        time_ms = ancestors[-1].header.time_ms if ancestors else self.ledger.system().time_ms
+        return 0 < ends_ms <= time_ms
+
     def commit(self, block: Block, certificate: CommitCertificate) -> None:
         """Execute a committed block."""
         header = block.header
         transactions = decode_ledger_payload(block.payload)
-        outcome = self.ledger.apply_block(header.height, header.time_ms, transactions)
+        outcome = self.ledger.apply_block(header, transactions)
         senders = [self.ledger.envelopes.open(raw).address for raw in transactions]
         outdated = self.mempool.settle([result.id for result in outcome.results], senders)
         self._executed.append(ExecutedBlock(block, certificate, outcome, outdated))
@@ -158,5 +205,25 @@ class LedgerApplication:
         return self.ledger.height, self.ledger.root
 
     def epoch(self) -> MemberSet | None:
-        """Members of the epoch of the next block."""
-        return None
+        """Members of the epoch of the next block, with what it starts from and when it ends."""
+        current = self.ledger.current_epoch()
+        if self._members is None or self._members.epoch != current.number:
+            leaf, chain_id = self.ledger.current_leaf(), self.ledger.chain.chain_id
+            origin = None
+            if current.number:
+                origin = QC(
+                    chain_id,
+                    current.number,
+                    current.origin_view,
+                    current.origin_height,
+                    current.origin_id,
+                    [],
+                )
+            self._members = MemberSet(
+                chain_id,
+                [Member(one.public_key, one.stake_uusd) for one in leaf.members],
+                current.number,
+                origin=origin,
+                ends_ms=leaf.ends_ms or None,
+            )
+        return self._members

@@ -1,27 +1,44 @@
 """Audit: re-executes the whole exchange from base-layer data alone and compares every root.
 
-A pure machine. It is fed the base layer's blocks from genesis, checks every certificate, executes
-the ledger, and for every settled batch executes the ordered blocks in its data with a fresh engine,
-signatures included. Nothing that a prover, an execution node or a sequencer said is taken on trust.
+A pure machine. It is fed the base layer's blocks from genesis, checks every certificate against the
+members of its epoch, which it knows from its own execution of the ledger, and for every settled
+batch executes the ordered blocks in its data with a fresh engine, signatures included. Nothing that
+a prover, an execution node or a sequencer said is taken on trust.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from consensus import MemberSet, VerifiedCache, verify_certificate, verify_qc
+from consensus import VerifiedCache, verify_certificate, verify_qc
+from consensus.light import checkpoint_members, members_after
 from execution import Engine
 from node.app import decode_ledger_payload
 from node.batches import expand
 from node.genesis import genesis_ledger
 from node.ledger import BlockOutcome, Ledger
-from protocol.chain import Block, CommitCertificate, genesis_header, payload_hash
+from protocol.chain import (
+    Block,
+    CommitCertificate,
+    Header,
+    genesis_header,
+    genesis_qc,
+    payload_hash,
+)
 from protocol.codec import encode
-from protocol.errors import Code, Rejected, TrilemmaError
+from protocol.errors import Code, Rejected, SafetyViolation, TrilemmaError
 from protocol.events import BatchExecuted, Fill
 from protocol.genesis import Chain
 from protocol.inbox import block_inbox_height, next_cursor
-from protocol.ledger_leaves import ShardLeaf
+from protocol.ledger_leaves import (
+    CURRENT_EPOCH_KEY,
+    EpochLeaf,
+    ShardLeaf,
+    decode_current_epoch,
+    decode_epoch,
+    epoch_key,
+)
+from protocol.light import genesis_checkpoint
 from protocol.merkle import list_root
 from protocol.ordering import decode_blocks, decode_payload
 from protocol.settlement import Payout, PostBatch, decode_signed_transaction, decode_transaction
@@ -48,6 +65,7 @@ class AuditReport(msgspec.Struct, frozen=True):
     state_root: str
     ledger_root: str
     funds_uusd: int
+    epochs: int = 1
     roots_agree: bool = True
     money_conserved: bool = True
 
@@ -56,7 +74,8 @@ class AuditReport(msgspec.Struct, frozen=True):
         return (
             f"audit ok: {self.ledger_blocks} ledger blocks, {self.batches} batches, "
             f"{self.ordered_blocks} ordered blocks, {self.actions} actions re-executed; "
-            f"every root agrees, {self.certificates} certificates hold, money is conserved "
+            f"every root agrees, {self.certificates} certificates of {self.epochs} epochs hold, "
+            f"money is conserved "
             f"(state root {self.state_root[:16]})"
         )
 
@@ -70,8 +89,10 @@ class Auditor:
         self._engine = Engine(chain)
         self._tree = StateTree(sorted(self._engine.leaves().items()))
         self._ledger: Ledger = genesis_ledger(chain, self._tree.root)
-        self._members = MemberSet(chain.chain_id, [one.member() for one in genesis.validators])
+        self._members = checkpoint_members(genesis_checkpoint(chain))
+        self._decided: EpochLeaf | None = None
         self._genesis = genesis_header(chain.chain_id, genesis.time_ms, self._ledger.root)
+        self._parent = self._genesis
         self._parent_id = self._genesis.block_id()
         self._roots: dict[int, bytes] = {0: self._ledger.root}
         self._cache = VerifiedCache()
@@ -86,7 +107,7 @@ class Auditor:
         return self._ledger.height
 
     def add(self, blocks: list[Block], certificate: CommitCertificate) -> None:
-        """Audit the next blocks, the last of which `certificate` commits.
+        """Audit the next blocks, all of one epoch, the last of which `certificate` commits.
 
         Raises `AuditDifference` naming the first difference.
         """
@@ -106,16 +127,26 @@ class Auditor:
             self._execute(block)
 
     def _check_block(self, block: Block) -> None:
-        header = block.header
-        if header.parent_id != self._parent_id:
+        header, justify = block.header, block.justify
+        if header.parent_id != self._parent_id or header.height != self._parent.height + 1:
             raise Rejected(Code.BAD_CERTIFICATE, "it does not continue the chain")
         if payload_hash(block.payload) != header.payload_hash:
             raise Rejected(Code.BAD_CERTIFICATE, "its payload is not the one its header names")
-        if block.justify.digest() != header.justify_hash:
+        if justify.digest() != header.justify_hash or justify.block_id != header.parent_id:
             raise Rejected(Code.BAD_CERTIFICATE, "its parent's certificate is another one")
-        verify_qc(self._members, block.justify, self._genesis.block_id(), cache=self._cache)
+        if header.view <= self._parent.view or header.time_ms <= self._parent.time_ms:
+            raise Rejected(Code.BAD_CERTIFICATE, "its view or its time does not rise")
+        if header.epoch != self._members.epoch:
+            raise self._wrong_epoch(header)
+        origin = self._members.origin or genesis_qc(self._genesis)
+        verify_qc(self._members, justify, origin, cache=self._cache)
         self._certificates += 1
-        self._parent_id = header.block_id()
+        self._parent, self._parent_id = header, header.block_id()
+
+    def _wrong_epoch(self, header: Header) -> Rejected:
+        return Rejected(
+            Code.WRONG_EPOCH, f"it is of epoch {header.epoch}, not of {self._members.epoch}"
+        )
 
     def _execute(self, block: Block) -> None:
         header = block.header
@@ -126,13 +157,41 @@ class Auditor:
                 f"for height {header.app_height}; re-execution gives "
                 f"{'another' if named is None else named.hex()[:16]}"
             )
+        if header.epoch != self._members.epoch:
+            raise AuditDifference(f"ledger block {header.height}: {self._wrong_epoch(header)}")
+        decided = self._decided
+        if decided is not None and header.height > decided.boundary_height and block.payload:
+            raise AuditDifference(
+                f"ledger block {header.height} carries a payload behind the boundary of its epoch"
+            )
         before = self._ledger.shard_leaf()
         transactions = decode_ledger_payload(block.payload)
-        outcome = self._ledger.apply_block(header.height, header.time_ms, transactions)
+        outcome = self._ledger.apply_block(header, transactions)
         self._roots[header.height] = outcome.root
         self._roots.pop(header.height - ROOTS_KEPT, None)
         self._settle(before, transactions, outcome)
-        self._ledger.forget_undo(header.height)
+        self._ledger.forget_undo(header.app_height)
+        self._follow_epoch(header, outcome)
+
+    def _follow_epoch(self, header: Header, outcome: BlockOutcome) -> None:
+        """Take up the members that the ledger decides on, from the block that it says."""
+        decided = outcome.changes.get(epoch_key(self._members.epoch + 1))
+        if decided is not None:
+            self._decided = decode_epoch(decided)
+        if not outcome.epoch_began:
+            return
+        written, leaf = outcome.changes.get(CURRENT_EPOCH_KEY), self._decided
+        if written is None or leaf is None:
+            raise SafetyViolation(f"the ledger began epoch {outcome.epoch_began} without deciding")
+        try:
+            self._members = members_after(header, leaf)
+        except Rejected as error:
+            raise SafetyViolation(f"the ledger decided on no member set: {error}") from None
+        current = decode_current_epoch(written)
+        if (current.number, current.origin_id) != (self._members.epoch, header.block_id()):
+            raise SafetyViolation(f"epoch {current.number} does not begin above {header.height}")
+        self._decided = None
+        self._cache = VerifiedCache()
 
     def _settle(self, before: ShardLeaf, transactions: list[bytes], outcome: BlockOutcome) -> None:
         """Re-execute the batches that a ledger block settled; payouts must be of such batches."""
@@ -218,5 +277,6 @@ class Auditor:
             data_bytes=self._data_bytes,
             state_root=self._tree.root.hex(),
             ledger_root=self._ledger.root.hex(),
+            epochs=self._members.epoch + 1,
             funds_uusd=self._ledger.shard_leaf().funds_uusd,
         )

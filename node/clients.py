@@ -61,6 +61,11 @@ class SubmissionDesk:
         for session, request_id in self._take(identity):
             session.send(ErrorFrame(request_id, code, text))
 
+    def drop_all(self, code: Code, text: str) -> None:
+        """Tell everybody who waits for whatever transaction why no answer will come."""
+        for identity in list(self._waiting):
+            self.dropped(identity, code, text)
+
     def forget_closed(self) -> None:
         """Drop submissions of sessions that are gone."""
         for identity, waiting in list(self._waiting.items()):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from protocol.errors import Code, Rejected
+from protocol.genesis import CASH_MOVE_LIMIT
 from protocol.keys import SCHEME_ED25519, address_of, require_signature
 from protocol.settlement import (
     LedgerAction,
@@ -35,6 +36,7 @@ class OpenedTransaction:
     nonce: int
     action: LedgerAction
     size_bytes: int
+    fee_uusd: int
 
 
 class Envelopes:
@@ -49,7 +51,8 @@ class Envelopes:
     def open(self, raw: bytes) -> OpenedTransaction:
         """The transaction in an encoded `SignedTransaction`.
 
-        Raises `Rejected` (malformed, wrong_type, non_canonical, scheme_unknown, bad_signature).
+        Raises `Rejected` (malformed, wrong_type, non_canonical, scheme_unknown, bad_signature,
+        bad_amount).
         """
         identity = self.identity(raw)
         known = self._kept.get(identity)
@@ -65,6 +68,8 @@ class Envelopes:
         transaction = decode_transaction(signed.payload)
         if transaction.nonce < 0:
             raise Rejected(Code.WRONG_TYPE, "a nonce is not negative")
+        if not 0 <= transaction.fee_uusd < CASH_MOVE_LIMIT:
+            raise Rejected(Code.BAD_AMOUNT, f"a fee is 0 to {CASH_MOVE_LIMIT - 1} uusd")
         opened = OpenedTransaction(
             identity,
             signed.signer,
@@ -72,6 +77,7 @@ class Envelopes:
             transaction.nonce,
             transaction.action,
             len(raw),
+            transaction.fee_uusd,
         )
         self._keep(opened)
         return opened

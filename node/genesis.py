@@ -1,25 +1,33 @@
-"""The ledger of genesis: money, account numbers and the first inbox entries."""
+"""The ledger of genesis: money, account numbers, the first inbox entries and epoch."""
 
 from __future__ import annotations
 
 from node.envelopes import Envelopes
 from node.ledger import Ledger
-from protocol.chain import EMPTY_HASH, genesis_header
+from protocol.chain import EMPTY_HASH, GENESIS_VIEW, genesis_header
 from protocol.codec import encode
 from protocol.errors import ConfigError
 from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT, Chain
+from protocol.keys import address_of
 from protocol.ledger_leaves import (
+    CURRENT_EPOCH_KEY,
     SYSTEM_KEY,
     Account,
+    CurrentEpoch,
+    EpochLeaf,
+    EpochMember,
     InboxLeaf,
     PlacedEntry,
     ShardLeaf,
     SystemLeaf,
+    ValidatorLeaf,
     account_key,
     entry_key,
+    epoch_key,
     inbox_key,
     number_key,
     shard_key,
+    validator_key,
 )
 from protocol.settlement import EMPTY_INBOX_HASH, FIRST_ACCOUNT, InboxDeposit, extend_inbox_hash
 
@@ -50,13 +58,15 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
         running = extend_inbox_hash(running, 0, entry)
         leaves[entry_key(genesis.shard, entry.index)] = PlacedEntry(0, entry)
     funds_uusd = sum(entry.amount_uusd for entry in entries)
-    supply_uusd = funds_uusd + sum(balances.values())
+    stakes_uusd = sum(one.stake for one in genesis.validators)
+    supply_uusd = funds_uusd + sum(balances.values()) + stakes_uusd
     if supply_uusd >= CASH_LIMIT:
         raise ConfigError(f"genesis: all money together must be below {CASH_LIMIT} uusd")
     leaves.update({account_key(a): Account(held, 0) for a, held in balances.items()})
     leaves.update({number_key(a): number for a, number in numbers.items()})
     leaves[inbox_key(genesis.shard)] = InboxLeaf(len(entries), running)
-    leaves[SYSTEM_KEY] = SystemLeaf(len(numbers), supply_uusd)
+    leaves[SYSTEM_KEY] = SystemLeaf(len(numbers), supply_uusd, time_ms=genesis.time_ms)
+    leaves.update(_first_epoch(chain))
     log_id = genesis_header(chain.log_id, genesis.time_ms, EMPTY_HASH).block_id()
     leaves[shard_key(genesis.shard)] = ShardLeaf(
         batch=0,
@@ -69,6 +79,25 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
         funds_uusd=funds_uusd,
     )
     return {key: encode(value) for key, value in leaves.items()}
+
+
+def _first_epoch(chain: Chain) -> dict[bytes, object]:
+    """The validators of genesis, who reach each other by their configuration."""
+    genesis = chain.genesis
+    members = [
+        EpochMember(bytes.fromhex(one.public_key), one.stake, bytes.fromhex(one.certificate), "")
+        for one in genesis.validators
+    ]
+    epoch_ms = genesis.staking.epoch_ms
+    leaves: dict[bytes, object] = {
+        validator_key(address_of(one.public_key)): ValidatorLeaf(
+            one.public_key, one.stake_uusd, one.certificate, one.address, 0, []
+        )
+        for one in members
+    }
+    leaves[epoch_key(0)] = EpochLeaf(0, 0, members, genesis.time_ms + epoch_ms if epoch_ms else 0)
+    leaves[CURRENT_EPOCH_KEY] = CurrentEpoch(0, 0, GENESIS_VIEW, b"")
+    return leaves
 
 
 def genesis_ledger(

@@ -8,7 +8,7 @@ from node.ledger import Ledger
 from node.store import ValidatorStore
 from protocol.chain import CommitCertificate, Header
 from protocol.codec import encode
-from protocol.errors import Code, Rejected
+from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.inbox import inbox_key
 from protocol.keys import ADDRESS_BYTES
 from protocol.messages import (
@@ -18,6 +18,8 @@ from protocol.messages import (
     BatchView,
     BlocksFrom,
     BlocksView,
+    EpochRequest,
+    EpochView,
     HeaderRequest,
     HeaderView,
     InboxRequest,
@@ -133,7 +135,8 @@ class LedgerQueries:
         return ProofView(request.request_id, header, certificate, self._prove(header, keys))
 
     def blocks(self, request: BlocksFrom) -> BlocksView:
-        """Committed blocks upward from a height, and a certificate of the last or a descendant."""
+        """Committed blocks of one epoch upward from a height, and a certificate of the last or a
+        descendant: who reads them learns from an epoch's last block who certifies the next ones."""
         self._certified()
         limit = min(request.limit, MAX_BLOCKS)
         if limit < 1:
@@ -142,7 +145,22 @@ class LedgerQueries:
         blocks, certificate = self._store.block_run(first, limit, MAX_BLOCKS_BYTES)
         if certificate is None:
             raise Rejected(Code.NOT_FOUND, f"ledger block {first} is not committed")
+        epoch = blocks[0].header.epoch
+        if blocks[-1].header.epoch != epoch:
+            blocks = [block for block in blocks if block.header.epoch == epoch]
+            last = blocks[-1].header.height
+            certificate = self._store.certificate_from(last)
+            if certificate is None or certificate.height != last:
+                raise SafetyViolation(f"the last block of epoch {epoch} is stored uncertified")
         return BlocksView(request.request_id, blocks, certificate)
+
+    def epoch(self, request: EpochRequest) -> EpochView:
+        """How an epoch's members were decided: the last block before it, and their proof."""
+        number = request.number
+        found = self._store.epoch(number) if 1 <= number < 1 << 63 else None
+        if found is None:
+            raise Rejected(Code.WRONG_EPOCH, f"epoch {number} has not begun here")
+        return EpochView(request.request_id, number, *found)
 
     def _prove(self, header: Header, keys: Sequence[bytes]) -> bytes:
         return encode(self._ledger.prove_at(header.app_height, header.app_root, keys))

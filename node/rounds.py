@@ -1,42 +1,60 @@
-"""One round of a validator: events in, effects sorted into what is written and what is sent.
+"""What a round of a validator takes in and gives out, and the pace of the ledger's consensus.
 
-A round steps the replica through every event that waits, so that all of them share one
+A round steps the machine through every event that waits, so that all of them share one
 transaction and one sync.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from consensus import (
-    Broadcast,
-    Committed,
-    Effect,
-    Event,
-    Persist,
-    PersistBlock,
-    Replica,
-    ReplicaConfig,
-    Send,
-    Tick,
-)
-from node.app import ExecutedBlock, LedgerApplication
+from consensus import MemberSet, ReplicaConfig
+from node.app import ExecutedBlock
+from node.mempool import Displaced
+from node.peer import PeerMessage
+from node.snapshots import SyncedSnapshot
 from node.store import WriteBatch
-from protocol.errors import SafetyViolation
 from protocol.genesis import Pace
 
 MAX_LEDGER_PAYLOAD_BYTES = 3 << 20
 """Largest block payload that consensus carries; a larger one in genesis counts as this."""
 
 
+@dataclass(frozen=True, slots=True)
+class FromPeer:
+    """A message and the key (32 bytes) that its sender proved."""
+
+    sender: bytes
+    message: PeerMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message for the peer with the key `to`, or for all peers where that is None."""
+
+    to: bytes | None
+    message: PeerMessage
+
+
 @dataclass(slots=True)
 class Round:
-    """What a round asks of the shell: write `batch`, sync, then send `messages` in order."""
+    """What a round asks of the shell: write `batch`, sync, then send `messages` in order.
+
+    `swept` says that the pool was, `expired` are ids of what had waited too long in it, `displaced`
+    what had to leave it. `epoch_began` is the
+    newest member set that took over; `peers_changed` says that links have to follow the ledger.
+    A `snapshot` replaces everything that is stored, and the machine that gave it.
+    """
 
     batch: WriteBatch = field(default_factory=WriteBatch)
-    messages: list[Send | Broadcast] = field(default_factory=list)
+    messages: list[Outgoing] = field(default_factory=list)
     executed: list[ExecutedBlock] = field(default_factory=list)
+    swept: bool = False
+    expired: list[bytes] = field(default_factory=list)
+    displaced: list[Displaced] = field(default_factory=list)
+    epoch_began: MemberSet | None = None
+    peers_changed: bool = False
+    snapshot: SyncedSnapshot | None = None
 
 
 def replica_config(pace: Pace) -> ReplicaConfig:
@@ -50,33 +68,3 @@ def replica_config(pace: Pace) -> ReplicaConfig:
         prove_roots=True,
         max_payload_bytes=min(pace.max_payload_bytes, MAX_LEDGER_PAYLOAD_BYTES),
     )
-
-
-def run_round(
-    replica: Replica, app: LedgerApplication, events: Iterable[Event], now_ms: int
-) -> Round:
-    """Step through the events and whatever is due at `now_ms`."""
-    done = Round()
-    for event in events:
-        _sort(replica.step(event, now_ms), done)
-    deadline_ms = replica.next_deadline_ms()
-    if deadline_ms is not None and deadline_ms <= now_ms:
-        _sort(replica.step(Tick(), now_ms), done)
-    done.executed = done.batch.executed = app.take_executed()
-    expected = [one.block.header.height for one in done.executed]
-    if expected != done.batch.committed_heights:
-        raise SafetyViolation("the replica and its application disagree on what is committed")
-    return done
-
-
-def _sort(effects: Iterable[Effect], done: Round) -> None:
-    batch = done.batch
-    for effect in effects:
-        if isinstance(effect, PersistBlock):
-            batch.proposed.append(effect.block)
-        elif isinstance(effect, Persist):
-            batch.voting_state = effect.state
-        elif isinstance(effect, Committed):
-            batch.committed_heights.append(effect.block.header.height)
-        elif isinstance(effect, Send | Broadcast):
-            done.messages.append(effect)

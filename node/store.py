@@ -8,7 +8,7 @@ changed stand in the same transaction, so the ledger on disk is always that of t
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,14 +17,31 @@ from node.app import ExecutedBlock
 from node.envelopes import Envelopes
 from node.genesis import genesis_leaves
 from node.ledger import Ledger
-from protocol.chain import Block, CommitCertificate, decode_block, decode_certificate
+from node.outcomes import NOT_FINAL
+from node.snapshots import SnapshotBase, SyncedSnapshot, rewound
+from node.store_history import (
+    PRUNED_AT_ONCE,
+    delete_blocks,
+    read_proven,
+    read_undo,
+    replace_ledger,
+    write_epoch,
+)
+from protocol.chain import (
+    Block,
+    CommitCertificate,
+    Header,
+    decode_block,
+    decode_certificate,
+    decode_header,
+)
 from protocol.codec import encode
-from protocol.errors import Code, ConfigError, SafetyViolation
+from protocol.errors import ConfigError, SafetyViolation
 from protocol.genesis import Chain
 from store.sqlite import open_database, transaction
 
 DATABASE_NAME = "validator.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 OUTCOMES_KEPT = 100_000
 """Transactions whose outcome can still be asked for."""
 
@@ -42,20 +59,29 @@ CREATE TABLE outcomes (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT, id BLOB NOT NULL UNIQUE, height INTEGER NOT NULL,
     code INTEGER NOT NULL, text TEXT NOT NULL
 );
+CREATE TABLE epochs (
+    number INTEGER PRIMARY KEY, header BLOB NOT NULL, certificate BLOB NOT NULL, proof BLOB NOT NULL
+);
 """
 
 
 @dataclass(slots=True)
 class WriteBatch:
-    """Everything of one round that must be durable before its messages leave."""
+    """Everything of one round that must be durable before its messages leave.
+
+    `prune_below`: blocks below this height may go (0: none), some with each write; see `prune`.
+    """
 
     voting_state: VotingState | None = None
     proposed: list[Block] = field(default_factory=list)
     executed: list[ExecutedBlock] = field(default_factory=list)
     committed_heights: list[int] = field(default_factory=list)
+    prune_below: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.proposed or self.executed or self.voting_state is not None)
+        return bool(
+            self.proposed or self.executed or self.voting_state is not None or self.prune_below
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +102,7 @@ class ValidatorStore:
         self._path = directory / DATABASE_NAME
         self._writer = open_database(self._path, _SCHEMA, SCHEMA_VERSION)
         self._reader = open_database(self._path, _SCHEMA, SCHEMA_VERSION)
+        self._prune_below = 0
 
     def close(self) -> None:
         """Close the connections; everything written is durable already."""
@@ -108,15 +135,9 @@ class ValidatorStore:
                 "start with an empty directory, or with the genesis file of that chain"
             )
         height = self._height()
-        undo: dict[int, dict[bytes, bytes | None]] = {}
-        app_height = self._app_height(height)
-        for block_height in range(app_height + 1, height + 1):
-            undo[block_height] = {}
-        for block_height, key, value in self._reader.execute("SELECT height, key, value FROM undo"):
-            if block_height in undo:
-                undo[block_height][key] = value
+        undo = read_undo(self._reader, self._undo_from(height), height)
         leaves = self._reader.execute("SELECT key, value FROM leaves")
-        ledger = Ledger(self._chain, leaves, height, sorted(undo.items()), envelopes)
+        ledger = Ledger(self._chain, leaves, height, undo, envelopes)
         if ledger.root != self._meta("root"):
             raise SafetyViolation(
                 f"the stored ledger of height {height} does not have its stored root: "
@@ -162,9 +183,22 @@ class ValidatorStore:
         height = self._meta("height")
         return height if isinstance(height, int) else 0
 
-    def _app_height(self, height: int) -> int:
+    def _undo_from(self, height: int) -> int:
+        """Lowest height to which the ledger of the newest block, at `height`, can be led back."""
         found = self.block(height)
-        return 0 if found is None else found[0].header.app_height
+        app_height = 0 if found is None else found[0].header.app_height
+        installed = self._meta("installed")
+        return max(app_height, installed if isinstance(installed, int) else 0)
+
+    def snapshot_base(self) -> SnapshotBase:
+        """From where a `SnapshotSource` starts; reads all leaves."""
+        height = self._height()
+        found = self.block(height)
+        tip = found[0].header if found is not None and found[1] is not None else None
+        leaves = dict(self._reader.execute("SELECT key, value FROM leaves"))
+        if tip is None and height:
+            return SnapshotBase(height, leaves)
+        return rewound(leaves, read_undo(self._reader, self._undo_from(height), height), tip)
 
     # --- reading
 
@@ -176,6 +210,26 @@ class ValidatorStore:
         if row is None:
             return None
         return decode_block(row[0]), None if row[1] is None else decode_certificate(row[1])
+
+    def proven(self, height: int) -> tuple[Block, CommitCertificate] | None:
+        """A committed block with a certificate that proves this very height, by a path where no
+        commit step ended with it."""
+        return read_proven(self._reader, height)
+
+    def epoch(self, number: int) -> tuple[Header, CommitCertificate, bytes] | None:
+        """How an epoch, 1 or higher, began: the last header of the one before, its certificate, and
+        the encoded `TreeProof` of the `EpochLeaf` of `number` under its `app_root`."""
+        row = self._reader.execute(
+            "SELECT header, certificate, proof FROM epochs WHERE number = ?", (number,)
+        ).fetchone()
+        if row is None:
+            return None
+        return decode_header(row[0]), decode_certificate(row[1]), row[2]
+
+    def retained_from(self) -> int:
+        """Lowest height of a block that is stored; that of the next one where there is none."""
+        lowest = self._reader.execute("SELECT min(height) FROM blocks").fetchone()[0]
+        return self._height() + 1 if lowest is None else int(lowest)
 
     def certificate_from(self, height: int) -> CommitCertificate | None:
         """Certificate of the lowest block at or above `height` that has one."""
@@ -189,7 +243,7 @@ class ValidatorStore:
     def block_run(
         self, first: int, limit: int, max_bytes: int
     ) -> tuple[list[Block], CommitCertificate | None]:
-        """Committed blocks upward from `first`, at least one where there is one.
+        """Committed blocks upward from `first`, at least one where that one is stored.
 
         They end with a block that has a certificate, where one within the bounds has; otherwise
         the certificate is that of the nearest descendant.
@@ -197,6 +251,8 @@ class ValidatorStore:
         blocks: list[Block] = []
         certificate: bytes | None = None
         proven = size = 0
+        if first < self.retained_from():
+            return [], None
         rows = self._reader.execute(
             "SELECT block, certificate FROM blocks WHERE height >= ? ORDER BY height LIMIT ?",
             (first, limit),
@@ -245,8 +301,42 @@ class ValidatorStore:
                     )
                 if batch.executed:
                     _write_executed(database, batch.executed)
+                below = max(self._prune_below, batch.prune_below)
+                done = not below or delete_blocks(database, below) < PRUNED_AT_ONCE
         except sqlite3.Error as error:
-            raise OSError(f"the database {self._path} cannot be written: {error}") from error
+            raise self._unwritable(error) from error
+        self._prune_below = 0 if done else below
+
+    def prune(self, below_height: int) -> int:
+        """Delete stored blocks below a height, some at a time; how many went.
+
+        Those that recovery needs stay whatever is asked. Raises `OSError` where that fails.
+        """
+        try:
+            with transaction(self._writer) as database:
+                return delete_blocks(database, below_height)
+        except sqlite3.Error as error:
+            raise self._unwritable(error) from error
+
+    def install_snapshot(self, snapshot: SyncedSnapshot) -> None:
+        """Put a verified snapshot in the place of the ledger and the blocks, in one transaction.
+
+        The voting state stays, and so do outcomes. Raises `SafetyViolation` for a snapshot that is
+        not above the stored ledger, `OSError` where writing fails.
+        """
+        if self._meta("chain") != self._chain.chain_id or snapshot.height <= self._height():
+            raise SafetyViolation("a snapshot must lead the ledger of its chain forward")
+        try:
+            with transaction(self._writer) as database:
+                replace_ledger(database, snapshot)
+                _set_meta(database, "height", snapshot.height)
+                _set_meta(database, "root", snapshot.root)
+                _set_meta(database, "installed", snapshot.height)
+        except sqlite3.Error as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: sqlite3.Error) -> OSError:
+        return OSError(f"the database {self._path} cannot be written: {error}")
 
 
 def _set_meta(database: sqlite3.Connection, name: str, value: bytes | int) -> None:
@@ -267,13 +357,13 @@ def _write_executed(database: sqlite3.Connection, executed: Sequence[ExecutedBlo
                 encode(certificate) if ends_step else None,
             ),
         )
-        database.executemany(
-            "INSERT OR REPLACE INTO leaves VALUES (?, ?)", sorted(outcome.changes.items())
-        )
+        _write_leaves(database, outcome.changes)
         database.executemany(
             "INSERT INTO undo VALUES (?, ?, ?)",
             [(header.height, key, value) for key, value in sorted(outcome.undo.items())],
         )
+        if outcome.epoch_began and outcome.epoch_proof:
+            write_epoch(database, outcome.epoch_began, header, certificate, outcome.epoch_proof)
         _write_outcomes(
             database,
             [(one.id, header.height, int(one.code), one.text) for one in outcome.results],
@@ -285,15 +375,28 @@ def _write_executed(database: sqlite3.Connection, executed: Sequence[ExecutedBlo
     database.execute("DELETE FROM proposed WHERE height <= ?", (newest.block.header.height,))
 
 
+def _write_leaves(database: sqlite3.Connection, changes: Mapping[bytes, bytes | None]) -> None:
+    """Leaves as a block left them; None deletes."""
+    ordered = sorted(changes.items())
+    database.executemany(
+        "INSERT OR REPLACE INTO leaves VALUES (?, ?)",
+        [one for one in ordered if one[1] is not None],
+    )
+    database.executemany(
+        "DELETE FROM leaves WHERE key = ?", [(key,) for key, value in ordered if value is None]
+    )
+
+
 def _write_outcomes(
     database: sqlite3.Connection, outcomes: Iterable[tuple[bytes, int, int, str]]
 ) -> None:
-    """Outcomes are final, but for a nonce that was not the sender's next one."""
+    """Outcomes are final, but for what took no effect at all (`NOT_FINAL`)."""
     database.executemany(
         "INSERT INTO outcomes (id, height, code, text) VALUES (?, ?, ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET height = excluded.height, code = excluded.code,"
-        " text = excluded.text WHERE outcomes.code = ?",
-        [(*one, int(Code.BAD_LEDGER_NONCE)) for one in outcomes],
+        " text = excluded.text"
+        f" WHERE outcomes.code IN ({', '.join(str(int(code)) for code in sorted(NOT_FINAL))})",
+        outcomes,
     )
     database.execute(
         "DELETE FROM outcomes WHERE sequence <= (SELECT max(sequence) FROM outcomes) - ?",

@@ -40,7 +40,9 @@ class Header(Wire, frozen=True):
 
     `parent_view` is the view of the direct parent, `time_ms` the block time (above the parent's),
     `justify_hash` hashes the encoded QC for the parent that the proposal carried, `app_height` and
-    `app_root` the application state after the newest block that this block's own ancestors commit.
+    `app_root` the application state after the newest block that this block's own ancestors commit,
+    `skipped` the member whose turn in the view after the parent's came to nothing (None where this
+    block is of that view): leader reputation counts it.
     """
 
     chain_id: bytes
@@ -55,6 +57,7 @@ class Header(Wire, frozen=True):
     justify_hash: bytes
     app_height: int
     app_root: bytes
+    skipped: int | None = None
 
     def block_id(self) -> bytes:
         """SHA-256 over the domain and the canonical header (32 bytes)."""

@@ -24,6 +24,10 @@ MARKETS_MAX = SHARDS_MAX = 1 << 16
 ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
 """Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
 client, and its data must fit one batch of settlement."""
+MAX_VALIDATORS = 100
+"""Most members of an epoch: with certificates and addresses they fit one leaf of the ledger."""
+MAX_CERTIFICATE_BYTES = 512
+MAX_PEER_ADDRESS_BYTES = 64
 PPM = 1_000_000
 DAY_MS = 86_400_000
 
@@ -57,7 +61,9 @@ class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A validator or sequencer: signing key, weight and TLS certificate (DER), in hex."""
+    """A validator or sequencer: signing key, weight and TLS certificate (DER), in hex.
+
+    A validator's stake is micro-dollars that it has bonded, part of the ledger's supply."""
 
     name: str
     public_key: str
@@ -102,14 +108,15 @@ class Staking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Rules of the validator set. Times are ledger time in milliseconds, stakes micro-dollars.
 
     An epoch ends with the first block whose time reaches `epoch_ms` after the last end; 0 is one
-    epoch for ever. `unbonding_ms` outlasts `evidence_ms` (how old an offence may be) and
-    `trusting_ms` (how old a light client's checkpoint may be). `slash_ppm` of the stake of a member
-    that signed against itself is burnt, and it is jailed for `jail_ms`.
+    epoch for ever, in which nobody bonds or unbonds. `unbonding_ms`, counted from the end of the
+    epoch in which the stake was last in force, outlasts `evidence_ms` (how old an offence may be)
+    and `trusting_ms` (how old a light client's checkpoint may be). `slash_ppm` of the stake of a
+    member that signed against itself is burnt, and it is jailed for `jail_ms`.
     """
 
     epoch_ms: int = 0
     min_stake_uusd: int = 1
-    max_validators: int = 100
+    max_validators: int = MAX_VALIDATORS
     unbonding_ms: int = 14 * DAY_MS
     evidence_ms: int = 7 * DAY_MS
     trusting_ms: int = 7 * DAY_MS
@@ -219,14 +226,17 @@ def _check_bounds(genesis: Genesis) -> None:
         if getattr(genesis.limits, name) < 1:
             raise ConfigError(f"genesis: the limit {name} must be above 0")
     _check_staking(genesis.staking, genesis.fees)
+    _check_validators(genesis.validators, genesis.staking)
     least, most = ORDERED_PAYLOAD_BYTES
     if not least <= genesis.sequencer_pace.max_payload_bytes <= most:
         raise ConfigError(f"genesis: max_payload_bytes of the sequencers must be {least} to {most}")
 
 
 def _check_staking(staking: Staking, fees: Fees) -> None:
-    if staking.epoch_ms < 0 or not 1 <= staking.max_validators <= 1_000:
-        raise ConfigError("genesis: epoch_ms must not be negative, max_validators 1 to 1000")
+    if staking.epoch_ms < 0 or not 1 <= staking.max_validators <= MAX_VALIDATORS:
+        raise ConfigError(
+            f"genesis: epoch_ms must not be negative, max_validators 1 to {MAX_VALIDATORS}"
+        )
     if staking.unbonding_ms <= max(staking.evidence_ms, staking.trusting_ms):
         raise ConfigError("genesis: unbonding_ms must exceed evidence_ms and trusting_ms")
     if min(staking.evidence_ms, staking.trusting_ms, staking.min_stake_uusd) < 1:
@@ -235,6 +245,18 @@ def _check_staking(staking: Staking, fees: Fees) -> None:
         raise ConfigError("genesis: slash_ppm must be 0 to 1000000, jail_ms not negative")
     if not (0 <= fees.base_uusd < CASH_MOVE_LIMIT and 0 <= fees.per_kib_uusd < CASH_MOVE_LIMIT):
         raise ConfigError("genesis: fees are out of range")
+
+
+def _check_validators(validators: list[Identity], staking: Staking) -> None:
+    if len(validators) > staking.max_validators:
+        raise ConfigError("genesis: there are more validators than max_validators")
+    for identity in validators:
+        if identity.stake < staking.min_stake_uusd:
+            raise ConfigError(f"genesis: the stake of {identity.name} is below min_stake_uusd")
+        if len(identity.certificate) > 2 * MAX_CERTIFICATE_BYTES:
+            raise ConfigError(
+                f"genesis: the certificate of {identity.name} exceeds {MAX_CERTIFICATE_BYTES} bytes"
+            )
 
 
 def _check_market(number: int, market: MarketConfig) -> None:

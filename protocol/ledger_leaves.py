@@ -12,7 +12,7 @@ keys are big-endian: shards 2 bytes, numbers and indices 8. Values are canonical
 | 0x05 | shard                  | `ShardLeaf`    | last batch, state root, cursors, money held |
 | 0x06 | shard, batch number    | `SettledBatch` | batch header, and the ledger block it came in |
 | 0x07 | shard, outbox number   | integer        | ledger height at which the entry was paid |
-| 0x08 | -                      | `SystemLeaf`   | account numbers given, money supply |
+| 0x08 | -                      | `SystemLeaf`   | account numbers given, supply, fees, the clock |
 | 0x09 | epoch number           | `EpochLeaf`    | members of the epoch, decided by its boundary |
 | 0x0a | -                      | `CurrentEpoch` | epoch of the blocks above this one |
 | 0x0b | address (20 bytes)     | `ValidatorLeaf`| stake, unbonding and jail of a validator |
@@ -81,10 +81,20 @@ class SettledBatch(Wire, frozen=True):
 
 
 class SystemLeaf(Wire, frozen=True):
-    """Account numbers given so far, and all money: balances plus what bridges hold."""
+    """What the ledger counts: account numbers given, all money, and time.
+
+    `supply_uusd` is what balances, bridges, stakes, unbonding stakes and the pot of fees hold
+    together; `burnt_uusd` was part of it once. `fees_uusd` is the pot, shared at the end of each
+    epoch. `time_ms` is the newest block's time; `window_ms` counts the ledger's own time for
+    unbonding, evidence and jail, in which a standstill of the chain is but one step.
+    """
 
     accounts_given: int
     supply_uusd: int
+    burnt_uusd: int = 0
+    fees_uusd: int = 0
+    window_ms: int = 0
+    time_ms: int = 0
 
 
 class EpochMember(Wire, frozen=True):
@@ -101,12 +111,15 @@ class EpochLeaf(Wire, frozen=True):
     """The members of an epoch, decided by the block at `boundary_height` of the epoch before.
 
     `ends_ms`: the first block with this time or a later one is the epoch's boundary; 0 is never.
+    `decided_ms`: the ledger's window time at the boundary, from which the age of evidence of the
+    epoch before counts.
     """
 
     number: int
     boundary_height: int
     members: list[EpochMember]
     ends_ms: int
+    decided_ms: int = 0
 
 
 class CurrentEpoch(Wire, frozen=True):
@@ -120,7 +133,8 @@ class CurrentEpoch(Wire, frozen=True):
 
 
 class Unbonding(Wire, frozen=True):
-    """Stake on its way out, free when the ledger's window time reaches `free_ms`."""
+    """Stake on its way out, free when the ledger's window time reaches `free_ms`; that is 0 while
+    the epoch in which the stake is still in force has not ended."""
 
     amount_uusd: int
     free_ms: int

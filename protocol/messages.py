@@ -120,7 +120,7 @@ class OrdersRequest(Wire, frozen=True, tag=15):
     account: int
 
 
-# --- validator
+# --- validator, prover
 
 
 class SubmitTransaction(Wire, frozen=True, tag=20):
@@ -181,9 +181,6 @@ class ProofRequest(Wire, frozen=True, tag=27):
     keys: list[bytes]
 
 
-# --- prover
-
-
 class EpochRequest(Wire, frozen=True, tag=28):
     """To a validator: how `number`, 1 or higher, became the epoch after the one before."""
 
@@ -191,18 +188,24 @@ class EpochRequest(Wire, frozen=True, tag=28):
     number: int
 
 
+class ValidatorsRequest(Wire, frozen=True, tag=29):
+    """To a validator: whose leaves to ask for, to see all validators."""
+
+    request_id: int
+
+
 class WithdrawalRequest(Wire, frozen=True, tag=40):
-    """Ask for the proof that a withdrawal is in a settled batch."""
+    """To a prover: the proof that a withdrawal is in a settled batch."""
 
     request_id: int
     number: int
 
 
 Request = (
-    Hello | Authenticate | StatusRequest | Submit | SubscribeLog
-    | SubscribeEvents | SubscribeDiffs | AccountRequest | BookRequest | ResultRequest
-    | OrdersRequest | SubmitTransaction | HeaderRequest | BatchRequest | BalanceRequest
-    | InboxRequest | BlocksFrom | SubscribeLedger | ProofRequest | WithdrawalRequest
+    Hello | Authenticate | StatusRequest | Submit | SubscribeLog | SubscribeEvents | SubscribeDiffs
+    | AccountRequest | BookRequest | ResultRequest | OrdersRequest | SubmitTransaction
+    | HeaderRequest | BatchRequest | BalanceRequest | InboxRequest | BlocksFrom | SubscribeLedger
+    | ProofRequest | EpochRequest | ValidatorsRequest | WithdrawalRequest
 )  # fmt: skip
 
 
@@ -413,6 +416,13 @@ class EpochView(Wire, frozen=True, tag=88):
     proof: bytes
 
 
+class ValidatorsView(Wire, frozen=True, tag=89):
+    """Public keys of those with stake or unbonding, unproven; of the highest stakes if too many."""
+
+    request_id: int
+    keys: list[bytes]
+
+
 class WithdrawalView(Wire, frozen=True, tag=90):
     """A withdrawal's entry, its settled batch, and the path to that batch's outbox root."""
 
@@ -425,7 +435,8 @@ class WithdrawalView(Wire, frozen=True, tag=90):
 Answer = (
     ErrorFrame | Welcome | Done | Status | Accepted | Ordered | LogChunk | EventsPush | DiffPush
     | AccountView | BookView | ResultView | OrdersView | Committed | HeaderView | BatchView
-    | BalanceView | InboxView | BlocksView | LedgerNews | ProofView | WithdrawalView
+    | BalanceView | InboxView | BlocksView | LedgerNews | ProofView | EpochView | ValidatorsView
+    | WithdrawalView
 )  # fmt: skip
 
 decode_request: Decoder[Request] = Decoder(Request, canonical=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from protocol.chain import CommitCertificate
 from protocol.codec import Decoder, Wire, encode
 from protocol.evidence import Evidence
+from protocol.genesis import Chain
 from protocol.keys import SCHEME_ED25519, Key, domain_hash
 
 MAX_BATCH_DATA_BYTES = 2 * 1024 * 1024
@@ -103,9 +104,10 @@ class Payout(Wire, frozen=True, tag=3):
 class Bond(Wire, frozen=True, tag=4):
     """Become a validator, or change one's own: the sender's key is the validator's signing key.
 
-    Moves `amount_uusd` (0 or more) from the sender's balance to its stake. `certificate` is the
-    node's TLS certificate (DER) over the same key, `address` where other validators dial it
-    (``host:port``). In force from the next epoch on.
+    Moves `amount_uusd` (0 or more) from the sender's balance to its stake, which must then reach
+    `min_stake_uusd`. `certificate` is the node's TLS certificate (DER) over the same key, as
+    `net.tls.make_certificate` makes them, `address` where other validators dial it (``host:port``).
+    In force from the next epoch on.
     """
 
     amount_uusd: int
@@ -114,8 +116,9 @@ class Bond(Wire, frozen=True, tag=4):
 
 
 class Unbond(Wire, frozen=True, tag=5):
-    """Take `amount_uusd` out of the sender's stake, all of it to leave. The money follows when the
-    unbonding period has passed, and can be slashed until then."""
+    """Take `amount_uusd` out of the sender's stake, all of it to leave: what stays is nothing, or
+    `min_stake_uusd` at least. The money follows when the unbonding period has passed, and can be
+    slashed until then. 0 fetches what is free already, which each epoch's end pays out anyway."""
 
     amount_uusd: int
 
@@ -135,7 +138,10 @@ LedgerAction = Deposit | PostBatch | Payout | Bond | Unbond | Unjail | ReportEvi
 
 class Transaction(Wire, frozen=True):
     """A ledger transaction; `nonce` is the sender's count of transactions so far, `fee_uusd` what
-    it pays for its place (`protocol.genesis.Fees` says what is asked at least)."""
+    it pays for its place (`protocol.genesis.Fees` says what is asked at least).
+
+    A transaction that fails has still paid. One that cannot pay has no effect, not on the nonce
+    either."""
 
     nonce: int
     action: LedgerAction
@@ -173,3 +179,22 @@ def sign_transaction(key: Key, chain_id: bytes, transaction: Transaction) -> byt
     payload = encode(transaction)
     signature = key.sign(transaction_digest(chain_id, payload))
     return encode(SignedTransaction(SCHEME_ED25519, key.public, payload, signature))
+
+
+def sign_action(
+    key: Key, chain: Chain, nonce: int, action: LedgerAction, fee_uusd: int = 0
+) -> bytes:
+    """Sign an action as a transaction that pays the least fee, or `fee_uusd` where that is more.
+
+    Returns the encoded `SignedTransaction`.
+    """
+    fees = chain.genesis.fees
+    while True:
+        transaction = Transaction(nonce, action, fee_uusd)
+        payload = encode(transaction)
+        unsigned = SignedTransaction(SCHEME_ED25519, key.public, payload, bytes(64))
+        # The fee is a part of what it is paid for: one more round where its own bytes cost more.
+        least_uusd = fees.least_uusd(len(encode(unsigned)))
+        if fee_uusd >= least_uusd:
+            return sign_transaction(key, chain.chain_id, transaction)
+        fee_uusd = least_uusd

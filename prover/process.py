@@ -10,6 +10,7 @@ from pathlib import Path
 import structlog
 
 from execution.engine import Engine
+from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower, log_genesis_id
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
@@ -23,8 +24,6 @@ from protocol.merkle import list_proof
 from protocol.messages import (
     BalanceRequest,
     BalanceView,
-    BatchRequest,
-    BatchView,
     Committed,
     DiffPush,
     SubmitTransaction,
@@ -37,11 +36,11 @@ from protocol.settlement import (
     BatchHeader,
     OutboxEntry,
     PostBatch,
-    Transaction,
     decode_outbox_entry,
-    sign_transaction,
+    sign_action,
 )
 from prover.batcher import Batch, Batcher, Position
+from prover.process_settled import SettledBatches
 from prover.store import ProverStore
 from prover.tree import StateTree
 from store.config import ProcessConfig, parse_address
@@ -77,6 +76,7 @@ class ProverProcess:
         self._ledger = Upstream(
             [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
         )
+        self._proven = SettledBatches(chain, self._ledger, config.data / CHECKPOINT_NAME)
         self._service = PublicService(chain, "prover", config.name, self._status)
         self._service.on(WithdrawalRequest, self._withdrawal)
         self._settled = 0
@@ -107,6 +107,7 @@ class ProverProcess:
             asyncio.ensure_future(self._follow_log()),
             asyncio.ensure_future(self._follow_execution()),
             asyncio.ensure_future(self._settle()),
+            asyncio.ensure_future(self._proven.stay_fresh()),
         ]
         _log.info("prover ready", batch=self._batcher.position.number, port=port)
         try:
@@ -221,17 +222,12 @@ class ProverProcess:
             raise SafetyViolation(f"batch {settled.number} was settled with another root")
 
     async def _settled_batch(self, number: int) -> BatchHeader | None:
-        """Header of a settled batch, None while it is not settled; asks until it is answered."""
-        shard = self._chain.genesis.shard
+        """Header of a batch that is proven settled, None where it is proven not to be; asks until
+        that is answered."""
         while True:
             try:
-                view = await self._ledger.ask(
-                    BatchView, lambda request_id: BatchRequest(request_id, shard, number)
-                )
-                return view.header
+                return await self._proven.header(number)
             except RemoteFault as error:
-                if error.code == Code.UNKNOWN_BATCH:
-                    return None
                 _log.warning("ledger refuses", error=str(error))
             except (ConnectionError, TimeoutError, Rejected) as error:
                 _log.info("ledger lost", error=str(error))
@@ -244,7 +240,7 @@ class ProverProcess:
         while True:
             try:
                 answer = await self._submit(posting)
-                if answer.code == Code.OK:
+                if answer.code == Code.OK and await self._proven.wait(posting.header):
                     break
                 if await self._settled_batch(number) is not None:
                     break
@@ -268,9 +264,8 @@ class ProverProcess:
         balance = await self._ledger.ask(
             BalanceView, lambda request_id: BalanceRequest(request_id, address)
         )
-        signed = sign_transaction(
-            self._key, self._chain.chain_id, Transaction(balance.nonce, posting)
-        )
+        # The least fee is enough: validators put batches before everything else.
+        signed = sign_action(self._key, self._chain, balance.nonce, posting)
         return await self._ledger.ask(
             Committed, lambda request_id: SubmitTransaction(request_id, signed), POST_TIMEOUT_MS
         )

@@ -24,6 +24,7 @@ from protocol.tree_proof import (
     verify_first,
     verify_proof,
 )
+from protocol.tree_range import walk
 from prover.tree_update import apply_changes
 
 __all__ = [
@@ -99,6 +100,33 @@ class StateTree:
         for leaf in leaves_below(subtree(self._holder, prefix)):
             shown.append(leaf.left)
             if len(shown) == k or not leaf.left.startswith(prefix):
+                break
+        return _prove(self._holder.right, shown)
+
+    def iterate_from(self, first: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The leaves with a key at or above `first`, in key order; do not update meanwhile."""
+        end, _, above = walk(self._holder, first)
+        if end.left != b"" and end.left >= first:
+            yield end.left, end.right
+        for beside in reversed(above):
+            for leaf in leaves_below(beside):
+                yield leaf.left, leaf.right
+
+    def prove_range(self, first: bytes, limit: int, max_bytes: int | None = None) -> TreeProof:
+        """Proof of consecutive leaves from the first key at or above `first` on.
+
+        It ends with the tree, after `limit` ≥ 1 leaves, or with the leaf that brings keys and
+        values to `max_bytes` together. See `protocol.tree_range.verify_range`.
+        """
+        if limit < 1:
+            raise SafetyViolation("a range proof shows at least one leaf")
+        end, _, _ = walk(self._holder, first)
+        shown = [end.left] if end.left and end.left < first else []
+        size = 0
+        for count, (key, value) in enumerate(self.iterate_from(first), 1):
+            shown.append(key)
+            size += len(key) + len(value)
+            if count == limit or (max_bytes is not None and size >= max_bytes):
                 break
         return _prove(self._holder.right, shown)
 

@@ -11,6 +11,7 @@ import structlog
 
 from consensus import Committed, Persist, PersistBlock
 from execution.process_inbox import InboxFollower
+from execution.process_light import CHECKPOINT_NAME
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from protocol.codec import Wire
@@ -61,8 +62,9 @@ class SequencerProcess:
         self._service.on(Submit, self._submit)
         self._service.on(SubscribeLog, self._subscribe)
         self._inbox = InboxFollower(
-            chain, [parse_address(one) for one in config.validators], config.name, self._ledger_news
-        )
+            chain, [parse_address(one) for one in config.validators], config.name,
+            self._ledger_news, config.data / CHECKPOINT_NAME,
+        )  # fmt: skip
         self._sessions: dict[int, ClientSession] = {}
         self._numbers: dict[ClientSession, int] = {}
         self._next_number = 1

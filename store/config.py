@@ -22,6 +22,9 @@ ROLES: tuple[Role, ...] = ("node", "sequencer", "execution", "prover")
 PEER_ROLES: tuple[Role, ...] = ("node", "sequencer")
 """Roles whose members run consensus among themselves, over a peer port."""
 
+JOINING = -1
+"""Index of a validator that joins a running chain instead of standing in its genesis."""
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -35,10 +38,13 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One process.
 
-    `index` is its position in the genesis list of its role, 0 for execution. `public` is where it
-    listens for clients, `peer_listen` where members of its chain reach it, empty for roles without
-    consensus. `peers` are all members of its chain in genesis order, itself included. `validators`,
-    `sequencers`, `execution` and `prover` are public addresses of the other processes.
+    `index` is its position in the genesis list of its role, 0 for execution, and `JOINING` for a
+    validator that genesis does not name; such a one has its TLS certificate (PEM) in `certificate`.
+    `public` is where it listens for clients, `peer_listen` where members of its chain reach it,
+    empty for roles without consensus. A node keeps its newest `retain_blocks` blocks (0: all of
+    them), and takes a snapshot for others every `snapshot_interval` blocks. `peers` are all members
+    of its chain in genesis order, itself included. `validators`, `sequencers`, `execution` and
+    `prover` are public addresses of the other processes.
     """
 
     role: Role
@@ -49,6 +55,9 @@ class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data: Path
     public: str
     peer_listen: str = ""
+    certificate: Path | None = None
+    retain_blocks: int = 0
+    snapshot_interval: int = 1_000
     peers: list[Peer] = []
     validators: list[str] = []
     sequencers: list[str] = []
@@ -102,8 +111,17 @@ def _path(base: Path, value: object) -> Path:
 
 
 def _check(config: ProcessConfig) -> None:
-    if not config.name or config.index < 0:
-        raise ConfigError("a process has a name and an index of 0 or more")
+    joining = config.role == "node" and config.index == JOINING
+    if not config.name or (config.index < 0 and not joining):
+        raise ConfigError(
+            f"a process has a name and an index of 0 or more, a joining validator {JOINING}"
+        )
+    if joining != (config.certificate is not None):
+        raise ConfigError(
+            f"a validator with index {JOINING} has a certificate, others have theirs in genesis"
+        )
+    if config.retain_blocks < 0 or config.snapshot_interval < 1:
+        raise ConfigError("retain_blocks must not be negative, snapshot_interval at least 1")
     if config.log_level not in LOG_LEVELS:
         raise ConfigError(f"log_level is one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
     if config.peer_listen and config.role not in PEER_ROLES:
@@ -156,7 +174,14 @@ def load_process_key(config: ProcessConfig, chain: Chain) -> Key:
     key = load_key(config.key)
     genesis = chain.genesis
     expected = key.public.hex()
-    if config.role == "node":
+    if config.role == "node" and config.index == JOINING:
+        known = [identity.public_key for identity in genesis.validators]
+        if expected in known:
+            raise ConfigError(
+                f"the key file {config.key} is the key of validator {known.index(expected)} in "
+                f"genesis; use that validator's own configuration"
+            )
+    elif config.role == "node":
         expected = genesis.validators[config.index].public_key
     elif config.role == "sequencer":
         expected = genesis.sequencers[config.index].public_key

@@ -25,12 +25,14 @@ from protocol.codec import encode
 from protocol.errors import Code
 from protocol.genesis import (
     Chain,
+    Fees,
     Genesis,
     GenesisAccount,
     Identity,
     Limits,
     MarketConfig,
     Pace,
+    Staking,
     parse_genesis,
 )
 from protocol.inbox import next_cursor
@@ -45,6 +47,7 @@ from protocol.settlement import (
     Payout,
     PostBatch,
     Transaction,
+    sign_action,
     sign_transaction,
 )
 
@@ -69,6 +72,8 @@ def make_chain(
     limits: Limits | None = None,
     pace: Pace = PACE,
     validators: Sequence[Identity] | None = None,
+    staking: Staking | None = None,
+    fees: Fees | None = None,
 ) -> Chain:
     """A chain with these (key, balance_uusd, deposit_uusd)."""
     if validators is None:
@@ -92,6 +97,8 @@ def make_chain(
         ledger_pace=pace,
         sequencer_pace=PACE,
         limits=limits or Limits(),
+        staking=staking or Staking(),
+        fees=fees or Fees(),
     )
     return parse_genesis(msgspec.json.encode(genesis))
 
@@ -143,17 +150,42 @@ class LedgerWorld:
         self.ledger: Ledger = genesis_ledger(self.chain, STATE_ROOT)
         self.log = OrderedLog(self.chain)
         self.outboxes: dict[int, list[OutboxEntry]] = {}
+        self.roots = [self.ledger.root]
+        self.headers: list[Header] = []
 
-    def sign(self, key: Key, action: LedgerAction, nonce: int | None = None) -> bytes:
-        """A signed transaction, with the sender's next nonce unless told otherwise."""
+    def sign(
+        self, key: Key, action: LedgerAction, nonce: int | None = None, fee_uusd: int | None = None
+    ) -> bytes:
+        """A signed transaction, with the sender's next nonce and the least fee unless told."""
         if nonce is None:
             nonce = self.ledger.account(key.address).nonce
-        return sign_transaction(key, self.chain.chain_id, Transaction(nonce, action))
+        if fee_uusd is None:
+            return sign_action(key, self.chain, nonce, action)
+        return sign_transaction(key, self.chain.chain_id, Transaction(nonce, action, fee_uusd))
 
-    def block(self, *transactions: bytes) -> BlockOutcome:
-        """Apply the next ledger block."""
+    @property
+    def time_ms(self) -> int:
+        """Time of the newest block."""
+        return self.ledger.system().time_ms
+
+    def block(self, *transactions: bytes, step_ms: int = 100) -> BlockOutcome:
+        """Apply the next ledger block; it names the root of the block two below, as in consensus
+        without failing views."""
+        header = self.next_header(step_ms)
+        outcome = self.ledger.apply_block(header, transactions)
+        self.headers.append(header)
+        self.roots.append(outcome.root)
+        return outcome
+
+    def next_header(self, step_ms: int = 100) -> Header:
+        """Header of the next block; of its parents, it names nothing but their heights."""
         height = self.ledger.height + 1
-        return self.ledger.apply_block(height, GENESIS_MS + height * 100, transactions)
+        app_height = max(0, height - 2)
+        return Header(
+            self.chain.chain_id, self.ledger.current_epoch().number, height, height, EMPTY_HASH,
+            height - 1, self.time_ms + step_ms, 0, payload_hash(b""), EMPTY_HASH, app_height,
+            self.roots[app_height],
+        )  # fmt: skip
 
     def code(self, *transactions: bytes) -> Code:
         """Apply a block and give the code of its last transaction."""

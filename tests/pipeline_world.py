@@ -28,7 +28,7 @@ from protocol.events import BatchExecuted, BlockDiff, Event
 from protocol.inbox import next_cursor
 from protocol.keys import Key
 from protocol.ordering import OrderedChunk, decode_payload
-from protocol.settlement import LedgerAction, PostBatch, Transaction, sign_transaction
+from protocol.settlement import LedgerAction, PostBatch, sign_action
 from prover.batcher import Batch, Batcher, Position
 from prover.tree import StateTree
 
@@ -112,7 +112,7 @@ class PipelineWorld:
     def transaction(self, key: Key, action: LedgerAction) -> bytes:
         """A signed ledger transaction under the sender's next nonce."""
         nonce = self.ledger.account(key.address).nonce
-        return sign_transaction(key, self.chain.chain_id, Transaction(nonce, action))
+        return sign_action(key, self.chain, nonce, action)
 
     def settle(self, lie: Lie = lambda post: post) -> tuple[Batch, BlockOutcome]:
         """Settle everything ordered so far; `lie` changes what the prover posts."""
@@ -128,7 +128,7 @@ class PipelineWorld:
         justify = self.qc(parent) if self.blocks else genesis_qc(self.genesis)
         header = self._child(parent, justify, payload)
         self.blocks.append(Block(header, payload, justify, None))
-        outcome = self.ledger.apply_block(header.height, header.time_ms, transactions)
+        outcome = self.ledger.apply_block(header, transactions)
         self.named_root = self.ledger.root
         return outcome
 

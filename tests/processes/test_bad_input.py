@@ -46,6 +46,7 @@ from protocol.events import BatchExecuted
 from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.settlement import (
+    Bond,
     Deposit,
     LedgerAction,
     OutboxEntry,
@@ -53,6 +54,8 @@ from protocol.settlement import (
     PostBatch,
     SignedTransaction,
     Transaction,
+    Unbond,
+    sign_action,
     sign_transaction,
 )
 from store.testnet import ORACLE_KEY
@@ -654,9 +657,11 @@ async def test_ledger_transactions_with_their_own_codes(exchange: Exchange, chai
 
     def sent(action: LedgerAction, nonce: int | None = None, by: Key = key) -> bytes:
         nonce = balance.nonce if nonce is None else nonce
-        return sign_transaction(by, chain.chain_id, Transaction(nonce, action))
+        return sign_action(by, chain, nonce, action)
 
-    right = sent(Deposit(key.address, 5))
+    deposit = Deposit(key.address, 5)
+    right = sent(deposit)
+    fee_uusd = chain.genesis.fees.least_uusd(len(right))
     envelope = msgspec.msgpack.decode(right, type=SignedTransaction)
     change = msgspec.structs.replace
     for raw, code in (
@@ -671,6 +676,12 @@ async def test_ledger_transactions_with_their_own_codes(exchange: Exchange, chai
         (sent(Deposit(key.address, 5), balance.nonce + 10_000), Code.BAD_LEDGER_NONCE),
         (sent(Deposit(key.address, 5), 2**64 - 1), Code.BAD_LEDGER_NONCE),
         (sent(Deposit(key.address, 5), -1), Code.WRONG_TYPE),
+        (sign_transaction(key, chain.chain_id, Transaction(balance.nonce, deposit)),
+         Code.FEE_TOO_LOW),
+        (sign_transaction(key, chain.chain_id, Transaction(balance.nonce, deposit, 2**64 - 1)),
+         Code.BAD_AMOUNT),
+        (sent(Bond(5, b"no certificate", "host:1")), Code.BAD_CERTIFICATE),
+        (sent(Unbond(-1)), Code.BAD_AMOUNT),
         (sent(Deposit(key.address, 0)), Code.BAD_AMOUNT),
         (sent(Deposit(key.address, -5)), Code.BAD_AMOUNT),
         (sent(Deposit(key.address, 2**64 - 1)), Code.BAD_AMOUNT),
@@ -693,7 +704,8 @@ async def test_ledger_transactions_with_their_own_codes(exchange: Exchange, chai
     assert (await outcome(right))[0] == Code.OK, "the same bytes again: the first outcome"
     assert (await outcome(sent(Deposit(key.address, 6))))[0] == Code.BAD_LEDGER_NONCE
     after = await exchange.ledger.balance(key.address)
-    assert (after.nonce, after.balance_uusd) == (balance.nonce + 1, balance.balance_uusd - 5)
+    left_uusd = balance.balance_uusd - 5 - fee_uusd
+    assert (after.nonce, after.balance_uusd) == (balance.nonce + 1, left_uusd)
 
 
 async def some_batch(exchange: Exchange) -> wire.BatchView:

@@ -48,9 +48,8 @@ from protocol.messages import (
 from protocol.settlement import (
     EMPTY_INBOX_HASH,
     Deposit,
-    Transaction,
     extend_inbox_hash,
-    sign_transaction,
+    sign_action,
 )
 from prover.tree import TreeProof, verify_proof
 from store.config import parse_address
@@ -109,7 +108,7 @@ class Cluster:
 
     def deposit(self, key: Key, nonce: int, amount_uusd: int) -> bytes:
         action = Deposit(key.address, amount_uusd)
-        return sign_transaction(key, self.chain.chain_id, Transaction(nonce, action))
+        return sign_action(key, self.chain, nonce, action)
 
 
 async def ask(connection: Connection, kind: type[A], request: type[Wire], *fields: object) -> A:

@@ -12,10 +12,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from ledger_world import LedgerWorld, key_of, make_chain
+from staking_world import EPOCH_MS, STAKING, VALIDATORS, StakingWorld, certificate_of
 
 from node.ledger import Ledger
 from protocol.errors import Code
-from protocol.settlement import Deposit, OutboxEntry
+from protocol.genesis import Fees
+from protocol.ledger_leaves import account_key
+from protocol.settlement import (
+    Bond,
+    Deposit,
+    LedgerAction,
+    OutboxEntry,
+    ReportEvidence,
+    Unbond,
+    Unjail,
+)
 
 NAMES = ("alice", "bob", "carol")
 people = st.sampled_from(NAMES)
@@ -43,7 +54,7 @@ class LedgerMachine(RuleBasedStateMachine):
         outcome = self.world.block(raw)
         right = nonce == 0 and 0 < amount <= self.balances[sender]
         assert (outcome.results[0].code == Code.OK) == right
-        assert bool(outcome.changes) == (nonce == 0)
+        assert (account_key(key.address) in outcome.changes) == (nonce == 0)
         assert self.world.ledger.account(key.address).nonce == expected + (nonce == 0)
         if right:
             self.balances[sender] -= amount
@@ -107,3 +118,114 @@ LedgerMachine.TestCase.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, print_blob=True
 )
 TestLedger = LedgerMachine.TestCase
+
+
+STAKERS = (*VALIDATORS, "alice", "bob")
+stakers = st.sampled_from(STAKERS)
+
+
+class StakingMachine(RuleBasedStateMachine):
+    """Random bonds, slashes and fees over epochs: no money appears, and none leaves unpunished."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = StakingWorld(fees=Fees(7, 3))
+        self.genesis_uusd = self.world.ledger.system().supply_uusd
+        self.views = 100
+
+    def send(self, name: str, action: LedgerAction, fee_uusd: int | None = None) -> Code:
+        if self.world.ledger.next_epoch() is not None:
+            self.world.next_epoch()
+        raw = self.world.sign(key_of(name), action, fee_uusd=fee_uusd)
+        code = self.world.block(raw, step_ms=50).results[0].code
+        if self.world.ledger.next_epoch() is not None:
+            self.world.next_epoch()
+        return code
+
+    @rule(name=stakers, amount=st.integers(-1, 4_000))
+    def bond(self, name: str, amount: int) -> None:
+        before = self.world.balance(key_of(name))
+        code = self.send(name, Bond(amount, certificate_of(name), "host:1"))
+        assert code in (Code.OK, Code.BAD_AMOUNT, Code.BAD_STAKE, Code.INSUFFICIENT_BALANCE,
+                        Code.FEE_TOO_LOW)  # fmt: skip
+        if code == Code.OK:
+            assert amount < before
+
+    @rule(name=stakers, amount=st.integers(0, 1_500), everything=st.booleans())
+    def unbond(self, name: str, amount: int, everything: bool) -> None:
+        record = self.world.ledger.validator(key_of(name).address)
+        held = 0 if record is None else record.stake_uusd
+        self.send(name, Unbond(held if everything else amount))
+
+    @rule(name=stakers)
+    def unjail(self, name: str) -> None:
+        self.send(name, Unjail())
+
+    @rule(name=stakers, fee=st.integers(0, 3_000))
+    def pay(self, name: str, fee: int) -> None:
+        key = key_of(name)
+        before, pot = self.world.balance(key), self.world.ledger.system().fees_uusd
+        epoch = self.world.epoch
+        code = self.send(name, Deposit(key.address, 10), fee)
+        if self.world.epoch == epoch:
+            paid = 0 if code == Code.FEE_TOO_LOW else fee
+            assert self.world.ledger.system().fees_uusd == pot + paid
+            assert self.world.balance(key) == before - paid - (10 if code == Code.OK else 0)
+
+    @rule(reporter=stakers, member=st.integers(0, 3), back=st.integers(0, 6), old=st.booleans())
+    def report(self, reporter: str, member: int, back: int, old: bool) -> None:
+        number = max(0, self.world.epoch - back)
+        leaf = self.world.ledger.epoch_leaf(number)
+        assert leaf is not None
+        member %= len(leaf.members)
+        self.views += 0 if old else 1
+        evidence = self.world.double_vote(member, view=self.views, epoch=number)
+        burnt = self.world.ledger.system().burnt_uusd
+        code = self.send(reporter, ReportEvidence(evidence))
+        assert code in (Code.OK, Code.EVIDENCE_KNOWN, Code.EVIDENCE_EXPIRED)
+        if code != Code.OK:
+            assert self.world.ledger.system().burnt_uusd == burnt
+
+    @rule(times=st.integers(1, 4))
+    def epochs(self, times: int) -> None:
+        for _ in range(times):
+            self.world.next_epoch()
+
+    @rule(step=st.integers(1, 3 * EPOCH_MS))
+    def pause(self, step: int) -> None:
+        self.world.block(step_ms=step)
+
+    @rule()
+    def restart(self) -> None:
+        if self.world.ledger.next_epoch() is not None:
+            self.world.next_epoch()
+        old = self.world.ledger
+        self.world.ledger = Ledger(self.world.chain, old.leaves(), old.height)
+        assert self.world.ledger.root == old.root
+
+    @invariant()
+    def money_is_conserved(self) -> None:
+        ledger = self.world.ledger
+        ledger.require_conserved()
+        system = ledger.system()
+        assert system.supply_uusd + system.burnt_uusd == self.genesis_uusd
+        held = sum(self.world.balance(key_of(name)) for name in STAKERS)
+        for record in ledger.validators():
+            waiting = [one.amount_uusd for one in record.unbonding]
+            assert min([record.stake_uusd, *waiting]) >= 0
+            held += record.stake_uusd + sum(waiting)
+        held += ledger.shard_leaf().funds_uusd + system.fees_uusd
+        assert held == system.supply_uusd
+
+    @invariant()
+    def the_members_are_sound(self) -> None:
+        leaf = self.world.ledger.current_leaf()
+        assert 1 <= len(leaf.members) <= STAKING.max_validators
+        assert len({one.public_key for one in leaf.members}) == len(leaf.members)
+        assert all(one.stake_uusd >= STAKING.min_stake_uusd for one in leaf.members)
+
+
+StakingMachine.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=30, deadline=None, print_blob=True
+)
+TestStaking = StakingMachine.TestCase

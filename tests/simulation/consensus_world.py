@@ -196,6 +196,9 @@ class World:
             stored=disk.chain.get,
             verifier=sim_verify,
         )
+        if len(self.processes[self.identity[index]]) > 1:
+            # A twin's other half signs what it knows nothing of; an honest member would stop.
+            vars(replica)["_require_own"] = lambda statement: None
         self.replicas[index] = replica
         self.armed[index] = None
         self.deliver(index, Start())

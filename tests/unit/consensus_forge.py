@@ -18,6 +18,7 @@ from consensus import (
     Start,
 )
 from consensus.effects import BlockSource
+from consensus.reputation import Reputation
 from protocol.chain import (
     EMPTY_HASH,
     QC,
@@ -28,6 +29,7 @@ from protocol.chain import (
     Header,
     Member,
     Proposal,
+    Remembered,
     Signature,
     Timeout,
     TimeoutSignature,
@@ -111,6 +113,7 @@ class Forge:
         self.genesis = genesis_header(CHAIN, GENESIS_MS, root_of(0))
         self.genesis_qc = genesis_qc(self.genesis)
         self.root_block = Block(self.genesis, b"", self.genesis_qc, None)
+        self.known = {self.genesis.block_id(): self.root_block}
 
     def replica(
         self,
@@ -120,15 +123,40 @@ class Forge:
         config: ReplicaConfig = CONFIG,
         stored: BlockSource | None = None,
         now_ms: int = GENESIS_MS,
+        rejoined: bool = True,
     ) -> Replica:
-        """A started replica."""
+        """A started replica; `rejoined`: the others remember nothing of it, so that it may sign,
+        and forged certificates may hold votes that it never gave."""
         key = None if index is None else self.keys[index]
         replica = Replica(
             config, self.members, key, app or RootApp(), self.genesis, recovered,
             stored=stored, verifier=verify,
         )  # fmt: skip
+        if rejoined:
+            vars(replica)["_require_own"] = lambda statement: None
         replica.step(Start(), now_ms)
+        if rejoined:
+            for peer in range(len(self.keys)):
+                if index is not None and peer != index:
+                    answer = Remembered(CHAIN, 0, now_ms, self.genesis_qc, None, None, None)
+                    replica.step(Received(peer, answer), now_ms)
+            replica.counters.clear()
         return replica
+
+    def leader(self, parent: Block, view: int) -> int:
+        """Who proposes in a view on top of a block."""
+        header = parent.header
+        if view != header.view + 1:
+            return self.members.leader(view)
+        reputation = Reputation(self.members, self.genesis_qc, 128)
+        chain = []
+        block = parent
+        while block.header.height > 0 and block.header.parent_id in self.known:
+            chain.append(block)
+            block = self.known[block.header.parent_id]
+        for block in reversed(chain):
+            reputation.note(block.header, block.justify)
+        return reputation.after(header, header.block_id())
 
     def qc(self, block: Block, signers: Sequence[int] = (0, 1, 2)) -> QC:
         header = block.header
@@ -170,10 +198,13 @@ class Forge:
         header = Header(
             CHAIN, 0, view, up.height + 1, up.block_id() if up.height else justify.block_id,
             up.view, up.time_ms + 10 if time_ms is None else time_ms,
-            self.members.leader(view), payload_hash(payload), justify.digest(),
+            self.leader(parent, view), payload_hash(payload), justify.digest(),
             app_height, root_of(app_height) if app_root is None else app_root,
+            None if view == up.view + 1 else self.leader(parent, up.view + 1),
         )  # fmt: skip
-        return Block(header, payload, justify, tc)
+        block = Block(header, payload, justify, tc)
+        self.known[header.block_id()] = block
+        return block
 
     def chain(self, views: Sequence[int]) -> list[Block]:
         """Blocks of these views, each on top of the one before, without TCs."""
@@ -185,7 +216,7 @@ class Forge:
         return blocks
 
     def proposal(self, block: Block) -> Proposal:
-        key = self.keys[self.members.leader(block.header.view)]
+        key = self.keys[block.header.proposer]
         return Proposal(block, key.sign(proposal_digest(block.header.block_id())))
 
     def vote(self, block: Block, member: int) -> Vote:

@@ -24,7 +24,7 @@ def forge() -> Forge:
 
 def qc_holds(forge: Forge, qc: QC) -> bool:
     try:
-        verify_qc(forge.members, qc, forge.genesis.block_id(), verifier=verify)
+        verify_qc(forge.members, qc, forge.genesis_qc, verifier=verify)
     except Rejected as error:
         assert error.code == Code.BAD_CERTIFICATE
         return False
@@ -33,7 +33,7 @@ def qc_holds(forge: Forge, qc: QC) -> bool:
 
 def tc_holds(forge: Forge, tc: TC) -> bool:
     try:
-        verify_tc(forge.members, tc, forge.genesis.block_id(), verifier=verify)
+        verify_tc(forge.members, tc, forge.genesis_qc, verifier=verify)
     except Rejected as error:
         assert error.code == Code.BAD_CERTIFICATE
         return False
@@ -219,13 +219,13 @@ def test_cache_saves_signature_checks_and_never_covers_another_certificate(forge
     (block,) = forge.chain([1])
     qc = forge.qc(block)
     cache = VerifiedCache(2)
-    genesis_id = forge.genesis.block_id()
+    origin = forge.genesis_qc
     for _ in range(5):
-        verify_qc(forge.members, qc, genesis_id, verifier=counting, cache=cache)
+        verify_qc(forge.members, qc, origin, verifier=counting, cache=cache)
     assert calls == 3
     forged = replace(qc, block_id=bytes(32))
     with pytest.raises(Rejected):
-        verify_qc(forge.members, forged, genesis_id, verifier=counting, cache=cache)
+        verify_qc(forge.members, forged, origin, verifier=counting, cache=cache)
     assert len(cache) == 1
 
 

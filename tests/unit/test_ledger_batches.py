@@ -20,7 +20,7 @@ from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.genesis import CASH_MOVE_LIMIT, Limits
 from protocol.inbox import block_inbox_height, next_cursor
-from protocol.ledger_leaves import account_key
+from protocol.ledger_leaves import SYSTEM_KEY, account_key
 from protocol.merkle import EMPTY_LIST_ROOT
 from protocol.ordering import OrderedBlock
 from protocol.settlement import MAX_BATCH_DATA_BYTES, OutboxEntry, PostBatch
@@ -38,7 +38,9 @@ def world_with_blocks() -> LedgerWorld:
 def refused(world: LedgerWorld, post: PostBatch) -> Code:
     """Code of a batch that must not settle and must change nothing but its sender's nonce."""
     outcome = world.block(world.sign(world.prover, post))
-    assert outcome.batches == [] and set(outcome.changes) == {account_key(world.prover.address)}
+    assert outcome.batches == [] and set(outcome.changes) == {
+        account_key(world.prover.address), SYSTEM_KEY,
+    }  # fmt: skip
     return outcome.results[0].code
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -11,6 +12,9 @@ from typing import Any
 
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from net import mesh
 from net.link import Backoff
@@ -20,6 +24,7 @@ from net.session import Session
 from net.tls import (
     certificate_public_key,
     client_context,
+    is_usable,
     make_certificate,
     peer_public_key,
     server_context,
@@ -191,29 +196,46 @@ async def reserve_ports(count: int) -> list[int]:
 
 
 class Member:
-    """One member of a mesh and what it received."""
+    """One member of a mesh and what it received, by indexes in the list of keys."""
 
     def __init__(self, index: int, ports: list[int], keys: list[Key], **options: Any) -> None:
+        self.keys = keys
+        self.key = keys[index]
         self.received: list[tuple[int, bytes]] = []
         self.changed = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
-        certificates = [make_certificate(key, "member") for key in keys]
-        own = certificates[index], certificates
-        peers = [Peer(i, "127.0.0.1", ports[i], key.public) for i, key in enumerate(keys)]
+        peers = [Peer(key.public, "127.0.0.1", port) for key, port in zip(keys, ports, strict=True)]
         self.mesh = PeerMesh(
-            index,
-            peers,
-            server_context(keys[index], *own),
-            client_context(keys[index], *own),
+            self.key.public,
+            *self.contexts(keys),
             self.on_message,
             listen_host="127.0.0.1",
             listen_port=ports[index],
             backoff=FAST,
             **options,
         )
+        self.mesh.set_peers(peers, *self.contexts(keys))
 
-    async def on_message(self, index: int, frame: bytes) -> None:
+    def contexts(self, keys: list[Key]) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        trusted = [make_certificate(key, "member") for key in keys]
+        own = self.key, make_certificate(self.key, "member"), trusted
+        return server_context(*own), client_context(*own)
+
+    def set_peers(self, ports: list[int], keys: list[Key]) -> None:
+        """Other peers from here on; their indexes stay those of the first list of keys."""
+        peers = [Peer(key.public, "127.0.0.1", port) for key, port in zip(keys, ports, strict=True)]
+        self.mesh.set_peers(peers, *self.contexts(keys))
+
+    def send(self, index: int, frame: bytes) -> bool:
+        return self.mesh.send(self.keys[index].public, frame)
+
+    @property
+    def connected(self) -> list[int]:
+        return sorted(i for i, key in enumerate(self.keys) if key.public in self.mesh.connected)
+
+    async def on_message(self, public_key: bytes, frame: bytes) -> None:
+        index = [key.public for key in KEYS].index(public_key)
         if index == 1:
             await self.gate.wait()
         if frame == b"bad":
@@ -243,15 +265,15 @@ def test_every_member_reaches_every_other(run: Any) -> None:
         for i, member in enumerate(members):
             await member.until(partial(full, member))
             assert sorted(member.received) == [(j, b"from %d" % j) for j in range(4) if j != i]
-        assert sorted(members[0].mesh.connected) == [1, 2, 3]
-        members[2].mesh.send(0, b"x" * 8_000_000)
+        assert members[0].connected == [1, 2, 3]
+        members[2].send(0, b"x" * 8_000_000)
         await members[0].until(lambda: len(members[0].received) == 4)
         assert members[0].received[3] == (2, b"x" * 8_000_000)
-        members[2].mesh.send(0, b"bad")
-        members[2].mesh.send(0, b"good")
+        members[2].send(0, b"bad")
+        members[2].send(0, b"good")
         await members[0].until(lambda: members[0].received[-1] == (2, b"good"))
         assert members[0].mesh.rejected == {"malformed": 1}
-        members[2].mesh.send(0, b"bug")
+        members[2].send(0, b"bug")
         with pytest.raises(KeyError):
             await members[0].mesh.failure
         await asyncio.gather(*(member.mesh.close() for member in members))
@@ -265,18 +287,18 @@ def test_a_member_that_comes_back_is_heard_again(run: Any) -> None:
         zero, one = (Member(i, ports, KEYS[:2]) for i in range(2))
         await zero.mesh.start()
         await one.mesh.start()
-        zero.mesh.send(1, b"first")
-        one.mesh.send(0, b"first")
+        zero.send(1, b"first")
+        one.send(0, b"first")
         await zero.until(lambda: bool(zero.received))
         await one.until(lambda: bool(one.received))
         await one.mesh.close()
         one = Member(1, ports, KEYS[:2])
         await one.mesh.start()
-        one.mesh.send(0, b"second")
+        one.send(0, b"second")
         await zero.until(lambda: len(zero.received) == 2)
         while not zero.mesh.connected:
             await asyncio.sleep(0.01)
-        zero.mesh.send(1, b"again")
+        zero.send(1, b"again")
         await one.until(lambda: one.received == [(0, b"again")])
         await asyncio.gather(zero.mesh.close(), one.mesh.close())
 
@@ -291,10 +313,10 @@ def test_the_wrong_member_behind_an_address_gets_nothing(run: Any) -> None:
         swapped = Member(0, [ports[0], ports[2], ports[1]], KEYS[:3])
         for member in (swapped, *members[1:]):
             await member.mesh.start()
-        swapped.mesh.send(1, b"for one's eyes only")
+        swapped.send(1, b"for one's eyes only")
         while swapped.mesh.rejected["wrong_member"] < 3:
             await asyncio.sleep(0.01)
-        assert swapped.mesh.connected == []
+        assert swapped.connected == []
         assert members[2].received == []
         await asyncio.gather(*(m.mesh.close() for m in (swapped, *members[1:])))
         members[0].mesh.failure.cancel()
@@ -310,19 +332,19 @@ def test_a_flooding_member_is_held_back_and_others_are_served(run: Any) -> None:
         for member in members:
             await member.mesh.start()
         victim, flooder, good = members
-        while 0 not in flooder.mesh.connected or 0 not in good.mesh.connected:
+        while 0 not in flooder.connected or 0 not in good.connected:
             await asyncio.sleep(0.01)
         victim.gate.clear()
         sent = 0
-        link = flooder.mesh.link(0)
+        link = flooder.mesh.link(KEYS[0].public)
         while link.queued_frames < 50 and sent < 5000:
-            flooder.mesh.send(0, b"%020000d" % sent)
+            flooder.send(0, b"%020000d" % sent)
             sent += 1
             await asyncio.sleep(0)
         assert link.queued_frames == 50
-        held = victim.mesh._inboxes[1]
+        held = victim.mesh._inboxes[KEYS[1].public]
         assert held._bytes < 3_000_000
-        good.mesh.send(0, b"a vote")
+        good.send(0, b"a vote")
         await victim.until(lambda: victim.received == [(2, b"a vote")])
         victim.gate.set()
         await victim.until(lambda: len(victim.received) == sent + 1)
@@ -339,11 +361,14 @@ def test_a_flood_already_read_gives_others_their_turn(
 
     async def work() -> None:
         member = Member(0, await reserve_ports(3), KEYS[:3])
-        inboxes = member.mesh._inboxes
+        inboxes = [member.mesh._inboxes.get(key.public) for key in KEYS[:3]]
         for index, count in ((1, 500), (2, 5)):
-            inboxes[index]._frames.extend([b"%d" % index] * count)
-            inboxes[index]._arrived.set()
-        tasks = [asyncio.ensure_future(member.mesh._handle(inboxes[index])) for index in (1, 2)]
+            inbox = inboxes[index]
+            assert inbox is not None
+            inbox._frames.extend([b"%d" % index] * count)
+            inbox._arrived.set()
+        waiting = [inbox for inbox in inboxes if inbox is not None]
+        tasks = [asyncio.ensure_future(member.mesh._handle(inbox)) for inbox in waiting]
         await member.until(lambda: member.received.count((2, b"2")) == 5)
         assert member.received.count((1, b"1")) < 50
         for task in tasks:
@@ -361,7 +386,7 @@ def test_dialling_again_does_not_make_room_in_a_full_inbox() -> None:
         await victim.mesh.start()
         certificates = [make_certificate(key, "member") for key in KEYS[:2]]
         mine = client_context(KEYS[1], certificates[1], certificates)
-        held = victim.mesh._inboxes[1]
+        held = victim.mesh._inboxes[KEYS[1].public]
         full_bytes = 0
         for _ in range(6):
             dialled = Recorder()
@@ -379,3 +404,141 @@ def test_dialling_again_does_not_make_room_in_a_full_inbox() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
         loop.run(asyncio.wait_for(work(), 20))
+
+
+# --- peers that change
+
+
+def test_a_peer_that_joins_is_trusted_only_from_then_on(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(3)
+        members = [Member(i, ports[:2], KEYS[:2]) for i in range(2)]
+        joining = Member(2, ports, KEYS[:3])
+        for member in (*members, joining):
+            await member.mesh.start()
+        joining.send(0, b"too early")
+        link = joining.mesh.link(KEYS[0].public)
+        while link.connects + link.failed_attempts < 3:
+            await asyncio.sleep(0.01)
+        assert members[0].received == []
+        standing = members[0].mesh.link(KEYS[1].public).session
+        while standing is None:
+            await asyncio.sleep(0.01)
+            standing = members[0].mesh.link(KEYS[1].public).session
+        for member in members:
+            member.keys = KEYS[:3]
+            member.set_peers(ports, KEYS[:3])
+        while joining.connected != [0, 1] or members[0].connected != [1, 2]:
+            await asyncio.sleep(0.01)
+        while (2, b"now") not in members[0].received:
+            joining.send(0, b"now")
+            await asyncio.sleep(0.01)
+        members[0].send(2, b"welcome")
+        await joining.until(lambda: (0, b"welcome") in joining.received)
+        assert members[0].mesh.link(KEYS[1].public).session is standing
+        await asyncio.gather(*(m.mesh.close() for m in (*members, joining)))
+
+    run(work())
+
+
+def test_a_peer_that_leaves_is_cut_off_and_cannot_come_back(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(3)
+        members = [Member(i, ports, KEYS[:3]) for i in range(3)]
+        for member in members:
+            await member.mesh.start()
+        zero, one, leaving = members
+        leaving.send(0, b"still here")
+        one.send(0, b"here")
+        await zero.until(lambda: len(zero.received) == 2)
+        zero.set_peers(ports[:2], KEYS[:2])
+        with pytest.raises(KeyError):
+            zero.send(2, b"gone")
+        link = leaving.mesh.link(KEYS[0].public)
+        attempts = link.connects + link.failed_attempts
+        while link.connects + link.failed_attempts < attempts + 3:
+            leaving.send(0, b"let me in")
+            await asyncio.sleep(0.01)
+        one.send(0, b"after")
+        await zero.until(lambda: zero.received[-1] == (1, b"after"))
+        assert (2, b"let me in") not in zero.received and zero.connected == [1]
+        assert set(zero.mesh._tasks) == set(zero.mesh._inboxes) == {KEYS[1].public}
+        await asyncio.gather(*(member.mesh.close() for member in members))
+
+    run(work())
+
+
+def test_a_peer_that_moved_is_dialled_at_its_new_address(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(3)
+        zero, one = (Member(i, ports[:2], KEYS[:2]) for i in range(2))
+        await zero.mesh.start()
+        await one.mesh.start()
+        zero.send(1, b"first")
+        await one.until(lambda: one.received == [(0, b"first")])
+        await one.mesh.close()
+        moved = Member(1, [ports[0], ports[2]], KEYS[:2])
+        await moved.mesh.start()
+        zero.set_peers([ports[0], ports[2]], KEYS[:2])
+        zero.send(1, b"second")
+        await moved.until(lambda: moved.received == [(0, b"second")])
+        moved.send(0, b"heard")
+        await zero.until(lambda: zero.received == [(1, b"heard")])
+        await asyncio.gather(zero.mesh.close(), moved.mesh.close())
+
+    run(work())
+
+
+def test_a_peer_that_changes_its_certificate_is_trusted_with_the_new_one(run: Any) -> None:
+    async def work() -> None:
+        ports = await reserve_ports(2)
+        zero, one = (Member(i, ports, KEYS[:2]) for i in range(2))
+        await zero.mesh.start()
+        await one.mesh.start()
+        old, new = make_certificate(KEYS[1], "member"), make_certificate(KEYS[1], "renewed")
+        own = make_certificate(KEYS[0], "member")
+        peers = [Peer(KEYS[1].public, "127.0.0.1", ports[1])]
+        both = [own, old, new]
+        zero.mesh.set_peers(
+            peers, server_context(KEYS[0], own, both), client_context(KEYS[0], own, both)
+        )
+        await one.mesh.close()
+        renewed = Member(1, ports, KEYS[:2])
+        mine = KEYS[1], new, [own, new]
+        renewed.mesh = PeerMesh(
+            KEYS[1].public, server_context(*mine), client_context(*mine), renewed.on_message,
+            listen_host="127.0.0.1", listen_port=ports[1], backoff=FAST,
+        )  # fmt: skip
+        others = [Peer(KEYS[0].public, "127.0.0.1", ports[0])]
+        renewed.mesh.set_peers(others, server_context(*mine), client_context(*mine))
+        await renewed.mesh.start()
+        while (1, b"hello") not in zero.received or (0, b"hello") not in renewed.received:
+            renewed.send(0, b"hello")
+            zero.send(1, b"hello")
+            await asyncio.sleep(0.01)
+        await asyncio.gather(zero.mesh.close(), renewed.mesh.close())
+
+    run(work())
+
+
+def test_a_certificate_that_would_hide_another_nodes_is_not_usable() -> None:
+    key, victim = KEYS[0], KEYS[1]
+    assert is_usable(make_certificate(key, "any name"), key.public)
+    assert not is_usable(make_certificate(key, "any name"), victim.public)
+    name = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, victim.public.hex())])
+    moment = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
+
+    def certificate(subject: x509.Name, issuer: x509.Name, signer: Key) -> bytes:
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer)
+        builder = builder.public_key(key.private.public_key()).serial_number(5)
+        builder = builder.not_valid_before(moment).not_valid_after(moment)
+        return builder.sign(signer.private, None).public_bytes(Encoding.DER)
+
+    own = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, key.public.hex())])
+    two = x509.Name([*name, *own])
+    assert is_usable(certificate(own, own, key), key.public)
+    for bad in (
+        certificate(name, name, key), certificate(two, two, key), certificate(own, name, victim),
+        certificate(own, own, victim), b"", b"\x30\x00",
+    ):  # fmt: skip
+        assert not is_usable(bad, key.public)

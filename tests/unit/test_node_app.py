@@ -100,7 +100,7 @@ def test_a_repeat_is_known_and_another_with_the_same_nonce_is_refused() -> None:
     identity, new = world.app.submit(raw, 0)
     assert new and world.app.submit(raw, 5) == (identity, False)
     assert len(world.app.mempool) == 1
-    assert code_of(world, world.tx(world.alice, 0, 2)) == Code.BAD_LEDGER_NONCE
+    assert code_of(world, world.tx(world.alice, 0, 2)) == Code.FEE_TOO_LOW
 
 
 def test_uncommitted_ancestors_are_not_proposed_again() -> None:

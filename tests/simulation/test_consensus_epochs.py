@@ -1,0 +1,283 @@
+"""Member sets that change: joining, leaving, laggards, restarts around an epoch's end."""
+
+from __future__ import annotations
+
+import heapq
+import sys
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from consensus_world import CHAIN, START_MS, Disk, SimKey, SplitMix, sim_verify
+
+from consensus import (
+    Broadcast,
+    Committed,
+    EpochBegan,
+    Event,
+    MemberSet,
+    Persist,
+    PersistBlock,
+    Received,
+    Replica,
+    ReplicaConfig,
+    Send,
+    Start,
+    Tick,
+    Work,
+    verify_certificate,
+)
+from protocol.chain import Block, CommitCertificate, Member, genesis_header, genesis_qc, origin_qc
+
+EPOCH_MS = 1_000
+OBSERVER = 1_000_000
+CONFIG = ReplicaConfig(
+    block_interval_ms=20, empty_interval_ms=5, idle_interval_ms=200, timeout_ms=150,
+    timeout_max_ms=600, fetch_timeout_ms=50, fetch_limit=8, committed_window=32, prove_roots=True,
+)  # fmt: skip
+
+
+class EpochApp:
+    """A log of operations whose member sets follow a plan: epoch number -> indices of keys."""
+
+    def __init__(self, keys: Sequence[SimKey], plan: Sequence[Sequence[int]]) -> None:
+        self.keys, self.plan = keys, plan
+        self.pending: list[bytes] = []
+        self.log: list[bytes] = []
+        self.height = 0
+        self.digest = bytes(32)
+        self.boundary: int | None = None
+        self.origin = None
+        self.number = 0
+        self.ends_ms = START_MS + EPOCH_MS
+
+    def members(self) -> MemberSet:
+        chosen = self.plan[min(self.number, len(self.plan) - 1)]
+        members = [Member(self.keys[index].public, 1) for index in chosen]
+        return MemberSet(CHAIN, members, self.number, origin=self.origin, ends_ms=self.ends_ms)
+
+    def has_work(self) -> bool:
+        return bool(self.pending)
+
+    def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
+        taken = {block.payload for block in ancestors}
+        return next((op for op in self.pending if op not in taken), b"")
+
+    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
+        return None
+
+    def commit(self, block: Block, certificate: CommitCertificate) -> None:
+        header = block.header
+        self.height += 1
+        assert header.height == self.height and header.epoch == self.number
+        self.digest = sha256(self.digest + header.block_id()).digest()
+        if block.payload:
+            assert self.boundary is None, "a payload behind the boundary"
+            self.log.append(block.payload)
+            if block.payload in self.pending:
+                self.pending.remove(block.payload)
+        if self.boundary is None and header.time_ms >= self.ends_ms:
+            self.boundary = header.height
+        elif self.boundary is not None and header.app_height >= self.boundary:
+            self.number += 1
+            self.boundary = None
+            self.ends_ms = header.time_ms + EPOCH_MS
+            self.origin = origin_qc(self.number, header, header.block_id())
+
+    def root(self) -> tuple[int, bytes]:
+        return self.height, self.digest
+
+    def epoch(self) -> MemberSet | None:
+        return self.members()
+
+
+class EpochWorld:
+    def __init__(self, plan: Sequence[Sequence[int]], seed: int = 1, loss: int = 0) -> None:
+        self.random, self.loss = SplitMix(seed), loss
+        size = 1 + max(max(chosen) for chosen in plan)
+        self.keys = [SimKey(bytes((index,))) for index in range(size)]
+        self.plan = plan
+        self.genesis = genesis_header(CHAIN, START_MS, bytes(32))
+        self.now_ms, self.sequence = START_MS, 0
+        self.queue: list[tuple[int, int, int, Event]] = []
+        self.raw: list[tuple[int, int, int, int, object]] = []
+        self.down: set[int] = set()
+        self.disks = [Disk() for _ in self.keys]
+        self.apps = [EpochApp(self.keys, plan) for _ in self.keys]
+        self.replicas: list[Replica] = []
+        self.history: dict[int, bytes] = {}
+        self.began: list[list[int]] = [[] for _ in self.keys]
+        self.sets: dict[int, MemberSet] = {0: self.apps[0].members()}
+        for index in range(size):
+            self.replicas.append(self.make(index))
+            self.step(index, Start())
+
+    def make(self, index: int) -> Replica:
+        app, disk = self.apps[index], self.disks[index]
+        # The application is executed anew from the stored chain.
+        pending = app.pending
+        app = self.apps[index] = EpochApp(self.keys, self.plan)
+        app.pending = pending
+        recovered = disk.recover() if disk.state is not None or disk.chain else None
+        for height in range(1, (0 if recovered is None or recovered.tip is None else
+                                recovered.tip.header.height) + 1):  # fmt: skip
+            app.commit(*disk.chain[height])  # type: ignore[arg-type]
+        return Replica(
+            CONFIG, app.members(), self.keys[index], app, self.genesis, recovered,
+            stored=disk.chain.get, verifier=sim_verify,
+        )  # fmt: skip
+
+    def restart(self, index: int) -> None:
+        self.down.discard(index)
+        self.replicas[index] = self.make(index)
+        self.step(index, Start())
+
+    def number_of(self, receiver: int, sender: int) -> int:
+        member = self.replicas[receiver].members.index_of(self.keys[sender].public)
+        return OBSERVER + sender if member is None else member
+
+    def step(self, index: int, event: Event) -> None:
+        replica, disk = self.replicas[index], self.disks[index]
+        before = replica.members
+        for effect in replica.step(event, self.now_ms):
+            if isinstance(effect, PersistBlock):
+                disk.blocks[effect.block.header.block_id()] = effect.block
+            elif isinstance(effect, Persist):
+                disk.state = effect.state
+            elif isinstance(effect, Committed):
+                self.committed(index, effect)
+            elif isinstance(effect, EpochBegan):
+                self.began[index].append(effect.members.epoch)
+                self.sets[effect.members.epoch] = effect.members
+                before = effect.members
+            elif isinstance(effect, Send):
+                target = effect.member
+                if target >= OBSERVER:
+                    self.carry(index, target - OBSERVER, effect.message)
+                else:
+                    keys = [key.public for key in self.keys]
+                    self.carry(index, keys.index(before.keys[target]), effect.message)
+            elif isinstance(effect, Broadcast):
+                for other in range(len(self.keys)):
+                    if other != index:
+                        self.carry(index, other, effect.message)
+        due = replica.next_deadline_ms()
+        if due is not None:
+            self.push(max(due, self.now_ms + 1), index, -1, Tick())
+
+    def committed(self, index: int, effect: Committed) -> None:
+        header = effect.block.header
+        block_id = header.block_id()
+        assert self.history.setdefault(header.height, block_id) == block_id
+        ends = effect.certificate.height == header.height
+        if ends:
+            verify_certificate(
+                self.sets[header.epoch], header, effect.certificate, verifier=sim_verify
+            )
+        self.disks[index].chain[header.height] = (
+            effect.block,
+            effect.certificate if ends else None,
+        )
+
+    def carry(self, source: int, target: int, message: object) -> None:
+        if self.random.below(100) >= self.loss:
+            self.push(self.now_ms + 1 + self.random.below(5), target, source, message)
+
+    def push(self, at_ms: int, target: int, source: int, what: object) -> None:
+        self.sequence += 1
+        heapq.heappush(self.raw, (at_ms, self.sequence, target, source, what))
+
+    def run(self, for_ms: int) -> None:
+        until_ms = self.now_ms + for_ms
+        ticks: dict[int, int] = {}
+        while self.raw and self.raw[0][0] <= until_ms:
+            at_ms, _, target, source, what = heapq.heappop(self.raw)
+            self.now_ms = max(self.now_ms, at_ms)
+            if target in self.down or source in self.down:
+                continue
+            if source < 0:
+                due = self.replicas[target].next_deadline_ms()
+                if due is None or due > self.now_ms or ticks.get(target) == self.now_ms:
+                    continue
+                ticks[target] = self.now_ms
+                self.step(target, Tick())
+            else:
+                event = Received(self.number_of(target, source), what)  # type: ignore[arg-type]
+                self.step(target, event)
+        self.now_ms = until_ms
+
+    def submit(self, op: bytes) -> None:
+        for index, app in enumerate(self.apps):
+            app.pending.append(op)
+            if index not in self.down:
+                self.step(index, Work())
+
+    def order(self, count: int, spacing_ms: int = 40) -> None:
+        for number in range(count):
+            self.submit(b"%d at %d" % (number, self.now_ms))
+            self.run(spacing_ms)
+
+
+def test_members_join_and_leave_and_the_log_goes_on() -> None:
+    world = EpochWorld([(0, 1, 2, 3), (0, 1, 2, 3, 4), (1, 2, 3, 4), (2, 3, 4, 5)])
+    world.order(120)
+    world.run(2000)
+    assert max(world.sets) >= 4
+    for index in range(6):
+        assert len(world.apps[index].log) == 120, f"{index} has the whole log"
+    for height in range(1, min(app.height for app in world.apps) + 1):
+        assert height in world.history
+    # The newcomer signs: it proposed blocks of its epochs.
+    proposers = {
+        (block.header.epoch, world.plan[min(block.header.epoch, 3)][block.header.proposer])
+        for block, _ in world.disks[2].chain.values()
+    }
+    assert any(epoch >= 1 and key == 4 for epoch, key in proposers)
+    assert any(epoch >= 3 and key == 5 for epoch, key in proposers)
+    assert not any(epoch >= 2 and key == 0 for epoch, key in proposers)
+
+
+def test_silent_chain_changes_its_epoch_too() -> None:
+    world = EpochWorld([(0, 1, 2, 3), (1, 2, 3, 4)])
+    world.run(3 * EPOCH_MS)
+    assert all(app.number >= 1 for app in world.apps)
+
+
+def test_member_that_slept_through_epochs_catches_up_and_votes() -> None:
+    world = EpochWorld([(0, 1, 2, 3), (0, 1, 2, 3, 4), (0, 1, 2, 4), (0, 1, 2, 3)])
+    world.run(200)
+    world.down.add(3)
+    world.order(100)
+    assert world.apps[0].number >= 3
+    world.restart(3)
+    world.order(30)
+    world.run(1000)
+    assert len(world.apps[3].log) == 130
+    assert world.replicas[3].members.epoch == world.replicas[0].members.epoch
+    assert world.replicas[3].counters["votes_sent"] > 0
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_epochs_turn_under_loss_and_restarts(seed: int) -> None:
+    world = EpochWorld([(0, 1, 2, 3), (1, 2, 3, 4), (0, 2, 3, 4), (0, 1, 3, 4)], seed, loss=10)
+    for _ in range(12):
+        world.order(5)
+        victim = world.random.below(10)
+        if victim < 5:
+            world.down = {victim}
+            world.order(4)
+            world.restart(victim)
+    world.loss = 0
+    world.run(5000)
+    assert all(len(app.log) == len(world.apps[0].log) for app in world.apps), seed
+    assert len(set(world.apps[0].log)) == len(world.apps[0].log)
+    assert all(app.number >= 2 for app in world.apps), seed
+
+
+def test_genesis_origin_and_epoch_origin_are_alike() -> None:
+    genesis = genesis_header(CHAIN, START_MS, bytes(32))
+    assert origin_qc(0, genesis, genesis.block_id()) == genesis_qc(genesis)
