@@ -51,6 +51,7 @@ class LedgerClients:
     ) -> None:
         self.machines = machines
         self.desk = SubmissionDesk()
+        self._height = machines.ledger.height
         self._pass_on = pass_on
         self._wake = wake
         self._now_ms = now_ms
@@ -77,6 +78,7 @@ class LedgerClients:
     def start_anew(self, machines: Machines) -> None:
         """Other machines, with an empty pool, took over."""
         self.machines = machines
+        self._height = machines.ledger.height
         text = "this validator lagged and started anew; send the transaction again"
         self.desk.drop_all(Code.NOT_READY, text)
 
@@ -90,6 +92,7 @@ class LedgerClients:
         """A round is durable: answer and announce what it executed, and what it gave up."""
         self._settling.clear()
         if done.executed:
+            self._height = self.machines.ledger.height
             self.machines.queries.set_tip()
         for executed in done.executed:
             self._announce(executed)
@@ -150,10 +153,10 @@ class LedgerClients:
             self._subscribers.pop(session, None)
 
         session.on_close.append(leave)
-        ledger, queries = self.machines.ledger, self.machines.queries
-        return LedgerNews(
-            request.request_id, ledger.height, queries.tip_time_ms, ledger.inbox().count, []
-        )
+        # The ledger may be a block ahead, whose news are still to come.
+        inbox_count = self.machines.ledger.entries_at(self._height)
+        time_ms = self.machines.queries.tip_time_ms
+        return LedgerNews(request.request_id, self._height, time_ms, inbox_count, [])
 
     def _validators(self, request: ValidatorsRequest) -> Wire:
         leaves = sorted(self.machines.ledger.validators(), key=lambda leaf: -leaf.stake_uusd)

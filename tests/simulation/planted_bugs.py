@@ -15,7 +15,7 @@ from consensus.members import MemberSet
 from consensus.safety import Safety
 from protocol.chain import CommitCertificate
 from protocol.errors import Rejected
-from sim.node import Environment
+from sim.environment import Environment
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

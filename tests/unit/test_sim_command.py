@@ -1,0 +1,141 @@
+"""`trilemma sim`: dealing seeds, exit statuses, replay, what is printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cluster import sim_command
+from protocol.errors import ConfigError
+from sim.runner import Outcome, Report, Scenario
+
+app = typer.Typer()
+app.callback()(lambda: None)
+sim_command.register(app)
+runner = CliRunner()
+
+
+def made(name: str, judge: Callable[[Outcome], None], bites: tuple[str, ...] = ()) -> Scenario:
+    def run(seed: int, size: int, keep_trace: int) -> Outcome:
+        outcome = Outcome(name, seed, size, trace_hash=f"{seed:032x}", virtual_us=3_600_000_000)
+        outcome.bit = {"lost": seed, "replica_votes": 5}
+        judge(outcome)
+        return outcome
+
+    return Scenario(name, f"about {name}", run, bites)
+
+
+def broken(outcome: Outcome) -> None:
+    if outcome.seed == 3:
+        outcome.violation = "agreement: two blocks"
+
+
+def stuck(outcome: Outcome) -> None:
+    if outcome.seed == 2:
+        outcome.stalled = "no progress"
+
+
+def sound(outcome: Outcome) -> None:
+    return None
+
+
+MADE = {
+    one.name: one
+    for one in (
+        made("broken", broken), made("stuck", stuck), made("sound", sound, ("lost",)),
+        made("blunt", sound, ("lost", "torn")),
+    )
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def scenarios(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_command, "all_scenarios", lambda: MADE)
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = runner.invoke(app, ["sim", "--jobs", "1", *arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_sound_seeds_exit_with_zero_and_a_table() -> None:
+    status, out, _ = invoke("--scenario", "sound", "--seeds", "25", "--validators", "7")
+    assert status == 0
+    assert "25 runs, 7 validators" in out
+    assert "25.00" in out, "virtual hours"
+    assert "lost 325" in out
+    assert "replica_votes" not in out
+
+
+def test_a_violation_exits_with_five_and_says_how_to_replay_it() -> None:
+    status, out, err = invoke("--scenario", "broken", "--seeds", "12")
+    assert status == 5
+    for text in (out, err):
+        assert "violation in scenario broken, seed 3: agreement: two blocks" in text
+        assert "trilemma sim --scenario broken --validators 4 --replay 3" in text
+
+
+def test_lack_of_progress_exits_with_four() -> None:
+    status, out, _ = invoke("--scenario", "stuck", "--seeds", "5")
+    assert status == 4
+    assert "no progress in scenario stuck, seed 2" in out
+
+
+def test_a_fault_that_never_happened_fails_a_run_of_enough_seeds() -> None:
+    status, out, _ = invoke("--scenario", "blunt", "--seeds", "20")
+    assert status == 1
+    assert "never happened: torn" in out
+    assert invoke("--scenario", "blunt", "--seeds", "19")[0] == 0
+
+
+def test_a_replay_shows_one_seed_and_takes_its_status() -> None:
+    status, out, _ = invoke("--scenario", "broken", "--replay", "3")
+    assert status == 5
+    assert f"trace hash {3:032x}" in out
+    assert invoke("--scenario", "broken", "--replay", "4")[0] == 0
+
+
+def test_json_holds_every_failure() -> None:
+    _, out, _ = invoke("--scenario", "broken", "--seeds", "4", "--json")
+    (entry,) = json.loads(out)["scenarios"]
+    assert (entry["seeds"], entry["faults"]) == (4, {"lost": 10})
+    assert [failure["seed"] for failure in entry["violations"]] == [3]
+    assert entry["violations"][0]["replay"].endswith("--replay 3")
+
+
+def test_the_list_names_every_scenario() -> None:
+    status, out, _ = invoke("--scenario", "list")
+    assert status == 0
+    assert "broken  about broken" in out
+
+
+def test_an_unknown_scenario_and_a_replay_of_many_are_refused() -> None:
+    with pytest.raises(ConfigError, match="list"):
+        sim_command.choose("nonsense")
+    result = runner.invoke(app, ["sim", "--scenario", "consensus", "--replay", "1"])
+    assert isinstance(result.exception, ConfigError)
+
+
+def test_seeds_are_dealt_evenly_and_in_chunks() -> None:
+    dealt = list(sim_command.tasks(list(MADE.values()), 50, 4, 100))
+    counts: dict[str, list[int]] = {}
+    for name, first, count, _ in dealt:
+        counts.setdefault(name, []).extend(range(first, first + count))
+    assert [len(seeds) for seeds in counts.values()] == [13, 13, 12, 12]
+    assert all(seeds == list(range(100, 100 + len(seeds))) for seeds in counts.values())
+    assert max(count for _, _, count, _ in dealt) <= sim_command.CHUNK
+
+
+def test_reports_of_chunks_add_up() -> None:
+    total = Report("broken", "", ())
+    for first in (1, 3):
+        part = Report("broken", "", ())
+        for seed in (first, first + 1):
+            part.add(MADE["broken"].run(seed, 4, 0))
+        total.merge(part)
+    assert (total.seeds, total.bit["lost"], len(total.violations)) == (4, 10, 1)
+    assert total.virtual_hours == 4
