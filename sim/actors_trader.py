@@ -1,0 +1,357 @@
+"""Traders of the simulator: they trade, repeat themselves, get things wrong, and move money."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from protocol.actions import (
+    GTC,
+    IOC,
+    NONCE_FUTURE_MS,
+    NONCE_PAST_MS,
+    POST_ONLY,
+    Action,
+    ActionBatch,
+    CancelClient,
+    MarketOrder,
+    OraclePrice,
+    Order,
+    Withdraw,
+    sign_batch,
+)
+from protocol.errors import Code, RemoteFault
+from protocol.events import BatchExecuted
+from protocol.keys import SCHEME_ED25519
+from protocol.messages import (
+    WIRE_VERSION,
+    Accepted,
+    Authenticate,
+    Done,
+    Hello,
+    Ordered,
+    ResultRequest,
+    ResultView,
+    Submit,
+    Welcome,
+    WithdrawalRequest,
+    WithdrawalView,
+    session_digest,
+)
+from protocol.ordering import verify_receipt
+from protocol.settlement import Deposit, OutboxEntry, Payout
+from sim.actors_keys import SimKey
+from sim.actors_ledger_client import LedgerClient
+from sim.actors_process import Setting
+from sim.actors_results import decode_result
+
+OPEN_MAX = 12
+SUBMIT_TIMEOUT_MS = 600
+RETRY_MS = 150
+ATTEMPTS = 40
+KEPT_BATCHES = 60
+DOLLAR = 1_000_000
+
+
+class Trader(LedgerClient):
+    """One client. `stop_us`: when it sends its last batch; `pause_ms`: mean time between two."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        name: str,
+        key: SimKey,
+        validators: list[str],
+        sequencer: str,
+        execution: str,
+        prover: str,
+        *,
+        pause_ms: int,
+        stop_us: int,
+        skew_us: int = 0,
+    ) -> None:
+        super().__init__(setting, name, key, validators, skew_us)
+        self.sequencer, self.execution, self.prover = sequencer, execution, prover
+        self.account = 0
+        self.open_submissions = 0
+        self.open_withdrawals = 0
+        self._pause_ms = pause_ms
+        self._stop_us = stop_us
+        self._nonce_ms = 0
+        self._client_id = 0
+        self._sent: list[bytes] = []
+        self._session = False
+        self._greeting = False
+        self._noticed: dict[int, bytes] = {}
+        self._prices = [market.initial_price_ticks for market in self.chain.genesis.markets]
+
+    def start(self) -> None:
+        """Begin to trade."""
+        self.on(Ordered, self._ordered)
+        self.spawn(self._trade())
+
+    @property
+    def busy(self) -> bool:
+        """Whether something of its own is still under way."""
+        return bool(
+            self.kernel.now_us < self._stop_us
+            or self.open_submissions
+            or self.open_transactions
+            or self.open_withdrawals
+        )
+
+    # --- submissions
+
+    def sign(self, *actions: Action, nonce_ms: int | None = None, account: int = -1) -> bytes:
+        """A signed batch under the next nonce."""
+        if nonce_ms is None:
+            self._nonce_ms = max(self._nonce_ms + 1, self.now_ms())
+            nonce_ms = self._nonce_ms
+        number = self.account if account < 0 else account
+        batch = ActionBatch(number, nonce_ms, 0, list(actions))
+        return sign_batch(self.key, self.chain.chain_id, self.chain.genesis.shard, batch)
+
+    async def deliver(self, raw: bytes) -> bool:
+        """Submit the same bytes until they are accepted or refused."""
+        self.open_submissions += 1
+        try:
+            for _ in range(ATTEMPTS):
+                if not self._session:
+                    await self._greet()
+                try:
+                    accepted = await self._submit(raw)
+                except TimeoutError:
+                    self.history.count("submissions_repeated")
+                    continue
+                except RemoteFault as fault:
+                    if fault.code == Code.SESSION_NOT_PROVEN and self._session:
+                        self._session = False
+                        continue
+                    if fault.code in (Code.BUSY, Code.NOT_READY, Code.RATE_LIMITED):
+                        await self.sleep(RETRY_MS)
+                        continue
+                    self.history.count("submissions_refused")
+                    return False
+                key = bytes.fromhex(self.chain.genesis.sequencers[0].public_key)
+                verify_receipt(self.chain.chain_id, key, accepted.receipt)
+                self.history.accepted(raw, accepted.receipt)
+                return True
+            self.history.count("submissions_given_up")
+            return False
+        finally:
+            self.open_submissions -= 1
+
+    async def _submit(self, raw: bytes) -> Accepted:
+        def request(request_id: int) -> Submit:
+            self._noticed[request_id] = raw
+            return Submit(request_id, raw)
+
+        return await self.ask(self.sequencer, Accepted, request, SUBMIT_TIMEOUT_MS)
+
+    def _ordered(self, source: str, notice: Ordered) -> None:
+        del source
+        raw = self._noticed.pop(notice.request_id, None)
+        if raw is not None:
+            self.history.count("ordered_notices")
+            self.history.told_ordered(raw, notice.height)
+
+    async def _greet(self) -> None:
+        """Open a session and prove the key to it."""
+        if self._greeting:
+            await self.sleep(RETRY_MS)
+            return
+        self._greeting = True
+        chain_id = self.chain.chain_id
+        try:
+            welcome = await self.ask(
+                self.sequencer,
+                Welcome,
+                lambda request_id: Hello(request_id, WIRE_VERSION, chain_id, self.name),
+            )
+            proof = self.key.sign(session_digest(chain_id, welcome.challenge))
+            await self.ask(
+                self.sequencer,
+                Done,
+                lambda request_id: Authenticate(request_id, SCHEME_ED25519, self.key.public, proof),
+            )
+            self._session = True
+        except (TimeoutError, RemoteFault):
+            self.history.count("sessions_failed")
+            await self.sleep(RETRY_MS)
+        finally:
+            self._greeting = False
+
+    # --- what it does
+
+    async def _trade(self) -> None:
+        await self._enter()
+        kinds: list[tuple[int, Callable[[], None]]] = [
+            (74, self._orders), (8, self._repeat), (8, self._wrong),
+            (6, self._withdraw), (4, self._deposit),
+        ]  # fmt: skip
+        while self.kernel.now_us < self._stop_us:
+            await self.sleep(1 + self.random.below(2 * self._pause_ms))
+            if self.open_submissions >= OPEN_MAX:
+                continue
+            draw = self.random.below(100)
+            for share, act in kinds:
+                draw -= share
+                if draw < 0:
+                    act()
+                    break
+
+    async def _enter(self) -> None:
+        """Get an account: of genesis, or by a deposit."""
+        while True:
+            view = await self.balance()
+            if view.account:
+                self.account = view.account
+                return
+            await self.send_action(Deposit(self.key.address, 2_000 * DOLLAR))
+            self.history.count("newcomers")
+
+    def _orders(self) -> None:
+        random = self.random
+        actions: list[Action] = []
+        for _ in range(random.between(1, 4)):
+            market = random.below(len(self._prices))
+            self._prices[market] += random.between(-60, 60)
+            draw = random.below(10)
+            side = random.below(2)
+            lots = random.between(1, 30)
+            if draw < 2 and self._client_id:
+                actions.append(CancelClient(market, random.between(1, self._client_id)))
+            elif draw == 2:
+                actions.append(MarketOrder(market, side, lots, 5_000))
+            else:
+                self._client_id += 1
+                price = self._prices[market] + random.between(-900, 900)
+                tif = random.pick((GTC, GTC, GTC, IOC, POST_ONLY))
+                actions.append(Order(market, side, price, lots, tif, self._client_id))
+        self._send(self.sign(*actions))
+
+    def _send(self, raw: bytes) -> None:
+        self._sent.append(raw)
+        del self._sent[:-KEPT_BATCHES]
+        self.spawn(self._deliver(raw))
+
+    async def _deliver(self, raw: bytes) -> None:
+        await self.deliver(raw)
+
+    def _repeat(self) -> None:
+        if self._sent:
+            self.history.count("batches_sent_again")
+            self.spawn(self._deliver(self.random.pick(self._sent)))
+
+    def _wrong(self) -> None:
+        """Something that must be refused, by the sequencer or by execution."""
+        random, now_ms = self.random, self.now_ms()
+        order = Order(0, 0, self._prices[0], 1)
+        raw = self.sign(order)
+        kind = random.below(7)
+        if kind == 0:
+            raw = raw[: random.below(len(raw))]
+        elif kind == 1:
+            raw = raw[:-1] + bytes((raw[-1] ^ 1,))
+        elif kind == 2:
+            raw = self.sign(order, nonce_ms=now_ms - NONCE_PAST_MS - random.below(1_000))
+        elif kind == 3:
+            raw = self.sign(order, nonce_ms=now_ms + NONCE_FUTURE_MS + 1_000 + random.below(1_000))
+        elif kind == 4:
+            raw = self.sign(order, account=random.between(0, 40))
+        elif kind == 5:
+            raw = self.sign(Withdraw(1 << 41, self.key.address))
+        else:
+            raw = self.sign(Order(random.between(0, 5), 0, 0, 0), OraclePrice(0, 1))
+        self.history.count(f"wrong_{kind}")
+        self.spawn(self._deliver(raw))
+
+    # --- money
+
+    def _deposit(self) -> None:
+        self.spawn(self._deposit_some(self.random.between(1, 200) * DOLLAR))
+
+    async def _deposit_some(self, amount_uusd: int) -> None:
+        await self.send_action(Deposit(self.key.address, amount_uusd))
+
+    def _withdraw(self) -> None:
+        amount_uusd = self.random.between(1, 60 * DOLLAR)
+        self.spawn(self._withdraw_some(amount_uusd))
+
+    async def _withdraw_some(self, amount_uusd: int) -> None:
+        """Withdraw, wait for the proof, and have it paid; sometimes ask for it twice."""
+        self.open_withdrawals += 1
+        try:
+            raw = self.sign(Withdraw(amount_uusd, self.key.address))
+            nonce_ms = self._nonce_ms
+            if not await self.deliver(raw):
+                return
+            result = await self._result(nonce_ms)
+            if result is None or result.results[0].code:
+                self.history.count("withdrawals_refused")
+                return
+            view = await self._proof(result.results[0].order_id)
+            action = Payout(view.batch, view.entry, view.path)
+            if self.random.chance(200_000):
+                await self._overpay(view)
+            paid = await self.send_action(action)
+            if paid is not None and self.random.chance(300_000):
+                self.history.count("payouts_asked_twice")
+                again = await self.send_action(action)
+                # A validator that is behind names an old nonce: then it is the same transaction.
+                other = again is not None and again.transaction_id != paid.transaction_id
+                if again is not None and other and again.code == paid.code == Code.OK:
+                    self.history.count("payouts_paid_twice")
+        finally:
+            self.open_withdrawals -= 1
+
+    async def _overpay(self, view: WithdrawalView) -> None:
+        entry = view.entry
+        more = OutboxEntry(entry.number, entry.account, entry.address, entry.amount_uusd + 1)
+        answer = await self.send_action(Payout(view.batch, more, view.path))
+        if answer is not None and answer.code == Code.OK:
+            self.history.count("payouts_forged")
+        self.history.count("payouts_forgeries_tried")
+
+    async def _result(self, nonce_ms: int) -> BatchExecuted | None:
+        """What the batch of a nonce did; None where it was refused as a whole."""
+        while (self.key.public, nonce_ms) not in self.history.refused:
+            try:
+                view = await self.ask(
+                    self.execution,
+                    ResultView,
+                    lambda request_id: ResultRequest(request_id, self.key.public, nonce_ms),
+                )
+                return decode_result(view.event)
+            except (TimeoutError, RemoteFault):
+                await self.sleep(RETRY_MS)
+        return None
+
+    async def _proof(self, number: int) -> WithdrawalView:
+        while True:
+            try:
+                return await self.ask(
+                    self.prover,
+                    WithdrawalView,
+                    lambda request_id: WithdrawalRequest(request_id, number),
+                )
+            except (TimeoutError, RemoteFault):
+                await self.sleep(2 * RETRY_MS)
+
+
+class Oracle(Trader):
+    """Sends prices that wander."""
+
+    def start(self) -> None:
+        """Begin to send prices."""
+        self.on(Ordered, self._ordered)
+        self.spawn(self._watch_prices())
+
+    async def _watch_prices(self) -> None:
+        while self.kernel.now_us < self._stop_us:
+            prices: list[Action] = []
+            for market in range(len(self._prices)):
+                self._prices[market] += self.random.between(-300, 300)
+                prices.append(OraclePrice(market, self._prices[market]))
+            if self.open_submissions < OPEN_MAX:
+                self._send(self.sign(*prices, account=0))
+            await self.sleep(self._pause_ms)

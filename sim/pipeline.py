@@ -1,0 +1,311 @@
+"""The whole exchange in one Python process: validators, sequencer, execution, prover and clients.
+
+Every process runs the machines of its package on a virtual disk, network and clock. A run is a
+function of its seed: load with faults, then everything heals, then all that was accepted must
+settle, and then the books are checked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from execution import Engine
+from protocol.genesis import (
+    Chain,
+    Fees,
+    Genesis,
+    GenesisAccount,
+    Identity,
+    Limits,
+    MarketConfig,
+    Pace,
+    Staking,
+    parse_genesis,
+)
+from prover.tree import StateTree
+from sim.actors_byzantine import ByzantineValidator
+from sim.actors_execution import SimExecution
+from sim.actors_keys import SimKey
+from sim.actors_process import Process, Setting
+from sim.actors_prover import SimProver
+from sim.actors_results import EventReader
+from sim.actors_sequencer import SimSequencer
+from sim.actors_staker import Staker
+from sim.actors_trader import DOLLAR, Oracle, Trader
+from sim.actors_validator import SimValidator
+from sim.checkers import Stalled
+from sim.disk import DiskRule
+from sim.kernel import US_PER_MS, US_PER_S, Kernel
+from sim.network import LinkRule, Network, Uniform
+from sim.pipeline_history import History
+
+GENESIS_MS = 1_700_000_000_000
+STAKE_UUSD = 1_000 * DOLLAR
+LEDGER_PACE = Pace(150, 40, 1_000, 500, 3_000, 1 << 20)
+SEQUENCER_PACE = Pace(40, 10, 0, 500, 3_000, 1 << 20)
+NO_FEES = Fees()
+CHECK_EVERY_US = 250 * US_PER_MS
+MARKETS = (
+    MarketConfig(
+        0, "BTC-PERP", 100_000, 1_000, 50_000, 30_000, 450, 150, 1_000_000, 1_000_000, 100_000_000,
+        600_000,
+    ),
+    MarketConfig(
+        1, "ETH-PERP", 10_000, 10_000, 50_000, 30_000, 450, -150, 1_000_000, 1_000_000,
+        100_000_000, 300_000,
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is made of.
+
+    `pause_ms`: mean time between two batches of one trader. `spare`: validators that are not in
+    genesis and bond later, for which epochs must have an end (`epoch_ms`). `behaviour`: that of the
+    last validator of genesis, none where it is empty. `lie_ppm`: share of the prover's batches
+    before which it tries something else.
+    """
+
+    validators: int = 4
+    traders: int = 4
+    load_us: int = 6 * US_PER_S
+    patience_us: int = 60 * US_PER_S
+    pause_ms: int = 120
+    link: LinkRule = field(default_factory=lambda: LinkRule(delay=Uniform(1_000, 8_000)))
+    disk: DiskRule = field(
+        default_factory=lambda: DiskRule(sync_us=1_500, sync_jitter_us=2_500, tear_ppm=300_000)
+    )
+    skew_us: int = 100 * US_PER_MS
+    behaviour: str = ""
+    lies_to_clients: bool = False
+    lie_ppm: int = 0
+    spare: int = 0
+    epoch_ms: int = 0
+    fees: Fees = NO_FEES
+
+
+@cache
+def make_chain(validators: int, spare: int, traders: int, epoch_ms: int, fees: Fees) -> Chain:
+    """The genesis of a run; the last trader has money on the ledger only."""
+    accounts = [
+        GenesisAccount(
+            SimKey(f"trader-{n}").address.hex(),
+            5_000 * DOLLAR,
+            20_000 * DOLLAR if n < traders - 1 else 0,
+        )
+        for n in range(traders)
+    ]
+    accounts += [
+        GenesisAccount(SimKey(name).address.hex(), 1_000 * DOLLAR, 0)
+        for name in ("prover", *(f"validator-{n}" for n in range(validators + spare)))
+    ]
+    genesis = Genesis(
+        name="simulated",
+        time_ms=GENESIS_MS,
+        shard=0,
+        validators=[_identity(f"validator-{n}", STAKE_UUSD) for n in range(validators)],
+        sequencers=[_identity("sequencer", 1)],
+        provers=[SimKey("prover").public.hex()],
+        oracles=[SimKey("oracle").public.hex()],
+        markets=list(MARKETS),
+        accounts=accounts,
+        ledger_pace=LEDGER_PACE,
+        sequencer_pace=SEQUENCER_PACE,
+        limits=Limits(inbox_per_block=4),
+        staking=Staking(epoch_ms=epoch_ms, jail_ms=1_500),
+        fees=fees,
+    )
+    return parse_genesis(msgspec.json.encode(genesis))
+
+
+def _identity(name: str, stake: int) -> Identity:
+    return Identity(name, SimKey(name).public.hex(), stake, "00")
+
+
+_STATE_ROOTS: dict[bytes, bytes] = {}
+
+
+def genesis_state_root(chain: Chain) -> bytes:
+    """Root of the shard's state before its first block."""
+    root = _STATE_ROOTS.get(chain.chain_id)
+    if root is None:
+        root = StateTree(sorted(Engine(chain).leaves().items())).root
+        _STATE_ROOTS[chain.chain_id] = root
+    return root
+
+
+class Exchange:
+    """One run's world."""
+
+    def __init__(self, seed: int, options: Options, keep_trace: int = 0) -> None:
+        self.options = options
+        self.chain = make_chain(
+            options.validators, options.spare, options.traders, options.epoch_ms, options.fees
+        )
+        self.kernel = kernel = Kernel(seed, keep_trace=keep_trace, max_events=3_000_000)
+        self.network = Network(kernel, options.link)
+        self.history = History(kernel)
+        self.setting = Setting(kernel, self.network, self.chain, self.history, options.disk)
+        self.random = kernel.stream("world")
+        names = [f"validator-{n}" for n in range(options.validators + options.spare)]
+        self.validators = [self._validator(number, names) for number in range(len(names))]
+        skew = self._skew
+        self.sequencer = SimSequencer(
+            self.setting, "sequencer", 0, SimKey("sequencer"), names, skew()
+        )
+        self.execution = SimExecution(self.setting, "execution", names, ["sequencer"], skew())
+        self.prover = SimProver(
+            self.setting, "prover", SimKey("prover"), names, ["sequencer"], ["execution"], skew()
+        )
+        self.prover.lie_ppm = options.lie_ppm
+        self.traders = [self._trader(f"trader-{n}") for n in range(options.traders)]
+        self.oracle = self._trader("oracle", Oracle)
+        self.stakers = [self._staker(number, names) for number in range(len(names))]
+        if not options.epoch_ms:
+            self.stakers = []
+        self.reader = EventReader(self.setting, "reader", ["execution"])
+        self.servers: list[Process] = [
+            *self.validators, self.sequencer, self.execution, self.prover,
+        ]  # fmt: skip
+        self.clients: list[Process] = [
+            *self.traders, self.oracle, *self.stakers, self.reader,
+        ]  # fmt: skip
+
+    def _skew(self) -> int:
+        most_us = self.options.skew_us
+        return self.random.between(-most_us, most_us)
+
+    def _validator(self, number: int, names: list[str]) -> SimValidator:
+        options = self.options
+        keys = {SimKey(name).public: name for name in names}
+        root = genesis_state_root(self.chain)
+        last = number == options.validators - 1
+        liar = last and (options.behaviour or options.lies_to_clients)
+        kind = ByzantineValidator if liar else SimValidator
+        name = names[number]
+        made = kind(self.setting, name, SimKey(name), keys, root, self._skew())
+        if isinstance(made, ByzantineValidator):
+            made.behaviour = options.behaviour
+            made.honest = False
+        return made
+
+    def _staker(self, number: int, names: list[str]) -> Staker:
+        return Staker(
+            self.setting, f"staker-{number}", SimKey(names[number]), names,
+            joins=number >= self.options.validators, stop_us=self.options.load_us,
+            skew_us=self._skew(),
+        )  # fmt: skip
+
+    def _trader(self, name: str, kind: type[Trader] = Trader) -> Trader:
+        return kind(
+            self.setting,
+            name,
+            SimKey(name),
+            [validator.name for validator in self.validators],
+            "sequencer",
+            "execution",
+            "prover",
+            pause_ms=self.options.pause_ms,
+            stop_us=self.options.load_us,
+            skew_us=self._skew(),
+        )
+
+    # --- the run
+
+    def boot(self) -> None:
+        """Start every process."""
+        for process in (*self.servers, *self.clients):
+            process.boot()
+
+    def heal(self) -> None:
+        """End every fault; whoever is down comes back."""
+        self.network.heal()
+        self.network.clear_links()
+        self.network.set_default(self.options.link)
+        for server in self.servers:
+            server.doomed = False
+            if not server.alive:
+                server.boot()
+            elif server.paused:
+                server.resume()
+        self.kernel.trace("healed")
+
+    def finish(self) -> None:
+        """Go on until everything is settled; raises `Stalled` where that does not come."""
+        until_us = self.kernel.now_us + self.options.patience_us
+        while not self.settled():
+            if self.kernel.now_us >= until_us:
+                raise Stalled(self.lag())
+            self.kernel.run(self.kernel.now_us + CHECK_EVERY_US)
+
+    def honest(self) -> list[SimValidator]:
+        """Validators that are held to everything."""
+        return [validator for validator in self.validators if validator.honest]
+
+    def settled(self) -> bool:
+        """Whether everything that anybody waits for has been executed and settled everywhere."""
+        history = self.history
+        if any(client.busy for client in (*self.traders, self.oracle, *self.stakers)):
+            return False
+        pool, ordered = self.sequencer.machine.pool, self.sequencer.store.height
+        if len(pool) or history.executed_height < ordered:
+            return False
+        if self.reader.next_seq != self.execution.next_seq:
+            return False
+        answered = max((one.height for one in history.ledger_answers.values()), default=0)
+        for validator in self.honest():
+            ledger = validator.ledger
+            if not validator.alive or validator.store.height < answered:
+                return False
+            if ledger.shard_leaf().last_block < history.active_height or len(validator.app.mempool):
+                return False
+            if ledger.shard_leaf().inbox_cursor < ledger.inbox().count:
+                return False
+        return self.prover.store.posting is None
+
+    def lag(self) -> str:
+        """Who waits for what."""
+        waiting = [
+            f"{trader.name} ({trader.open_submissions}, {trader.open_transactions}, "
+            f"{trader.open_withdrawals})"
+            for trader in (*self.traders, self.oracle)
+            if trader.busy
+        ]
+        shards = [
+            f"{v.name} {'up' if v.alive else 'down'} at {v.ledger.height}, batch "
+            f"{v.ledger.shard_leaf().batch} to block {v.ledger.shard_leaf().last_block}, "
+            f"{len(v.app.mempool)} waiting"
+            for v in self.honest()
+        ]
+        return (
+            f"not settled within patience: clients {waiting}; ordered {self.sequencer.store.height}"
+            f", pool {len(self.sequencer.machine.pool)}, executed {self.history.executed_height}, "
+            f"active {self.history.active_height}, reader {self.reader.next_seq} of "
+            f"{self.execution.next_seq}; {'; '.join(shards)}"
+        )
+
+    def close(self) -> None:
+        """The run is over: no coroutine goes on."""
+        for process in (*self.servers, *self.clients):
+            process.tasks.drop()
+
+    def totals(self) -> dict[str, int]:
+        """Everything that was counted."""
+        result = dict(self.history.counters)
+        parts: list[Any] = [self.network.bit]
+        parts += [disk.bit for server in self.servers for disk in server.disks.values()]
+        for part in parts:
+            for kind, count in part.items():
+                result[kind] = result.get(kind, 0) + count
+        for validator in self.honest():
+            machine = validator.machine
+            both = (("replica_", machine.replica.counters), ("", machine.counters))
+            for prefix, counters in both:
+                for kind, count in counters.items():
+                    result[prefix + kind] = result.get(prefix + kind, 0) + count
+        return dict(sorted(result.items()))

@@ -1,0 +1,174 @@
+"""What must hold of the whole exchange, at any time and at the end; nothing asks a machine's word
+where the base layer's blocks can be executed again.
+"""
+
+from __future__ import annotations
+
+from node.app import MAX_BLOCK_TRANSACTIONS, decode_ledger_payload
+from node.audit import AuditDifference, Auditor, AuditReport
+from node.batches import expand
+from node.mempool import MempoolLimits
+from node.outcomes import NOT_FINAL
+from protocol.actions import batch_id, decode_actions, decode_signed
+from protocol.errors import Code, Rejected
+from protocol.ledger_leaves import PAID_KIND
+from protocol.messages import BlocksFrom
+from protocol.ordering import decode_blocks, decode_payload
+from protocol.settlement import (
+    PostBatch,
+    decode_signed_transaction,
+    decode_transaction,
+)
+from sequencer.pool import POOL_BATCHES_MAX, POOL_BYTES_MAX
+from sim.actors_process import INPUTS_MAX
+from sim.actors_prover import WAITING_MAX
+from sim.actors_validator import MAX_EVENTS, SimValidator
+from sim.checkers import Violation
+from sim.pipeline import Exchange
+
+AUDIT_BLOCKS = 200
+
+
+def check_bounds(world: Exchange) -> None:
+    """Bounded memory: pools, queues and logs of every process, within what their rules say."""
+    limits = MempoolLimits()
+    for validator in world.validators:
+        if validator.alive and validator.honest and validator.boots:
+            pool = validator.app.mempool
+            _bound(world, "mempool", len(pool), limits.transactions)
+            _bound(world, "mempool_bytes", pool.total_bytes, limits.total_bytes)
+            _bound(world, "validator_events", len(validator.events), MAX_EVENTS)
+            _bound(world, "tasks", len(validator.tasks), MAX_BLOCK_TRANSACTIONS)
+    pool_of_log = world.sequencer.machine.pool
+    _bound(world, "pool", len(pool_of_log), POOL_BATCHES_MAX)
+    _bound(world, "pool_bytes", pool_of_log.bytes, POOL_BYTES_MAX)
+    _bound(world, "prover_blocks", world.prover.batcher.waiting_blocks, WAITING_MAX)
+    _bound(world, "prover_diffs", world.prover.batcher.waiting_diffs, WAITING_MAX)
+    for server in world.servers:
+        _bound(world, "inputs", server.waiting_inputs, INPUTS_MAX)
+
+
+def _bound(world: Exchange, what: str, value: int, most: int) -> None:
+    world.history.highest(f"most_{what}", value)
+    if value > most:
+        raise Violation("memory", f"{what} holds {value}, at most {most} are allowed")
+
+
+def check_end(world: Exchange) -> AuditReport:
+    """Everything that must be true once all is settled. Returns the audit's report."""
+    history, validator = world.history, world.honest()[0]
+    report = audit(world, validator)
+    settled, places = _settled_batches(validator)
+    _check_receipts(world, places)
+    _check_answers(world)
+    _check_money(world)
+    for one in world.honest():
+        shard = one.ledger.shard_leaf()
+        if shard.batch == validator.ledger.shard_leaf().batch and (
+            shard.state_root.hex() != report.state_root
+        ):
+            raise Violation("root", f"{one.name} settled another state root than re-execution has")
+        one.ledger.require_conserved()
+    prover = world.prover.batcher
+    if prover.position.number == settled and prover.tree.root.hex() != report.state_root:
+        raise Violation("root", "the prover's tree has another root than re-execution")
+    if not world.execution.engine.money_conserved():
+        raise Violation("conservation", "cash in the shard is not deposits less withdrawals")
+    history.count("audited_batches", report.batches)
+    history.count("audited_actions", report.actions)
+    return report
+
+
+def audit(world: Exchange, validator: SimValidator) -> AuditReport:
+    """Execute everything again from the blocks of one validator."""
+    auditor = Auditor(world.chain)
+    try:
+        while auditor.height < validator.store.height:
+            request = BlocksFrom(1, auditor.height + 1, AUDIT_BLOCKS)
+            view = validator.queries.blocks(request)
+            auditor.add(view.blocks, view.certificate)
+        return auditor.report()
+    except (AuditDifference, Rejected) as difference:
+        raise Violation("root", f"the audit found: {difference}") from None
+
+
+def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int]]]:
+    """Number of the newest batch, and the ordered heights at which each signed batch stands."""
+    places: dict[bytes, list[int]] = {}
+    number = validator.ledger.shard_leaf().batch
+    posted: dict[int, PostBatch] = {}
+    for height in range(1, validator.store.height + 1):
+        for action in _actions(validator, height):
+            settled = validator.ledger.batch(action.header.number)
+            if settled is not None and settled.header == action.header:
+                posted[action.header.number] = action
+    if len(posted) != number:
+        raise Violation("settlement", f"{len(posted)} of {number} settled batches are in blocks")
+    for post in posted.values():
+        for block in decode_blocks(expand(post.data)):
+            if block.payload:
+                for raw in decode_payload(block.payload).batches:
+                    places.setdefault(batch_id(raw), []).append(block.header.height)
+    return number, places
+
+
+def _actions(validator: SimValidator, height: int) -> list[PostBatch]:
+    found = validator.store.blocks[height][0]
+    result = []
+    for raw in decode_ledger_payload(found.payload):
+        action = decode_transaction(decode_signed_transaction(raw).payload).action
+        if isinstance(action, PostBatch):
+            result.append(action)
+    return result
+
+
+def _check_receipts(world: Exchange, places: dict[bytes, list[int]]) -> None:
+    """Durability: what was accepted is ordered, executed and settled; notices told the truth."""
+    history = world.history
+    for identity, raw in history.receipts.items():
+        if identity not in places:
+            raise Violation("durability", "an accepted batch is in no settled block")
+        signed = decode_signed(raw)
+        place = (signed.signer, decode_actions(signed.payload).nonce_ms)
+        if place not in history.batch_results and place not in history.refused:
+            raise Violation("durability", "an accepted batch was never executed")
+    for identity, heights in history.notices.items():
+        if not heights.issubset(places.get(identity, ())):
+            raise Violation("durability", f"a batch is not at the heights {heights} it was told")
+    repeated = sum(len(found) > 1 for found in places.values())
+    history.count("batches_ordered_twice", repeated)
+
+
+def _check_answers(world: Exchange) -> None:
+    """Durability: what validators said of a transaction stands in every honest one's records."""
+    for identity, answer in world.history.ledger_answers.items():
+        for validator in world.honest():
+            kept = validator.store.outcome(identity)
+            if kept is None or (kept.height != answer.height and answer.code == Code.OK):
+                raise Violation("durability", f"{validator.name} lost a transaction it answered")
+            if kept.code != answer.code and answer.code not in NOT_FINAL:
+                raise Violation("durability", f"{validator.name} remembers another outcome")
+
+
+def _check_money(world: Exchange) -> None:
+    """Deposits are credited once and payouts are made once, each of a withdrawal."""
+    history = world.history
+    ledger = world.honest()[0].ledger
+    entries = [entry for _, entry in ledger.entries(0, ledger.inbox().count, ledger.height)]
+    for entry in entries:
+        done = history.deposited.get(entry.index)
+        if done is None or (done.account, done.amount_uusd) != (entry.account, entry.amount_uusd):
+            raise Violation("exactly_once", f"deposit {entry.index} was not credited as it stands")
+    if len(history.deposited) != len(entries):
+        raise Violation("conservation", "more deposits were credited than the inbox holds")
+    paid = [int.from_bytes(key[-8:], "big") for key, _ in ledger.leaves() if key[:1] == PAID_KIND]
+    if any(number not in history.withdrawn for number in paid):
+        raise Violation("conservation", "a payout is of no withdrawal")
+    if history.counters.get("payouts_paid_twice") or history.counters.get("payouts_forged"):
+        raise Violation("conservation", "a withdrawal was paid twice, or a forged one was paid")
+    history.count("payouts_made", len(paid))
+    shard = ledger.shard_leaf()
+    unpaid = sum(one.amount_uusd for n, one in history.withdrawn.items() if n not in paid)
+    owed = world.execution.engine.total_cash_uusd() + unpaid
+    if shard.inbox_cursor == len(entries) and shard.funds_uusd != owed:
+        raise Violation("conservation", f"the bridge holds {shard.funds_uusd}, and owes {owed}")
