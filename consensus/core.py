@@ -94,7 +94,8 @@ class Core:
         self._early: tuple[Node, Block] | None = None
         self._local: deque[Vote] = deque()
         self._announce: QC | None = None
-        self._formed_ms = 0
+        self._gathered: Vote | None = None
+        self._gathered_ms = 0
         self._nothing_in_view = -1
         self._asked_in_view = -1
         self._work = False
@@ -278,7 +279,7 @@ class Core:
         self._orphans.clear()
         self._helped_ms.clear()
         self._local.clear()
-        self._early = None
+        self._early = self._gathered = None
         self._nothing_in_view = self._asked_in_view = -1
         self._enter(self._origin.view + 1, failed=False)
         if self.index is None:

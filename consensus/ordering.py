@@ -39,7 +39,18 @@ class Ordering(Core):
         if vote.view <= self.high_qc.view or vote.view + 1 < self.view:
             self._count("stale_votes")
             return
-        qc = self._votes.add(vote, own=own)
+        if not self._votes.add(vote, own=own):
+            return
+        node = self._tree.get(vote.block_id)
+        if node is not None and self._commits.leader_after(node) != self.index:
+            if self._gathered is None or self._gathered.view < vote.view:
+                self._gathered, self._gathered_ms = vote, self._now_ms
+            return
+        self._certify(vote)
+
+    def _certify(self, vote: Vote) -> None:
+        """Join the votes equal to this one, where they are a quorum."""
+        qc = self._votes.certify(vote)
         if qc is None:
             return
         self._count("qcs_formed")
@@ -47,7 +58,19 @@ class Ordering(Core):
         self._process_qc(qc, vote.member)
         if len(self.members) > 1:
             self._announce = qc
-            self._formed_ms = self._now_ms
+
+    def _gathered_due_ms(self) -> int | None:
+        """When the proposer of a block joins its votes itself: should the next leader be dead."""
+        if self._gathered is None or self._gathered.view <= self.high_qc.view:
+            return None
+        return self._gathered_ms + self.config.timeout_ms // 4
+
+    def _certify_gathered(self) -> None:
+        """The next leader has shown no certificate of our block for a while: make it."""
+        due = self._gathered_due_ms()
+        if self._gathered is not None and due is not None and self._now_ms >= due:
+            vote, self._gathered = self._gathered, None
+            self._certify(vote)
 
     def _proposal_due_ms(self) -> int | None:
         """When this member proposes in the current view; None when it does not."""
@@ -70,16 +93,6 @@ class Ordering(Core):
         if interval is None:
             return None
         return min(parent.header.time_ms, self._pace.entered_ms) + interval
-
-    def _announce_due_ms(self) -> int | None:
-        """When to tell all of a certificate formed here: at once as leader, where no proposal says
-        so; else after a while, should the leader's turn come to nothing."""
-        if self._announce is None or self._safety.last_voted_view >= self.view:
-            return None
-        parent = self._tree.get(self._announce.block_id)
-        if parent is not None and self._leader_above(parent) == self.index:
-            return self._formed_ms
-        return self._formed_ms + self.config.timeout_ms // 4
 
     def _leader_above(self, parent: Node) -> int:
         """Who proposes in the current view on top of the highest certified block."""
@@ -222,7 +235,10 @@ class Ordering(Core):
         due = self._early_due_ms()
         if self._early is not None and due is not None and self._now_ms >= due:
             early, self._early = self._early, None
-            self._vote(*early)
+            try:
+                self._vote(*early)
+            except Rejected as error:
+                self._count(f"rejected_{error.code.label}")
 
     def _keep_orphan(self, peer: int, proposal: Proposal) -> None:
         """Hold a checked proposal, one per leader, until its parent is here."""

@@ -80,7 +80,7 @@ class Replica(CatchUp):
         """When the shell must send `Tick`; None when only an event can change anything."""
         due = [
             self._fetch.deadline_ms(), self._proposal_due_ms(), self._view_deadline_ms(),
-            self._early_due_ms(), self._rejoin.due_ms(self._now_ms), self._announce_due_ms(),
+            self._early_due_ms(), self._rejoin.due_ms(self._now_ms), self._gathered_due_ms(),
         ]  # fmt: skip
         return min((moment for moment in due if moment is not None), default=None)
 
@@ -151,6 +151,7 @@ class Replica(CatchUp):
             self._vote_early()
             while self._local:
                 self._collect(self._local.popleft(), own=True)
+            self._certify_gathered()
             self._turn_epoch()
             self._refresh_work()
             due = self._view_deadline_ms()
@@ -161,8 +162,7 @@ class Replica(CatchUp):
             if due is None or now < due:
                 break
             self._propose()
-        due = self._announce_due_ms()
-        if self._announce is not None and due is not None and now >= due:
+        if self._announce is not None:
             self._out.broadcast(Certified(self._announce, None))
             self._announce = None
         for evidence in self._watch.take():

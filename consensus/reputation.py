@@ -79,7 +79,10 @@ def _entry(header: Header, justify: QC) -> Entry:
 def _eligible(newest_first: Iterable[Entry], size: int) -> list[int]:
     """Indices of members that were active and whose last turn did not fail, ascending."""
     active = seen = failed = 0
+    everybody = (1 << size) - 1
     for entry in newest_first:
+        if active == seen == everybody:
+            break  # older blocks say nothing more
         active |= entry.active
         # A block and the failed turn before it: the block came later.
         for member, bad in ((entry.proposer, False), (entry.skipped, True)):

@@ -35,18 +35,19 @@ class VoteBox:
         """Votes of one view; their signatures may not have been checked."""
         return [vote for vote in self._latest.values() if vote.view == view]
 
-    def add(self, vote: Vote, *, own: bool = False) -> QC | None:
-        """Take a vote of a member of the set; returns the QC that it completes."""
+    def add(self, vote: Vote, *, own: bool = False) -> bool:
+        """Keep a vote of a member of the set; whether it is newer than the one known."""
         known = self._latest.get(vote.member)
         if known is not None and known.view >= vote.view:
-            return None
+            return False
         self._latest[vote.member] = vote
         self._verified.discard(vote.member)
         if own:
             self._verified.add(vote.member)
-        return self._certify(vote)
+        return True
 
-    def _certify(self, vote: Vote) -> QC | None:
+    def certify(self, vote: Vote) -> QC | None:
+        """The QC that the votes equal to this one make, None while they are no quorum."""
         stakes = self._members.stakes
         equal = [
             member

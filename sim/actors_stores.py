@@ -98,6 +98,7 @@ class SimSequencerStore(SequencerStore):
         self._consensus = cast(SegmentLog, SimLog(consensus, self.syncs))
         self._pool = cast(SegmentLog, SimLog(pool, self.syncs))
         self._dirty: dict[SegmentLog, None] = {}
+        self._commits: list[bytes] = []
         self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
         self._block_at: deque[tuple[int, int]] = deque()
         self._voting_at = 0

@@ -22,6 +22,7 @@ from protocol.chain import (
     ConsensusMessage,
     Header,
     Proposal,
+    Remembered,
     Signature,
     Timeout,
     TimeoutSignature,
@@ -60,7 +61,7 @@ class InvalidPayloads(Byzantine):
 
     def _spoilt(self, block: Block) -> Block:
         header = block.header
-        choice = self.random.below(7)
+        choice = self.random.below(8)
         payload = block.payload
         if choice == 0:
             payload = b"not operations"
@@ -75,6 +76,11 @@ class InvalidPayloads(Byzantine):
             header = replace(header, app_root=header.payload_hash)
         elif choice == 5:
             header = replace(header, time_ms=header.time_ms + 3_600_000)
+        elif choice == 6:
+            # Too early to vote for by a little, and not to be voted for when its time has come.
+            ahead_ms = self.node.world.config.max_clock_ahead_ms + 20
+            header = replace(header, time_ms=header.time_ms + ahead_ms)
+            payload = b"not operations"
         else:
             return replace(block, payload=block.payload + b"\0")
         header = replace(header, payload_hash=payload_hash(payload))
@@ -100,6 +106,9 @@ class ForgedCertificates(Byzantine):
         if isinstance(message, Proposal):
             self.bite()
             return self._fork(message.block)
+        if isinstance(message, Remembered):
+            self.bite()
+            return [(member, self._false_memory(member, message)) for member in members]
         if isinstance(message, BlocksResponse):
             history = self._history(message)
             if history is not None:
@@ -121,6 +130,16 @@ class ForgedCertificates(Byzantine):
             for member in part:
                 result += [(member, self.sign_block(mine)), (member, Certified(qc, None))]
         return result
+
+    def _false_memory(self, asker: int, answer: Remembered) -> Remembered:
+        """An answer that makes the asker out to have signed what it never did."""
+        chain_id, epoch, qc = answer.chain_id, answer.epoch, answer.qc
+        view = qc.view + 1 + self.random.below(FAR_VIEWS)
+        forged = self.forge_qc(view, qc.height + 1, qc.block_id)
+        vote = Vote(chain_id, epoch, view, qc.height + 1, qc.block_id, asker, bytes(32))
+        timeout = Timeout(chain_id, epoch, view, qc, asker, bytes(32), None)
+        high = forged if self.random.chance(500_000) else qc
+        return Remembered(chain_id, epoch, answer.number, high, None, vote, timeout)
 
     def _history(self, answer: BlocksResponse) -> BlocksResponse | None:
         """The first block asked for in another form, certified by nobody."""

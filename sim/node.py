@@ -8,7 +8,7 @@ and signature, and the process takes no other event meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from consensus import (
@@ -22,21 +22,18 @@ from consensus import (
     Misbehaviour,
     Received,
     Replica,
-    ReplicaConfig,
     Send,
     Start,
     Tick,
     Work,
 )
-from protocol.chain import QC, TC, Block, CommitCertificate, ConsensusMessage, Header, Timeout, Vote
+from protocol.chain import QC, TC, Block, CommitCertificate, ConsensusMessage, Timeout, Vote
 from protocol.codec import encode
 from protocol.errors import SafetyViolation
-from sim.bank import Bank, SimKey, sim_verify
-from sim.checkers import Checkers
+from sim.bank import SimKey, sim_verify
 from sim.disk import Disk
 from sim.environment import Environment, Wrap
-from sim.kernel import US_PER_MS, Kernel, Timer
-from sim.network import Network
+from sim.kernel import US_PER_MS, Timer
 from sim.node_store import NodeStore, Stored
 
 OBSERVER_BASE = 10_000
@@ -85,6 +82,7 @@ class Node:
         self.members = world.members
         self.paused = False
         self.doomed = False
+        self._doom_timer: Timer | None = None
         self.skew_us = 0
         self.restarts = 0
         self.counters: dict[str, int] = {}
@@ -184,6 +182,11 @@ class Node:
             self.world.bite("restarted")
             self.boot()
 
+    def spare(self) -> None:
+        """Take back the crash that was to come within a step."""
+        self.doomed = False
+        self.world.kernel.cancel(self._doom_timer)
+
     def pause(self) -> None:
         """Stop taking events; what arrives waits."""
         self.paused = True
@@ -228,7 +231,7 @@ class Node:
         self._busy = self._tick = None
         self._tick_due_ms = None
         self._inbox.clear()
-        self.doomed = False
+        self.spare()
         self.world.network.detach(self.name)
 
     # --- events
@@ -284,7 +287,8 @@ class Node:
     def _doom(self, within_us: int) -> None:
         self.doomed = False
         kernel = self.world.kernel
-        kernel.after(kernel.stream("doom").below(within_us + 1), self.crash)
+        delay_us = kernel.stream("doom").below(within_us + 1)
+        self._doom_timer = kernel.after(delay_us, self.crash)
 
     def _finish(self, effects: Sequence[Effect], wrote: bool) -> None:
         """The step's time is over and its writes are durable."""

@@ -262,9 +262,10 @@ class Exchange:
             ledger = validator.ledger
             if not validator.alive or validator.store.height < answered:
                 return False
-            if ledger.shard_leaf().last_block < history.active_height or len(validator.app.mempool):
+            shard = ledger.shard_leaf()
+            if shard.last_block < history.active_height or validator.app.mempool.ready:
                 return False
-            if ledger.shard_leaf().inbox_cursor < ledger.inbox().count:
+            if shard.inbox_cursor < ledger.inbox().count:
                 return False
         return self.prover.store.posting is None
 
@@ -303,7 +304,9 @@ class Exchange:
             for kind, count in part.items():
                 result[kind] = result.get(kind, 0) + count
         for validator in self.honest():
-            machine = validator.machine
+            machine = getattr(validator, "machine", None)
+            if machine is None:
+                continue
             both = (("replica_", machine.replica.counters), ("", machine.counters))
             for prefix, counters in both:
                 for kind, count in counters.items():

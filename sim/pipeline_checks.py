@@ -18,6 +18,7 @@ from protocol.settlement import (
     PostBatch,
     decode_signed_transaction,
     decode_transaction,
+    transaction_id,
 )
 from sequencer.pool import POOL_BATCHES_MAX, POOL_BYTES_MAX
 from sim.actors_process import INPUTS_MAX
@@ -98,10 +99,7 @@ def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int
     number = validator.ledger.shard_leaf().batch
     posted: dict[int, PostBatch] = {}
     for height in range(1, validator.store.height + 1):
-        for action in _actions(validator, height):
-            settled = validator.ledger.batch(action.header.number)
-            if settled is not None and settled.header == action.header:
-                posted[action.header.number] = action
+        posted.update((action.header.number, action) for action in _settling(validator, height))
     if len(posted) != number:
         raise Violation("settlement", f"{len(posted)} of {number} settled batches are in blocks")
     for post in posted.values():
@@ -112,14 +110,16 @@ def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int
     return number, places
 
 
-def _actions(validator: SimValidator, height: int) -> list[PostBatch]:
-    found = validator.store.blocks[height][0]
-    result = []
-    for raw in decode_ledger_payload(found.payload):
+def _settling(validator: SimValidator, height: int) -> list[PostBatch]:
+    """The batches that took effect in a ledger block."""
+    found = []
+    for raw in decode_ledger_payload(validator.store.blocks[height][0].payload):
+        outcome = validator.store.outcome(transaction_id(raw))
         action = decode_transaction(decode_signed_transaction(raw).payload).action
-        if isinstance(action, PostBatch):
-            result.append(action)
-    return result
+        took_effect = outcome is not None and outcome.height == height and outcome.code == Code.OK
+        if isinstance(action, PostBatch) and took_effect:
+            found.append(action)
+    return found
 
 
 def _check_receipts(world: Exchange, places: dict[bytes, list[int]]) -> None:

@@ -28,9 +28,7 @@ BEHAVIOURS = (
 )  # fmt: skip
 
 
-def play(
-    name: str, chosen: Chosen, plan: Plan, seed: int, size: int, keep_trace: int
-) -> Outcome:
+def play(name: str, chosen: Chosen, plan: Plan, seed: int, size: int, keep_trace: int) -> Outcome:
     """One run: load under faults, healing, settling, and the final checks."""
     derived = derive_seed(seed, name)
     outcome = Outcome(name, seed, size)
@@ -64,9 +62,7 @@ def play(
     return outcome
 
 
-def scenario(
-    name: str, title: str, bites: tuple[str, ...], chosen: Chosen, plan: Plan
-) -> Scenario:
+def scenario(name: str, title: str, bites: tuple[str, ...], chosen: Chosen, plan: Plan) -> Scenario:
     """A scenario of the whole exchange."""
 
     def run(seed: int, size: int, keep_trace: int) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from protocol.errors import SafetyViolation
+from protocol.errors import Rejected, SafetyViolation
 from sim.checkers import Stalled, Violation
 from sim.kernel import US_PER_S, SimulationLimit
 
@@ -69,7 +69,8 @@ def guarded(outcome: Outcome, body: Callable[[], None]) -> None:
     except (Stalled, SimulationLimit) as error:
         outcome.stalled = str(error)
     except (
-        ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError,
+        Rejected, ArithmeticError, AttributeError, LookupError, TypeError, ValueError,
+        RecursionError,
     ) as error:  # fmt: skip
         # A machine that fails in its own code is a violation like any other, with a seed.
         outcome.violation = f"failed: {type(error).__name__}: {error}"

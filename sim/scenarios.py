@@ -228,9 +228,14 @@ def _cut(name: str, kind: Any) -> Scenario:
 
 def _behaving(kind: str) -> Scenario:
     return scenario(
-        kind.replace("_", "-"), f"f members: {kind.replace('_', ' ')}", (kind,),
-        options=byzantine(kind), plan=cutting(CUTS, 300, 1_500, calm_ppm=600_000),
+        kind.replace("_", "-"), f"f members: {kind.replace('_', ' ')}; others restart", (kind,),
+        options=byzantine(kind), plan=_around_liars,
     )  # fmt: skip
+
+
+def _around_liars(world: World, until_us: int) -> None:
+    cutting(CUTS, 300, 1_500, calm_ppm=600_000)(world, until_us)
+    faults.crashes(world, until_us, most_down=1, every_ms=(500, 3_000))
 
 
 TORN = DiskRule(sync_us=2_000, sync_jitter_us=6_000, tear_ppm=1_000_000, keep_ppm=400_000)

@@ -158,7 +158,7 @@ class World(Environment):
         for name in self.names:
             network.set_bandwidth(name, None)
         for node in self.nodes.values():
-            node.doomed = False
+            node.spare()
             node.resume()
             if not node.up and not node.excused:
                 node.restart()
