@@ -7,9 +7,18 @@ from collections.abc import Callable
 from consensus.blocktree import Node
 from consensus.effects import FellBehind
 from consensus.ordering import Ordering
-from consensus.sync_answers import MAX_SERVED, Chain, certified_block, proven, serve
+from consensus.sync_answers import Chain, answer_bytes, certified_block, proven, serve
 from protocol.chain import BlocksRequest, BlocksResponse, CommitCertificate
 from protocol.errors import Rejected, SafetyViolation
+
+SERVED_ANSWERS = 8
+"""Largest answers that one peer may have at once, and in each second after that."""
+
+ANSWER_BYTES = 4096
+"""Counted for each answer beside its blocks."""
+
+SERVED_PEERS = 4096
+"""Peers whose share is remembered."""
 
 
 class CatchUp(Ordering):
@@ -31,18 +40,26 @@ class CatchUp(Ordering):
             self._fetch.refresh(self._now_ms)
 
     def _on_request(self, peer: int, request: BlocksRequest) -> None:
-        if self._now_ms != self._served_ms:
-            self._served_ms = self._now_ms
-            self._served.clear()
-        self._served[peer] += 1
-        if self._served[peer] > MAX_SERVED:
+        if not self._may_serve(peer):
             self._count("requests_refused")
             return
         self._count("requests_served")
         answer = serve(
             self._tree, self.high_qc, request, self.config, self._stored, self.retained_from()
         )
+        cost = ANSWER_BYTES + answer_bytes(answer)
+        self._served[peer] = (self._served[peer][0] - cost, self._now_ms)
         self._out.send(peer, answer)
+
+    def _may_serve(self, peer: int) -> bool:
+        """Whether a peer has not had too much lately: so many bytes at once, and each second."""
+        burst = SERVED_ANSWERS * self.config.max_response_bytes
+        if len(self._served) >= SERVED_PEERS and peer not in self._served:
+            self._served.clear()
+        left, since_ms = self._served.get(peer, (burst, self._now_ms))
+        left = min(burst, left + burst * (self._now_ms - since_ms) // 1000)
+        self._served[peer] = (left, self._now_ms)
+        return left > 0
 
     def _on_response(self, peer: int, message: BlocksResponse) -> None:
         now, fetch = self._now_ms, self._fetch

@@ -98,6 +98,8 @@ class CommitLog:
 
         Ends early at the last block of the epoch, whose certificate gets the path up to `node`.
         """
+        if self.next_members is not None:
+            return
         path = self.tree.path(node)
         for place, step in enumerate(path):
             self._execute(step.block, certificate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 
 from consensus.blocktree import BlockTree, Node
@@ -11,6 +11,7 @@ from consensus.effects import (
     Application,
     BlockSource,
     EpochBegan,
+    FellBehind,
     Outbox,
     RecoveredState,
     ReplicaConfig,
@@ -89,8 +90,9 @@ class Core:
         self._rejoin = Rejoining(self.index, members, config.fetch_timeout_ms)
         self._orphans: dict[tuple[int, int], tuple[int, Proposal]] = {}
         self._helped_ms: dict[int, int] = {}
-        self._served: Counter[int] = Counter()
-        self._served_ms = 0
+        self._rejoined_ms: dict[int, int] = {}
+        self._told_ms: dict[int, int] = {}
+        self._served: dict[int, tuple[int, int]] = {}
         self._early: tuple[Node, Block] | None = None
         self._local: deque[Vote] = deque()
         self._announce: QC | None = None
@@ -181,18 +183,32 @@ class Core:
             return
         if epoch < self.members.epoch:
             self._help(peer)
-        elif peer in self.members:
+        else:
             self._fetch.refresh(self._now_ms)
+            pause_ms = 10 * self.config.fetch_timeout_ms
+            if (
+                peer not in self.members
+                and self._fetch.unheard
+                and not self._is_soon(peer, self._told_ms, pause_ms)
+            ):
+                # All members that we know may be gone for good: the shell has other ways.
+                self._out.tell(FellBehind(peer, self.committed_height + 1))
         raise Rejected(Code.WRONG_EPOCH, "a message of another epoch")
+
+    def _is_soon(self, peer: int, answered_ms: dict[int, int], pause_ms: int) -> bool:
+        """Whether a peer was answered so recently that it cannot matter again; else notes it."""
+        last = answered_ms.get(peer)
+        if last is not None and self._now_ms < last + pause_ms:
+            return True
+        if len(answered_ms) >= HELPED_MAX:
+            answered_ms.clear()
+        answered_ms[peer] = self._now_ms
+        return False
 
     def _help(self, peer: int) -> None:
         """Send a peer in an old view what leads to ours, not more often than it can matter."""
-        last = self._helped_ms.get(peer)
-        if last is not None and self._now_ms < last + self.config.timeout_ms // 4:
+        if self._is_soon(peer, self._helped_ms, self.config.timeout_ms // 4):
             return
-        if len(self._helped_ms) >= HELPED_MAX:
-            self._helped_ms.clear()
-        self._helped_ms[peer] = self._now_ms
         self._count("peers_helped")
         self._out.send(peer, Certified(self._safety.high_qc, self._safety.high_tc))
 
@@ -221,6 +237,16 @@ class Core:
             self._commits.certified(node, qc)
         elif qc.height > self.committed_height:
             self._fetch.want(qc, peer)
+
+    def _pass_on(self, qc: QC, peer: int) -> None:
+        """Tell the next leader of a certificate that came without a proposal: whoever formed it may
+        have kept it from the leader, so that its turn fails."""
+        node = self._tree.get(qc.block_id)
+        if self.index is None or node is None or qc.view + 1 != self.view:
+            return
+        leader = self._commits.leader_after(node)
+        if leader not in (self.index, peer):
+            self._out.send(leader, Certified(qc, None))
 
     def _process_tc(self, tc: TC, peer: int) -> None:
         """Take a verified TC: it opens the next view, and its leader is told."""
@@ -278,6 +304,7 @@ class Core:
         self._rejoin = self._rejoin.in_epoch(self.index, members)
         self._orphans.clear()
         self._helped_ms.clear()
+        self._rejoined_ms.clear()
         self._local.clear()
         self._early = self._gathered = None
         self._nothing_in_view = self._asked_in_view = -1

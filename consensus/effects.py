@@ -55,7 +55,8 @@ class Committed(msgspec.Struct, frozen=True):
     `certificate` proves the newest block that committed in the same step: where
     `certificate.height` is above the block's height, parent hashes lead down to this block.
     A shell stores the commits of one step in one transaction, or after a crash treats what lies
-    above the last certified height as uncommitted blocks.
+    above the last certified height as uncommitted blocks. Where member sets change it must be one
+    transaction with the voting state too, which may be of the next epoch already.
     """
 
     block: Block

@@ -42,7 +42,8 @@ class Ordering(Core):
         if not self._votes.add(vote, own=own):
             return
         node = self._tree.get(vote.block_id)
-        if node is not None and self._commits.leader_after(node) != self.index:
+        fits = node is not None and (node.view, node.height) == (vote.view, vote.height)
+        if node is not None and fits and self._commits.leader_after(node) != self.index:
             if self._gathered is None or self._gathered.view < vote.view:
                 self._gathered, self._gathered_ms = vote, self._now_ms
             return
@@ -156,10 +157,10 @@ class Ordering(Core):
         if settled and self._tree.get(block_id) is not None:
             return
         check_proposal(message, block_id, self.members, self.config, self._verifier)
-        self._watch.proposal(message, block_id)
         self._check_qc(block.justify)
         if block.timeout is not None:
             self._check_tc(block.timeout)
+        self._watch.proposal(message, block_id)
         self._process_qc(block.justify, peer)
         if block.timeout is not None:
             self._process_tc(block.timeout, peer)
@@ -255,5 +256,10 @@ class Ordering(Core):
             elif self._tree.get(block.header.parent_id) is not None:
                 del self._orphans[place]
                 self._count("orphans_adopted")
-                self._accept(block, block.header.block_id())
+                try:
+                    self._accept(block, block.header.block_id())
+                except Rejected as error:
+                    # Another member's fault than that of whoever is being listened to.
+                    self._count(f"rejected_{error.code.label}")
+                    continue
                 return

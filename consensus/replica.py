@@ -218,6 +218,7 @@ class Replica(CatchUp):
         if timeout.high_qc.view > self.high_qc.view:
             self._check_qc(timeout.high_qc)
             self._process_qc(timeout.high_qc, peer)
+            self._pass_on(timeout.high_qc, peer)
         if timeout.view < self.view:
             self._help(peer)
             return
@@ -231,6 +232,9 @@ class Replica(CatchUp):
         statement = timeout_digest(timeout.chain_id, timeout.epoch, view, timeout.high_qc.view)
         if not self._verifier(self.members.keys[peer], timeout.signature, statement):
             raise Rejected(Code.BAD_SIGNATURE, "wrong signature under a timeout")
+        if not self._timeouts.may_check(timeout):
+            self._count("timeouts_ignored")
+            return
         self._check_qc(timeout.high_qc)
         if last_tc is not None and last_tc.view >= self.view:
             self._check_tc(last_tc)
@@ -243,6 +247,7 @@ class Replica(CatchUp):
         if message.qc.view > self.high_qc.view:
             self._check_qc(message.qc)
             self._process_qc(message.qc, peer)
+            self._pass_on(message.qc, peer)
         if message.tc is not None and message.tc.view >= self.view:
             self._check_tc(message.tc)
             self._process_tc(message.tc, peer)
@@ -250,6 +255,9 @@ class Replica(CatchUp):
     def _on_rejoin(self, peer: int, message: Rejoin) -> None:
         """Tell a member that has started what we hold of it."""
         self._check_chain(peer, message.chain_id, message.epoch)
+        if self._is_soon(peer, self._rejoined_ms, self.config.fetch_timeout_ms // 4):
+            self._count("rejoins_ignored")
+            return
         self._count("rejoins_answered")
         members, safety = self.members, self._safety
         answer = Remembered(

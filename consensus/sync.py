@@ -303,6 +303,11 @@ class Fetcher:
         self._reached = 0
         self._next_peer(self._peer)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether every member has missed an answer since the last one that came."""
+        return self._missed >= self._others
+
     def tell(self, peer: int, now_ms: int) -> bool:
         """Whether the shell may be told now that we fell behind this peer."""
         note = self._peers[peer]

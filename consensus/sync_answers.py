@@ -20,9 +20,6 @@ from protocol.errors import Code, Rejected
 HEADER_ALLOWANCE_BYTES = 1024
 """Counted for each block's header and QC when an answer's size is bounded."""
 
-MAX_SERVED = 4
-"""Requests of one peer that are served in one millisecond: an honest asker waits for its answer."""
-
 Chain = list[tuple[bytes, Block]]
 """Consecutive blocks with their ids, lowest first."""
 

@@ -10,6 +10,9 @@ from consensus.members import MemberSet
 from consensus.verify import Verifier
 from protocol.chain import QC, TC, Signature, Timeout, TimeoutSignature, Vote, vote_digest
 
+MAX_TRIES = 4
+"""Different timeouts of one member in one view that are looked at: its highest QC rises rarely."""
+
 
 class VoteBox:
     """Votes sent to this member as next leader.
@@ -78,11 +81,20 @@ class VoteBox:
 class TimeoutBox:
     """Verified timeouts of all members, own ones included."""
 
-    __slots__ = ("_latest", "_members")
+    __slots__ = ("_latest", "_members", "_tries")
 
     def __init__(self, members: MemberSet) -> None:
         self._members = members
         self._latest: dict[int, Timeout] = {}
+        # View and number of the statements of each member that were checked in it.
+        self._tries: dict[int, tuple[int, int]] = {}
+
+    def may_check(self, timeout: Timeout) -> bool:
+        """Whether a statement is worth its signatures: a member has `MAX_TRIES` in one view."""
+        view, tries = self._tries.get(timeout.member, (timeout.view, 0))
+        tries = tries + 1 if view == timeout.view else 1
+        self._tries[timeout.member] = timeout.view, tries
+        return tries <= MAX_TRIES
 
     def add(self, timeout: Timeout) -> int:
         """Take a verified timeout; returns the stake that gave up its view so far."""

@@ -15,18 +15,20 @@ from protocol.chain import QC, Header, Proposal, Vote, vote_digest
 from protocol.evidence import Evidence
 
 VIEWS_KEPT = 64
-REPORTED_MAX = 4096
+REPORTED_OF_MEMBER = 8
+"""Offences of one member that are reported in an epoch: the first suffices to punish it."""
 
 
 class Watch:
-    """Collects evidence in one epoch; each offence (member and view) is reported once."""
+    """Collects evidence in one epoch; each offence (member and view) is reported once,
+    and no more than `REPORTED_OF_MEMBER` of one member."""
 
     def __init__(self, members: MemberSet, verifier: Verifier) -> None:
         self._members = members
         self._verifier = verifier
         self._certified: dict[int, QC] = {}
         self._proposed: dict[tuple[int, int], tuple[Header, bytes]] = {}
-        self._reported: dict[tuple[int, int], None] = {}
+        self._reported: dict[int, set[int]] = {}
         self._found: list[Evidence] = []
 
     def take(self) -> list[Evidence]:
@@ -56,7 +58,7 @@ class Watch:
 
     def vote(self, vote: Vote, other: Vote | None = None) -> None:
         """A vote whose signature is unverified came, where `other` by the same member is known."""
-        if (vote.view, vote.member) in self._reported:
+        if not self._may_report(vote.view, vote.member):
             return
         if other is None:
             qc = self._certified.get(vote.view)
@@ -87,12 +89,14 @@ class Watch:
         if self._first_report(first.view, first.member):
             self._found.append(double_vote(first, second))
 
+    def _may_report(self, view: int, member: int) -> bool:
+        views = self._reported.get(member, ())
+        return view not in views and len(views) < REPORTED_OF_MEMBER
+
     def _first_report(self, view: int, member: int) -> bool:
-        if (view, member) in self._reported:
+        if not self._may_report(view, member):
             return False
-        self._reported[view, member] = None
-        if len(self._reported) > REPORTED_MAX:
-            del self._reported[next(iter(self._reported))]
+        self._reported.setdefault(member, set()).add(view)
         return True
 
 

@@ -345,6 +345,18 @@ def test_wrongly_signed_vote_neither_counts_nor_blocks(forge: Forge) -> None:
     assert replica.view == 2
 
 
+def test_early_block_that_the_application_refuses_harms_nobody(forge: Forge) -> None:
+    app = RootApp()
+    app.refuse = b"poison"
+    replica = forge.replica(0, app)
+    early = forge.block(forge.root_block, 1, b"poison", time_ms=GENESIS_MS + 5_000)
+    assert votes(propose(replica, forge, early)) == []
+    assert replica.counters["not_voted_time_ahead"] == 1
+    effects = replica.step(Tick(), GENESIS_MS + 5_000)
+    assert votes(effects) == []
+    assert replica.counters["rejected_bad_inbox_cursor"] == 1
+
+
 def test_votes_under_anothers_name_are_refused(forge: Forge) -> None:
     replica = forge.replica(2)
     (first,) = forge.chain([1])

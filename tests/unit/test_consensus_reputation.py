@@ -12,9 +12,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from consensus_forge import CONFIG, GENESIS_MS, Forge, committed, receive, sent, verify
 
-from consensus import Effect, Misbehaviour
+from consensus import Effect, Misbehaviour, Send, Tick
 from consensus.evidence import verify_evidence
 from consensus.reputation import Reputation
+from consensus.watch import REPORTED_OF_MEMBER
 from protocol.chain import Block, Certified, Vote
 from protocol.evidence import DoubleProposal, DoubleVote
 
@@ -148,6 +149,73 @@ def test_two_proposals_of_one_view_are_evidence(forge: Forge) -> None:
     receive(replica, forge.proposal(one), 1)
     (found,) = evidence(receive(replica, forge.proposal(other), 1), forge)
     assert isinstance(found, DoubleProposal) and found.member == 1
+
+
+def test_one_offender_is_not_reported_without_end(forge: Forge) -> None:
+    replica = forge.replica(1)
+    found = []
+    for view in range(1, 40):
+        for name in (b"one", b"other"):
+            vote = forge.vote(forge.block(forge.root_block, view, name), 3)
+            found += evidence(receive(replica, vote, 3), forge)
+    assert len(found) == REPORTED_OF_MEMBER
+
+
+def test_forged_certificates_of_far_views_do_not_blind_the_watch(forge: Forge) -> None:
+    replica = forge.replica(0)
+    for view in range(1_000, 1_200):
+        far = forge.block(forge.root_block, view, tc=forge.tc(view - 1, [forge.genesis_qc] * 3))
+        forged = replace(far.timeout, signatures=far.timeout.signatures[:1])  # type: ignore[type-var]
+        receive(replica, forge.proposal(replace(far, timeout=forged)), far.header.proposer)
+    one, other = rivals(forge)
+    receive(replica, forge.proposal(one), 1)
+    assert len(evidence(receive(replica, forge.proposal(other), 1), forge)) == 1
+
+
+# ---- blame
+
+
+def test_certificate_that_came_without_a_proposal_is_passed_to_the_next_leader(
+    forge: Forge,
+) -> None:
+    replica = forge.replica(3)
+    chain = forge.chain([1, 2, 3])
+    for block in chain:
+        receive(replica, forge.proposal(block), block.header.proposer)
+    tip = chain[-1]
+    leader = forge.leader(tip, 4)
+    sender = next(member for member in (0, 1, 2) if member != leader)
+    effects = receive(replica, Certified(forge.qc(tip), None), sender)
+    passed = [e.member for e in effects if isinstance(e, Send) and isinstance(e.message, Certified)]
+    assert passed == ([] if leader == 3 else [leader])
+
+
+def test_vote_for_a_made_up_view_does_not_occupy_the_gathering(forge: Forge) -> None:
+    replica = forge.replica(1)
+    chain = forge.chain([1, 2])
+    for block in chain:
+        receive(replica, forge.proposal(block), 0)  # relayed: the proposer is the replica itself
+    tip = chain[-1]
+    assert tip.header.proposer == 1 and forge.leader(tip, 3) != 1
+    far = forge.vote(tip, 3)
+    receive(replica, replace(far, view=10**9), 3)
+    for member in (0, 2):
+        receive(replica, forge.vote(tip, member), member)
+    due = GENESIS_MS + 100 + CONFIG.timeout_ms // 4
+    assert sent(replica.step(Tick(), due), Certified) == [Certified(forge.qc(tip), None)]
+
+
+def test_repeated_timeouts_of_one_view_cost_a_bounded_number_of_checks(forge: Forge) -> None:
+    replica = forge.replica(0)
+    chain = forge.chain([1, 2, 3])
+    for block in chain:
+        receive(replica, forge.proposal(block), block.header.proposer)
+    tc = forge.tc(9, [forge.qc(chain[-1])] * 3)
+    for signers in ((0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)):
+        for block in chain:
+            timeout = forge.timeout(10, 3, forge.qc(block, signers), tc)
+            receive(replica, timeout, 3)
+    assert replica.counters["timeouts_ignored"] > 0
 
 
 # ---- the end of an epoch
