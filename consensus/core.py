@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from consensus.blocktree import BlockTree, Node
@@ -90,7 +90,8 @@ class Core:
         self._rejoin = Rejoining(self.index, members, config.fetch_timeout_ms)
         self._orphans: dict[tuple[int, int], tuple[int, Proposal]] = {}
         self._helped_ms: dict[int, int] = {}
-        self._rejoined_ms: dict[int, int] = {}
+        self._rejoins: Counter[int] = Counter()
+        self._rejoins_ms = 0
         self._told_ms: dict[int, int] = {}
         self._served: dict[int, tuple[int, int]] = {}
         self._early: tuple[Node, Block] | None = None
@@ -304,7 +305,7 @@ class Core:
         self._rejoin = self._rejoin.in_epoch(self.index, members)
         self._orphans.clear()
         self._helped_ms.clear()
-        self._rejoined_ms.clear()
+        self._rejoins.clear()
         self._local.clear()
         self._early = self._gathered = None
         self._nothing_in_view = self._asked_in_view = -1

@@ -53,6 +53,9 @@ from protocol.chain import (
 )
 from protocol.errors import Code, Rejected, SafetyViolation
 
+REJOINS_ANSWERED = 4
+"""Questions of one starting member that are answered in one fetch timeout."""
+
 
 class Replica(CatchUp):
     """One member (or, with `key` None, one observer) of a chain.
@@ -255,7 +258,11 @@ class Replica(CatchUp):
     def _on_rejoin(self, peer: int, message: Rejoin) -> None:
         """Tell a member that has started what we hold of it."""
         self._check_chain(peer, message.chain_id, message.epoch)
-        if self._is_soon(peer, self._rejoined_ms, self.config.fetch_timeout_ms // 4):
+        if self._now_ms >= self._rejoins_ms + self.config.fetch_timeout_ms:
+            self._rejoins.clear()
+            self._rejoins_ms = self._now_ms
+        self._rejoins[peer] += 1
+        if self._rejoins[peer] > REJOINS_ANSWERED:
             self._count("rejoins_ignored")
             return
         self._count("rejoins_answered")

@@ -19,6 +19,7 @@ from consensus import (
     Committed,
     EpochBegan,
     Event,
+    FellBehind,
     MemberSet,
     Persist,
     PersistBlock,
@@ -31,7 +32,22 @@ from consensus import (
     Work,
     verify_certificate,
 )
-from protocol.chain import Block, CommitCertificate, Member, genesis_header, genesis_qc, origin_qc
+from protocol.chain import (
+    QC,
+    Block,
+    BlocksRequest,
+    BlocksResponse,
+    Certified,
+    CommitCertificate,
+    Header,
+    Member,
+    Signature,
+    genesis_header,
+    genesis_qc,
+    origin_qc,
+    payload_hash,
+    vote_digest,
+)
 
 EPOCH_MS = 1_000
 OBSERVER = 1_000_000
@@ -111,6 +127,7 @@ class EpochWorld:
         self.replicas: list[Replica] = []
         self.history: dict[int, bytes] = {}
         self.began: list[list[int]] = [[] for _ in self.keys]
+        self.fell_behind: list[list[int]] = [[] for _ in self.keys]
         self.sets: dict[int, MemberSet] = {0: self.apps[0].members()}
         for index in range(size):
             self.replicas.append(self.make(index))
@@ -154,6 +171,8 @@ class EpochWorld:
                 self.began[index].append(effect.members.epoch)
                 self.sets[effect.members.epoch] = effect.members
                 before = effect.members
+            elif isinstance(effect, FellBehind):
+                self.fell_behind[index].append(effect.height)
             elif isinstance(effect, Send):
                 target = effect.member
                 if target >= OBSERVER:
@@ -281,3 +300,63 @@ def test_epochs_turn_under_loss_and_restarts(seed: int) -> None:
 def test_genesis_origin_and_epoch_origin_are_alike() -> None:
     genesis = genesis_header(CHAIN, START_MS, bytes(32))
     assert origin_qc(0, genesis, genesis.block_id()) == genesis_qc(genesis)
+
+
+def test_nothing_above_the_last_block_of_an_epoch_is_executed() -> None:
+    """A pair above the last block is certified, and a peer serves both with its certificate."""
+    keys = [SimKey(bytes((index,))) for index in range(4)]
+    plan = [(0, 1, 2, 3)] * 3
+    app, shadow = EpochApp(keys, plan), EpochApp(keys, plan)
+    members = app.members()
+    genesis = genesis_header(CHAIN, START_MS, bytes(32))
+    roots = {0: bytes(32)}
+
+    def qc(header: Header) -> QC:
+        if header.height == 0:
+            return genesis_qc(genesis)
+        block_id, place = header.block_id(), (header.epoch, header.view, header.height)
+        digest = vote_digest(CHAIN, *place, block_id)
+        return QC(CHAIN, *place, block_id, [Signature(i, keys[i].sign(digest)) for i in (0, 1, 2)])
+
+    blocks: list[Block] = []
+    parent = genesis
+    # The second block is the boundary, the fourth the last: view 5 failed above it.
+    for view, time_ms in ((1, 10), (2, 1_005), (3, 1_010), (4, 1_020), (6, 1_030), (7, 1_040)):
+        direct = parent.height > 0 and parent.view == parent.parent_view + 1
+        known = parent.height - 1 if direct else parent.app_height
+        while shadow.height < known:
+            shadow.commit(blocks[shadow.height], None)  # type: ignore[arg-type]
+            roots[shadow.height] = shadow.digest
+        justify = qc(parent)
+        header = Header(
+            CHAIN, 0, view, parent.height + 1, justify.block_id, parent.view, START_MS + time_ms,
+            0, payload_hash(b""), justify.digest(), known, roots[known],
+        )  # fmt: skip
+        blocks.append(Block(header, b"", justify, None))
+        parent = header
+    replica = Replica(CONFIG, members, keys[3], app, genesis, verifier=sim_verify)
+    now_ms = START_MS + 2_000
+    replica.step(Start(), now_ms)
+    effects = replica.step(Received(0, Certified(qc(parent), None)), now_ms)
+    asked = [
+        e.member for e in effects if isinstance(e, Send) and isinstance(e.message, BlocksRequest)
+    ]
+    proof = CommitCertificate(blocks[-1].justify, parent, qc(parent))
+    answer = Received(asked[0], BlocksResponse(blocks, None, proof))
+    effects = replica.step(answer, now_ms + 5)
+    assert [e.block for e in effects if isinstance(e, Committed)] == blocks[:4]
+    assert replica.members.epoch == 1
+    certificate = replica.certificate
+    assert certificate is not None and certificate.height == 4 and len(certificate.path) == 1
+    verify_certificate(members, blocks[3].header, certificate, verifier=sim_verify)
+
+
+def test_whoever_knows_only_members_that_are_gone_tells_its_shell() -> None:
+    world = EpochWorld([(0, 1, 2, 3), (4, 5, 6, 7), (4, 5, 6, 8)])
+    world.down.add(8)
+    world.order(40)
+    world.down |= {0, 1, 2, 3}
+    world.restart(8)
+    world.order(60)
+    world.run(3000)
+    assert world.fell_behind[8], "nobody that it knows answers, others speak of later epochs"
