@@ -10,6 +10,7 @@ from protocol.chain import (
     Block,
     Proposal,
     Vote,
+    vote_digest,
 )
 from protocol.errors import Code, Rejected, SafetyViolation
 
@@ -211,15 +212,18 @@ class Ordering(Core):
         if signed is None:
             return
         self._count("votes_sent")
-        self._out.persist(signed[0])
+        state, vote = signed
+        self._out.persist(state)
+        statement = vote_digest(vote.chain_id, vote.epoch, vote.view, vote.height, vote.block_id)
+        self._cache.add_own(statement, vote.signature)
         leader = self._commits.leader_after(node)
         # To the next leader, and to the proposer: should the next leader be dead, its turn fails
         # and not the one before, and what this block gathered is not lost.
         for member in sorted({leader, node.header.proposer}):
             if member == self.index:
-                self._local.append(signed[1])
+                self._local.append(vote)
             else:
-                self._out.send(member, signed[1])
+                self._out.send(member, vote)
 
     def _early_due_ms(self) -> int | None:
         """When a block of the current view that came before its time can be voted for."""

@@ -7,6 +7,7 @@ the signers distinct and the encoding of one set of signers unique.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from consensus.members import MemberSet
@@ -31,13 +32,23 @@ MAX_PATH = 4_096
 
 
 class VerifiedCache:
-    """Digests of certificates that already verified against one member set; first in, first out."""
+    """Digests of certificates that already verified against one member set, and one's own newest
+    votes, which need no check; first in, first out."""
 
-    __slots__ = ("_capacity", "_digests")
+    __slots__ = ("_capacity", "_digests", "_own")
 
     def __init__(self, capacity: int = 1024) -> None:
         self._digests: dict[bytes, None] = {}
+        self._own: deque[tuple[bytes, bytes]] = deque(maxlen=8)
         self._capacity = capacity
+
+    def add_own(self, statement: bytes, signature: bytes) -> None:
+        """Remember a vote that we signed."""
+        self._own.append((statement, signature))
+
+    def is_own(self, statement: bytes, signature: bytes) -> bool:
+        """Whether we made this very signature."""
+        return (statement, signature) in self._own
 
     def __contains__(self, digest: bytes) -> bool:
         return digest in self._digests
@@ -100,6 +111,8 @@ def _verify_votes(
     if not members.quorum(stake):
         raise _bad(f"votes of {stake} stake are no quorum of {members.total_stake}")
     for signature in qc.signatures:
+        if cache is not None and cache.is_own(statement, signature.signature):
+            continue
         if not verifier(members.keys[signature.member], signature.signature, statement):
             raise _bad(f"the vote of member {signature.member} has a wrong signature")
     if cache is not None:

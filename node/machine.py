@@ -8,6 +8,7 @@ between two steps of one round.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from consensus import (
     BlockSource,
@@ -224,6 +225,7 @@ class Validator:
             batch.voting_state = effect.state
         elif isinstance(effect, Committed):
             batch.committed_heights.append(effect.block.header.height)
+            done.certificates[effect.block.header.height] = effect.certificate
         elif isinstance(effect, EpochBegan):
             self._enter_epoch(effect.members, done)
         elif isinstance(effect, Misbehaviour):
@@ -291,6 +293,11 @@ class Validator:
         expected = [one.block.header.height for one in done.executed]
         if expected != done.batch.committed_heights:
             raise SafetyViolation("the replica and its application disagree on what is committed")
+        # That a block ends its epoch shows when it is executed: its certificate is not the step's.
+        for place, one in enumerate(done.executed):
+            certificate = done.certificates.get(one.block.header.height)
+            if certificate is not None and certificate.path:
+                done.executed[place] = replace(one, certificate=certificate)
         for executed in done.executed:
             for result in executed.outcome.results:
                 self._own.forget(result.id)

@@ -14,6 +14,7 @@ from node.mempool import Displaced
 from node.peer import PeerMessage
 from node.snapshots import SyncedSnapshot
 from node.store import WriteBatch
+from protocol.chain import CommitCertificate
 from protocol.genesis import Pace
 
 MAX_LEDGER_PAYLOAD_BYTES = 3 << 20
@@ -49,6 +50,7 @@ class Round:
     batch: WriteBatch = field(default_factory=WriteBatch)
     messages: list[Outgoing] = field(default_factory=list)
     executed: list[ExecutedBlock] = field(default_factory=list)
+    certificates: dict[int, CommitCertificate] = field(default_factory=dict)
     swept: bool = False
     expired: list[bytes] = field(default_factory=list)
     displaced: list[Displaced] = field(default_factory=list)

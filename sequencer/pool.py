@@ -115,10 +115,12 @@ class BatchPool:
                 taken.update(map(batch_id, payload.batches))
                 inbox_height = max(inbox_height, payload.inbox_height)
             cursor = self._advance(cursor, inbox_height)
+        # After a restart an uncommitted ancestor may name more than we have heard of again.
+        named = max(inbox_height, self.ledger_height)
         batches = self._select(taken, room)
-        if not batches and self._advance(cursor, self.ledger_height) == cursor:
+        if not batches and self._advance(cursor, named) == cursor:
             return b""
-        return encode(OrderedPayload(self.ledger_height, batches))
+        return encode(OrderedPayload(named, batches))
 
     def _select(self, taken: set[bytes], room: int) -> list[bytes]:
         batches: list[bytes] = []

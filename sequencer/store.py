@@ -71,6 +71,7 @@ class SequencerStore:
         self._consensus = SegmentLog(directory / "consensus")
         self._pool = SegmentLog(directory / "pool")
         self._dirty: dict[SegmentLog, None] = {}
+        self._commits: list[bytes] = []
         self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
         self._block_at: deque[tuple[int, int]] = deque()
         self._voting_at = 0
@@ -79,7 +80,7 @@ class SequencerStore:
     @property
     def height(self) -> int:
         """Height of the newest committed block."""
-        return self._log.next_index
+        return self._log.next_index + len(self._commits)
 
     @property
     def stored_bytes(self) -> int:
@@ -152,17 +153,25 @@ class SequencerStore:
         if block.header.height != self.height + 1:
             raise SafetyViolation(f"block {block.header.height} would stand behind {self.height}")
         record = CommittedRecord(block, certificate, inbox_cursor)
-        self._log.append(encode(record))
+        self._commits.append(encode(record))
         self._cache[block.header.height] = record
         if len(self._cache) > CACHED_BLOCKS:
             self._cache.popitem(last=False)
-        self._dirty[self._log] = None
 
     def sync(self) -> None:
-        """Make everything written so far durable."""
+        """Make everything written so far durable, committed blocks last.
+
+        A log hands its records over early when they are many. A committed block must not be found
+        without the vote and the child that committed it: of a set of one nobody else has them.
+        """
         for log in self._dirty:
             log.sync()
         self._dirty.clear()
+        if self._commits:
+            for raw in self._commits:
+                self._log.append(raw)
+            self._commits.clear()
+            self._log.sync()
 
     def prune(self, is_waiting: Callable[[bytes], bool]) -> None:
         """Drop consensus and pool records that nothing needs any more."""
@@ -176,6 +185,7 @@ class SequencerStore:
 
     def close(self) -> None:
         """Sync and close."""
+        self.sync()
         for log in (self._log, self._consensus, self._pool):
             log.close()
 

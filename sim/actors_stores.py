@@ -13,7 +13,7 @@ from sim.disk import DAMAGED, Disk
 from store.segments import SegmentLog
 
 LOG = "records"
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 512
 """A log hands its records over when there are so many, as `store.segments` does."""
 
 
