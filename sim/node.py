@@ -262,15 +262,14 @@ class Node:
             self._step(self._inbox.popleft())
 
     def _step(self, event: Event) -> None:
-        world, cost = self.world, self.world.cost
+        world = self.world
         verified, signed = self._verified, self.key.signed
         try:
             effects: Sequence[Effect] = self.machine.step(event, self.clock_ms())
         except SafetyViolation as error:
             self._stopped(error)
             return
-        took_us = cost.step_us + cost.verify_us * (self._verified - verified)
-        took_us += cost.sign_us * (self.key.signed - signed)
+        took_us = self._cpu_us(event, effects, self._verified - verified, self.key.signed - signed)
         wrote = self.store.write(effects)
         if wrote:
             sync_us = self.disk.sync_time_us()
@@ -283,6 +282,11 @@ class Node:
             self._busy = world.kernel.after(took_us, self._finish, effects, wrote)
         else:
             self._finish(effects, wrote)
+
+    def _cpu_us(self, event: Event, effects: Sequence[Effect], verified: int, signed: int) -> int:
+        """CPU time of a step that made and checked so many signatures."""
+        cost = self.world.cost
+        return cost.step_us + cost.verify_us * verified + cost.sign_us * signed
 
     def _doom(self, within_us: int) -> None:
         self.doomed = False

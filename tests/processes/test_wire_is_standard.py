@@ -196,8 +196,8 @@ def test_a_validators_header_verifies_by_hand(chain: Chain) -> None:
     client = chain.connect("validator-2")
     view = client.ask([HEADER, 5, 0])
     assert view[:2] == [HEADER_VIEW, 5]
-    header, (qc, child, child_qc) = view[2], view[3]
-    assert header[0] == chain.id and len(header) == 12 and len(qc) == 6
+    header, (qc, child, child_qc, path) = view[2], view[3]
+    assert header[0] == chain.id and len(header) == 13 and len(qc) == 6 and path == []
     # Two certified blocks, parent and child, one view apart: that is final.
     assert child[4] == domain_hash(b"trilemma/header", pack(header)) and child[2] == header[2] + 1
     assert child[9] == domain_hash(b"trilemma/qc", pack(qc))
