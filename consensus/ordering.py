@@ -53,6 +53,8 @@ class Ordering(Core):
     def _certify(self, vote: Vote) -> None:
         """Join the votes equal to this one, where they are a quorum."""
         qc = self._votes.certify(vote)
+        if self._votes.bad_signatures:
+            self.counters["votes_badly_signed"] = self._votes.bad_signatures
         if qc is None:
             return
         self._count("qcs_formed")

@@ -10,9 +10,10 @@ from pathlib import Path
 import structlog
 
 from execution.engine import Engine
+from execution.log import log_genesis_id
 from execution.process_inbox import InboxFollower
 from execution.process_light import CHECKPOINT_NAME
-from execution.process_log import LogFollower, log_genesis_id
+from execution.process_log import LogFollower
 from execution.store import BlockRecord, ExecutionStore, Snapshot
 from execution.stream import select
 from net.runner import run_process, until_stopped

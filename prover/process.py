@@ -10,8 +10,9 @@ from pathlib import Path
 import structlog
 
 from execution.engine import Engine
+from execution.log import log_genesis_id
 from execution.process_light import CHECKPOINT_NAME
-from execution.process_log import LogFollower, log_genesis_id
+from execution.process_log import LogFollower
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from net.upstream import Upstream

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from execution.engine import Engine
-from execution.process_log import log_genesis_id
+from execution.log import log_genesis_id
 from execution.store import BlockRecord, Snapshot
 from protocol.codec import Wire, encode
 from protocol.errors import Code, Rejected, SafetyViolation

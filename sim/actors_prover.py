@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from execution.engine import Engine
-from execution.process_log import log_genesis_id
+from execution.log import log_genesis_id
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected, RemoteFault, SafetyViolation
 from protocol.events import decode_block_diff

@@ -223,10 +223,6 @@ class Network:
             self._cuts.pop(name, None)
         self._join_cuts()
 
-    def is_cut(self, source: str, target: str) -> bool:
-        """Whether messages of this direction are lost now."""
-        return (source, target) in self._cut
-
     def send(self, source: str, target: str, message: Any, size_bytes: int = 0) -> None:
         """Send a message; whether and when it arrives is up to the rules."""
         self.sent += 1

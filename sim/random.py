@@ -65,7 +65,3 @@ class SplitMix64:
     def sample(self, items: Sequence[T], count: int) -> list[T]:
         """`count` different elements (all where there are fewer), in random order."""
         return self.shuffled(items)[:count]
-
-    def fork(self, name: str) -> SplitMix64:
-        """An independent generator; this one advances by one draw."""
-        return SplitMix64(derive_seed(self.next(), name))

@@ -77,7 +77,6 @@ class World(Environment):
             CpuCost() if cost is None else cost, retain,
         )  # fmt: skip
         self.epoch_ms = epoch_ms
-        self.heal_us = 0
         self.random: SplitMix64 = kernel.stream("world")
         behaviours = byzantine or {}
         rule = DiskRule(sync_us=800, sync_jitter_us=800) if disk is None else disk
@@ -162,7 +161,6 @@ class World(Environment):
             node.resume()
             if not node.up and not node.excused:
                 node.restart()
-        self.heal_us = self.kernel.now_us
 
     # --- the end of a run
 

@@ -8,7 +8,7 @@ import msgspec
 from ledger_world import GENESIS_MS, OrderedLog, key_of, make_chain
 
 from execution import Engine
-from execution.process_log import log_genesis_id
+from execution.log import log_genesis_id
 from node.genesis import genesis_ledger
 from node.ledger import BlockOutcome, Ledger
 from protocol.actions import Action, ActionBatch, sign_batch
