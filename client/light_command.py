@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.console import COMMAND_PATIENCE_MS, Json, emit, note, run, testnet_directory
+
+if TYPE_CHECKING:
+    from protocol.genesis import Chain
 
 
 def register(app: typer.Typer) -> None:
@@ -34,6 +37,14 @@ def light(
         Path | None,
         typer.Option("--checkpoint-out", help="Write a checkpoint of the newest epoch."),
     ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Trust the members that it begins from, however old, as of now: for a chain that "
+            "rested. Only with --checkpoint-out.",
+        ),
+    ] = False,
     validator: Annotated[
         int, typer.Option("--validator", min=0, help="Ask this validator first.")
     ] = 0,
@@ -46,23 +57,21 @@ def light(
     from client.light import LightReport, VerifiedLedger
     from client.sdk import Exchange
     from protocol.errors import ConfigError
-    from protocol.keys import ADDRESS_BYTES
     from protocol.light import checkpoint_to_json
     from store.files import write_atomic
 
     if checkpoint is not None and not checkpoint.exists():
         raise ConfigError(f"there is no checkpoint {checkpoint}")
-    owner = None
-    if address:
-        try:
-            owner = bytes.fromhex(address.removeprefix("0x"))
-        except ValueError:
-            raise ConfigError(f"the address {address!r} is not hex") from None
-        if len(owner) != ADDRESS_BYTES:
-            raise ConfigError(f"an address has {ADDRESS_BYTES} bytes: {address}")
+    if trust and checkpoint_out is None:
+        raise ConfigError("--trust writes a checkpoint: name its file with --checkpoint-out")
+    owner = _address(address)
     exchange = Exchange.connect(
         testnet_directory(context), patience_ms=COMMAND_PATIENCE_MS, first_address=validator
     )
+
+    if trust and checkpoint_out is not None:
+        _trust_as_of_now(exchange.chain, checkpoint, checkpoint_out)
+        checkpoint = checkpoint_out
 
     async def work() -> tuple[LightReport, bytes]:
         async with exchange:
@@ -75,3 +84,30 @@ def light(
         write_atomic(checkpoint_out, taken)
         note(f"checkpoint {report.checkpoint} written to {checkpoint_out}")
     emit(report, report.lines(), as_json=as_json)
+
+
+def _address(text: str) -> bytes | None:
+    from protocol.errors import ConfigError
+    from protocol.keys import ADDRESS_BYTES
+
+    if not text:
+        return None
+    try:
+        address = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raise ConfigError(f"the address {text!r} is not hex") from None
+    if len(address) != ADDRESS_BYTES:
+        raise ConfigError(f"an address has {ADDRESS_BYTES} bytes: {text}")
+    return address
+
+
+def _trust_as_of_now(chain: Chain, checkpoint: Path | None, out: Path) -> None:
+    """Write the checkpoint (genesis without one) as if it were of today: the user vouches."""
+    from msgspec.structs import replace
+
+    from execution.process_light import load_checkpoint, wall_clock_ms
+    from protocol.light import checkpoint_to_json
+    from store.files import write_atomic
+
+    begin = replace(load_checkpoint(chain, checkpoint), time_ms=wall_clock_ms())
+    write_atomic(out, checkpoint_to_json(begin))

@@ -67,7 +67,7 @@ class Ordering(Core):
         """When the proposer of a block joins its votes itself: should the next leader be dead."""
         if self._gathered is None or self._gathered.view <= self.high_qc.view:
             return None
-        return self._gathered_ms + self.config.timeout_ms // 4
+        return self._gathered_ms + self.config.timeout_ms // 2
 
     def _certify_gathered(self) -> None:
         """The next leader has shown no certificate of our block for a while: make it."""

@@ -3,7 +3,7 @@
 After Cohen, Gelashvili, Kokoris-Kogias, Li, Malkhi, Sonnino, Spiegelman: "Be Aware of Your Leaders"
 (2022). The leader of view v on top of a certified block of view v - 1 is a function of that block
 and its ancestors: all who extend the block agree on it, whatever else they have seen. Members that
-neither voted nor proposed in the window do not lead, nor does one whose last turn in it failed. A
+neither voted nor proposed lately do not lead, nor does one whose last turn in the window failed. A
 view that follows a failed one is led in turn by everybody, so an unlucky window costs views and
 never liveness.
 """
@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 from consensus.members import MemberSet
 from protocol.chain import QC, Header
+
+ACTIVE_BLOCKS = 32
+"""Newest blocks in which a member must have voted or proposed to lead: who died is out soon."""
 
 CACHED = 64
 """Blocks whose successor's candidates are remembered."""
@@ -80,10 +83,11 @@ def _eligible(newest_first: Iterable[Entry], size: int) -> list[int]:
     """Indices of members that were active and whose last turn did not fail, ascending."""
     active = seen = failed = 0
     everybody = (1 << size) - 1
-    for entry in newest_first:
+    for age, entry in enumerate(newest_first):
         if active == seen == everybody:
             break  # older blocks say nothing more
-        active |= entry.active
+        if age < ACTIVE_BLOCKS:
+            active |= entry.active
         # A block and the failed turn before it: the block came later.
         for member, bad in ((entry.proposer, False), (entry.skipped, True)):
             if member < 0 or seen >> member & 1:

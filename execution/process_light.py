@@ -102,6 +102,7 @@ class LightFollower:
         except Rejected as error:
             raise self._untrusted(error) from None
         self._stored = (begin.epoch, begin.time_ms)
+        self._confirmed = begin.epoch
         # Questions of several tasks must not follow the same change of members twice.
         self._turn = asyncio.Lock()
 
@@ -109,7 +110,8 @@ class LightFollower:
         where = f" and put it at {self._path}" if self._path is not None else ""
         return ConfigError(
             f"{error.text}; whoever follows the chain can write one with: "
-            f"trilemma light --checkpoint-out FILE{where}"
+            f"trilemma light --checkpoint-out FILE{where}; "
+            "where the whole chain rested for that long, add --trust"
         )
 
     async def verify(self, header: Header, certificate: CommitCertificate) -> None:
@@ -128,8 +130,9 @@ class LightFollower:
 
     async def leaves(self, keys: Sequence[bytes]) -> ProvenLeaves:
         """Ledger leaves as one validator proves them under its newest root; raises as `verify`."""
+        keys = list(dict.fromkeys((*keys, CURRENT_EPOCH_KEY)))
         view = await self._upstream.ask(
-            ProofView, lambda request_id: ProofRequest(request_id, list(keys))
+            ProofView, lambda request_id: ProofRequest(request_id, keys)
         )
         proof = decode_tree_proof(view.proof)
         async with self._turn:
@@ -140,6 +143,9 @@ class LightFollower:
                 )
             except Rejected as error:
                 raise self._fault(error) from None
+            if proven.header.epoch == self.client.epoch:
+                self.client.confirm_origin(proven)
+                self._confirmed = self.client.epoch
             await self._keep()
         return proven
 
@@ -180,8 +186,13 @@ class LightFollower:
         return self._untrusted(error)
 
     async def _keep(self) -> None:
-        """Store the checkpoint when its epoch or a good part of its trust is new."""
+        """Store the checkpoint when its epoch or a good part of its trust is new.
+
+        Which block an epoch starts from only its own members prove; before that nothing is stored.
+        """
         if not self._writes or self._path is None or self.client.members.ends_ms is None:
+            return
+        if self.client.epoch != self._confirmed:
             return
         epoch, time_ms = self._stored
         newer_ms = self.client.trusted_ms - time_ms

@@ -11,6 +11,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,7 @@ def let_follow(context: ssl.SSLContext, current: Callable[[], ssl.SSLContext]) -
     context.sni_callback = switch
 
 
+@lru_cache(maxsize=4096)
 def is_usable(certificate_der: bytes, public_key: bytes) -> bool:
     """Whether a certificate of unknown origin may be trusted to stand for this key.
 
@@ -119,7 +121,7 @@ def certificate_public_key(certificate_der: bytes) -> bytes:
     """The raw Ed25519 key (32 bytes) of a certificate; raises `Rejected` (bad_certificate)."""
     try:
         public = x509.load_der_x509_certificate(certificate_der).public_key()
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise Rejected(Code.BAD_CERTIFICATE, f"not an X.509 certificate: {error}") from None
     if not isinstance(public, Ed25519PublicKey):
         raise Rejected(Code.BAD_CERTIFICATE, "the certificate's key is not Ed25519")
@@ -146,7 +148,7 @@ def _finish(
         trusted = b"".join(dict.fromkeys(peers))
         if trusted:
             context.load_verify_locations(cadata=trusted)
-    except (ValueError, ssl.SSLError) as error:
+    except (ValueError, x509.InvalidVersion, ssl.SSLError) as error:
         raise ConfigError(f"a node certificate cannot be used: {error}") from None
     return context
 

@@ -121,12 +121,22 @@ class LedgerApplication:
     def _add_report(
         self, raw: bytes, opened: OpenedTransaction, action: ReportEvidence, now_ms: int
     ) -> bool:
-        """Take evidence that holds now; the pool keeps one report of an offence, as it is free."""
+        """Take evidence that holds now; the pool keeps one report of an offence, as it is free.
+
+        One that can be executed at once takes the place of one that something holds up: otherwise
+        an offender's own report, of a nonce that never comes, would keep out all others.
+        """
         offence = evidence_id(self.ledger.chain.chain_id, action.evidence)
-        if self._reports.get(offence) in self.mempool:
+        waiting = self.mempool.get(self._reports.get(offence, b""))
+        if waiting is not None and (
+            self.mempool.is_sure(waiting.opened) or not self.mempool.is_sure(opened)
+        ):
             raise Rejected(Code.BUSY, "another report of this offence waits already")
         self.ledger.staking.check_report(action.evidence)
         new = self.mempool.add(raw, opened, now_ms)
+        if waiting is not None:
+            text = "another report of this offence can be executed sooner"
+            self.mempool.displace(waiting.opened.id, text)
         self._reports = {key: tx for key, tx in self._reports.items() if tx in self.mempool}
         self._reports[offence] = opened.id
         return new

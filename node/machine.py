@@ -7,6 +7,7 @@ between two steps of one round.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -53,6 +54,12 @@ from protocol.ledger_leaves import EPOCH_KIND, VALIDATOR_KIND
 
 HOUSEKEEPING_MS = 1_000
 """How often the pool is swept and own transactions are passed on again."""
+
+MAX_QUESTIONS = 8
+"""Questions about snapshots of one peer that wait for an answer; more are dropped."""
+
+ANSWERS_PER_ROUND = 2
+"""Answers to them in one round: one may take ten milliseconds, and consensus waits meanwhile."""
 
 
 def genesis_members(chain: Chain) -> MemberSet:
@@ -115,6 +122,9 @@ class Validator:
         self._sync: SnapshotSync | None = None
         self._sync_limits = sync_limits
         self._verifier = verifier
+        # Questions about snapshots by the peer that asked, whose turn it is first.
+        self._questions: dict[bytes, deque[SnapshotQuestion]] = {}
+        self.snapshot_failure = ""
         self._started = False
         self._work_ms: int | None = None
         self._swept_ms: int | None = None
@@ -126,7 +136,7 @@ class Validator:
 
     def next_deadline_ms(self) -> int:
         """When `run` must be called even if no message comes; a moment that passed means now."""
-        if not self._started or self._swept_ms is None:
+        if not self._started or self._swept_ms is None or self._questions:
             return 0
         due = [self._swept_ms + HOUSEKEEPING_MS, self._work_ms, self.replica.next_deadline_ms()]
         if self._reports is not None:
@@ -183,8 +193,22 @@ class Validator:
             self._step(Tick(), now_ms, done)
         self._settle(done, now_ms)
         self._fetch_snapshot(done, now_ms)
+        self._answer_questions(done, now_ms)
         self._keep_house(now_ms, done)
         return done
+
+    def _answer_questions(self, done: Round, now_ms: int) -> None:
+        """Answer some questions about snapshots, one of each peer in turn."""
+        if self._snapshots is None:
+            return
+        for _ in range(min(ANSWERS_PER_ROUND, sum(map(len, self._questions.values())))):
+            peer = next(iter(self._questions))
+            waiting = self._questions.pop(peer)
+            answer = self._snapshots.answer(peer, waiting.popleft(), now_ms)
+            if answer is not None:
+                done.messages.append(Outgoing(peer, answer))
+            if waiting:
+                self._questions[peer] = waiting
 
     def _receive(self, event: FromPeer, now_ms: int, done: Round) -> None:
         message = event.message
@@ -195,9 +219,11 @@ class Validator:
                 self._count(f"rejected_{fault.code.label}")
         elif isinstance(message, SnapshotQuestion):
             if self._snapshots is not None:
-                answer = self._snapshots.answer(event.sender, message, now_ms)
-                if answer is not None:
-                    done.messages.append(Outgoing(event.sender, answer))
+                waiting = self._questions.setdefault(event.sender, deque())
+                if len(waiting) < MAX_QUESTIONS:
+                    waiting.append(message)
+                else:
+                    self._count("questions_dropped")
         elif isinstance(message, SnapshotAnswer):
             if self._sync is not None:
                 asked = self._sync.receive(event.sender, message, now_ms)
@@ -282,6 +308,7 @@ class Validator:
         if not sync.finished:
             return
         self._sync = None
+        self.snapshot_failure = sync.failure or ""
         if sync.result is not None and sync.result.height > self.replica.committed_height:
             done.snapshot = sync.result
         else:

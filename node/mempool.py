@@ -61,11 +61,12 @@ class Displaced:
 
 @dataclass(slots=True)
 class _Sender:
-    """What waits of one sender: ids by nonce, their fees together, and its place when the pool is
-    full: the lowest rate first, of equals the last to come; None while it is never evicted."""
+    """What waits of one sender: ids by nonce, their fees, all that they spend, and its place when
+    the pool is full: the lowest rate first, of equals the last to come; None: never evicted."""
 
     ids: dict[int, bytes] = field(default_factory=dict)
     fees_uusd: int = 0
+    spent_uusd: int = 0
     place: tuple[int, int, bytes] | None = None
 
 
@@ -74,7 +75,7 @@ class Mempool:
     waited longest. Batches and evidence come first, as the exchange waits for them.
 
     The fees of all that a sender has here never exceed its balance, so whoever fills the pool pays
-    for it once blocks have room.
+    for it once blocks have room. Who makes others leave must cover what it spends beside them too.
     """
 
     def __init__(self, account_of: AccountOf, limits: MempoolLimits | None = None) -> None:
@@ -103,6 +104,18 @@ class Mempool:
     def get(self, identity: bytes) -> Waiting | None:
         """A waiting transaction by id."""
         return self._waiting.get(identity)
+
+    def is_sure(self, opened: OpenedTransaction) -> bool:
+        """Whether nothing holds it up: what has to come before it is here, and as urgent."""
+        sender = self._senders.get(opened.address, _Sender())
+        before = range(self._account_of(opened.address).nonce, opened.nonce)
+        ids = [sender.ids.get(nonce) for nonce in before]
+        return all(one is not None and is_urgent(self._waiting[one].opened) for one in ids)
+
+    def displace(self, identity: bytes, text: str) -> None:
+        """Drop a transaction for the sake of another one; nothing where it is not here."""
+        if identity in self._waiting:
+            self._displace(identity, Code.BUSY, text)
 
     def take_displaced(self) -> list[Displaced]:
         """What was replaced, evicted or has lost its fee since the last call."""
@@ -134,6 +147,11 @@ class Mempool:
         fees_uusd = sender.fees_uusd + opened.fee_uusd - (old.opened.fee_uusd if old else 0)
         self._require_covered(opened, account, fees_uusd)
         victims = self._make_room(opened, account.nonce, sender, old)
+        old_uusd = spent_uusd(old.opened) if old else 0
+        if victims or (old is not None and spent_uusd(opened) > old_uusd):
+            # Else a sender could drive others out and then spend what was to pay for that.
+            spent = sender.spent_uusd + spent_uusd(opened) - old_uusd
+            self._require_covered(opened, account, spent)
         for identity in victims:
             self._displace(identity, Code.BUSY, "the pool is full of what pays more")
         if old is not None:
@@ -149,6 +167,7 @@ class Mempool:
         sender = self._senders.setdefault(opened.address, _Sender())
         sender.ids[opened.nonce] = opened.id
         sender.fees_uusd += opened.fee_uusd
+        sender.spent_uusd += spent_uusd(opened)
         self.total_bytes += opened.size_bytes
         self._place(opened.address, sender)
         if opened.nonce == next_nonce and opened.address not in self._ready:
@@ -169,15 +188,17 @@ class Mempool:
             )
         return old
 
-    def _require_covered(self, opened: OpenedTransaction, account: Account, fees_uusd: int) -> None:
+    def _require_covered(
+        self, opened: OpenedTransaction, account: Account, needed_uusd: int
+    ) -> None:
         balance_uusd = account.balance_uusd
         if opened.nonce == account.nonce:
             balance_uusd += earned_uusd(opened)
-        if opened.fee_uusd and fees_uusd > balance_uusd:
+        if opened.fee_uusd and needed_uusd > balance_uusd:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
-                f"the balance is {account.balance_uusd} uusd, the fees of what waits with this "
-                f"transaction are {fees_uusd}",
+                f"the balance is {account.balance_uusd} uusd, what waits with this transaction "
+                f"needs {needed_uusd}",
             )
 
     def _make_room(
@@ -309,6 +330,7 @@ class Mempool:
         sender = self._senders[opened.address]
         del sender.ids[opened.nonce]
         sender.fees_uusd -= opened.fee_uusd
+        sender.spent_uusd -= spent_uusd(opened)
         self._place(opened.address, sender)
         if not sender.ids:
             del self._senders[opened.address]

@@ -109,6 +109,8 @@ class ValidatorProcess:
         if delay_ms > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
+        else:
+            await asyncio.sleep(0)  # rounds that follow at once must not shut out the links
 
     def _publish(self, done: Round) -> None:
         """Everything of the round is durable: send its messages, answer its submissions."""
@@ -173,6 +175,8 @@ class ValidatorProcess:
             "store_bytes": self._store.size_bytes(),
             "rounds": self._rounds,
         }
+        if validator.snapshot_failure:
+            values["snapshot_failure"] = validator.snapshot_failure
         values.update(sorted(validator.counters.items()))
         for name, count in sorted(replica.counters.items()):
             values[f"consensus_{name}"] = count

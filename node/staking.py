@@ -313,7 +313,11 @@ class StakingRules:
         """The epoch's last block: the next epoch starts from it, and stake that left is out."""
         state = self._state
         free_ms = state.system().window_ms + self._rules.unbonding_ms
+        in_force = {one.public_key: one.stake_uusd for one in following.members}
         for record in state.validators():
+            # Where nobody qualified, the members go on with stake that they have taken out.
+            if in_force.get(record.public_key, 0) > record.stake_uusd:
+                continue
             if any(one.free_ms == 0 for one in record.unbonding):
                 waiting = [
                     Unbonding(one.amount_uusd, one.free_ms or free_ms) for one in record.unbonding

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 
-from execution.engine import Engine
-from execution.log import log_genesis_id
 from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from net.upstream import Upstream
 from protocol.codec import Decoder, Wire, encode
-from protocol.errors import Code, Rejected, RemoteFault, SafetyViolation
+from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import decode_block_diff
 from protocol.genesis import Chain
 from protocol.keys import Key
-from protocol.merkle import list_proof
 from protocol.messages import (
     BalanceRequest,
     BalanceView,
@@ -30,26 +29,24 @@ from protocol.messages import (
     SubmitTransaction,
     SubscribeDiffs,
     WithdrawalRequest,
-    WithdrawalView,
     decode_answer,
 )
 from protocol.settlement import (
     BatchHeader,
-    OutboxEntry,
     PostBatch,
-    decode_outbox_entry,
     sign_action,
 )
-from prover.batcher import Batch, Batcher, Position
+from prover.batcher import Batcher
 from prover.process_settled import SettledBatches
+from prover.settlement import Settlement, genesis, require_same_root, withdrawal_view
 from prover.store import ProverStore
 from prover.tree import StateTree
 from store.config import ProcessConfig, parse_address
 
-BATCH_INTERVAL_S = 0.5
+BATCH_INTERVAL_MS = 500
 """Least time between the starts of two batches."""
 
-IDLE_INTERVAL_S = 30.0
+IDLE_INTERVAL_MS = 30_000
 """Blocks in which nothing happened wait this long for a batch."""
 
 WAITING_MAX = 20_000
@@ -57,6 +54,8 @@ WAITING_MAX = 20_000
 
 RETRY_S = 0.25
 POST_TIMEOUT_MS = 20_000
+
+T = TypeVar("T")
 
 _log = structlog.get_logger()
 _decode_posting: Decoder[PostBatch] = Decoder(PostBatch)
@@ -71,6 +70,7 @@ class ProverProcess:
         self._key = key
         self._store = ProverStore(config.data)
         self._batcher = self._restore()
+        self._settlement = Settlement(self._batcher, BATCH_INTERVAL_MS, IDLE_INTERVAL_MS)
         self._execution = Upstream(
             [parse_address(one) for one in config.execution], chain.chain_id, config.name
         )
@@ -83,8 +83,8 @@ class ProverProcess:
         self._settled = 0
         self._settled_actions = 0
         self._data_bytes = 0
-        self._last_batch_at = 0.0
         self._tree_ns = 0
+        self._refusal = ""
         self._news = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -92,8 +92,7 @@ class ProverProcess:
         chain = self._chain
         position = self._store.position()
         if position is None:
-            tree = StateTree(sorted(Engine(chain).leaves().items()))
-            position = Position(0, 0, log_genesis_id(chain), tree.root, 0, 0)
+            position, tree = genesis(chain)
             self._store.begin(position, list(tree.iterate()))
         else:
             tree = StateTree(self._store.leaves())
@@ -164,47 +163,37 @@ class ProverProcess:
             if known is not None:
                 await self._adopt(known)
                 continue
-            end = await self._next_end()
-            batch = self._build(end)
-            if batch.certificate is None:
-                raise SafetyViolation(f"batch built up to block {end}, which is not certified")
-            posting = PostBatch(batch.header, batch.data, batch.certificate)
+            await self._until_due()
+            batch, posting = self._build(lambda: self._settlement.build(_now_ms()))
             self._store.write(batch, self._batcher.position, encode(posting))
             await self._post(posting, batch.actions)
 
-    async def _next_end(self) -> int:
-        """Wait until a batch is worth posting; its last block."""
-        loop = asyncio.get_running_loop()
+    async def _until_due(self) -> None:
+        """Wait until a batch is worth posting."""
         while True:
             self._news.clear()
-            batcher = self._batcher
-            end = batcher.end_of_next()
-            due = self._last_batch_at + BATCH_INTERVAL_S
-            if end > batcher.position.block:
-                if not batcher.actions_waiting():
-                    due = self._last_batch_at + IDLE_INTERVAL_S
-                if loop.time() >= due or batcher.full():
-                    self._last_batch_at = loop.time()
-                    return end
-                await _wait(self._news, due - loop.time())
-            else:
+            now_ms = _now_ms()
+            due_ms = self._settlement.due_ms(now_ms)
+            if due_ms is None:
                 await self._news.wait()
+            elif due_ms > now_ms:
+                await _wait(self._news, due_ms - now_ms)
+            else:
+                return
 
-    def _build(self, end: int) -> Batch:
+    def _build(self, build: Callable[[], T]) -> T:
         started = time.perf_counter_ns()
-        batch = self._batcher.build(end)
+        built = build()
         self._tree_ns += time.perf_counter_ns() - started
         self._room.set()
-        return batch
+        return built
 
     async def _adopt(self, header: BatchHeader) -> None:
         """Follow a batch that the ledger has already: ours from before a loss of data."""
-        while min(self._batcher.next_block, self._batcher.next_diff) <= header.last_block:
+        while not self._settlement.reaches(header):
             self._news.clear()
             await self._news.wait()
-        batch = self._build(header.last_block)
-        if batch.header.post_state_root != header.post_state_root:
-            raise SafetyViolation(f"settled batch {header.number} has another state root than ours")
+        batch = self._build(lambda: self._settlement.adopt(header))
         self._store.write(batch, self._batcher.position, None)
         self._count(batch.actions, batch.data)
 
@@ -217,10 +206,9 @@ class ProverProcess:
         settled = await self._settled_batch(posting.header.number)
         if settled is None:
             await self._post(posting, 0)
-        elif settled.post_state_root == posting.header.post_state_root:
-            self._store.settled()
         else:
-            raise SafetyViolation(f"batch {settled.number} was settled with another root")
+            require_same_root(posting.header, settled)
+            self._store.settled()
 
     async def _settled_batch(self, number: int) -> BatchHeader | None:
         """Header of a batch that is proven settled, None where it is proven not to be; asks until
@@ -245,13 +233,22 @@ class ProverProcess:
                     break
                 if await self._settled_batch(number) is not None:
                     break
+                self._refusal = answer.text
                 _log.error("batch refused", number=number, code=answer.code, text=answer.text)
-            except (ConnectionError, TimeoutError, RemoteFault, Rejected) as error:
+            except RemoteFault as error:
+                # Such as no money for the fee: nothing settles until somebody does something.
+                self._refusal = str(error)
+                _log.error("batch refused", number=number, error=str(error))
+                await self._ledger.drop()
+                if await self._settled_batch(number) is not None:
+                    break
+            except (ConnectionError, TimeoutError, Rejected) as error:
                 _log.info("posting interrupted", number=number, error=str(error))
                 await self._ledger.drop()
                 if await self._settled_batch(number) is not None:
                     break
             await asyncio.sleep(RETRY_S)
+        self._refusal = ""
         self._store.settled()
         self._count(actions, posting.data)
 
@@ -276,14 +273,8 @@ class ProverProcess:
     def _withdrawal(self, session: ClientSession, request: WithdrawalRequest) -> Wire:
         del session
         found = self._store.withdrawal(request.number) if request.number < 1 << 63 else None
-        if found is None:
-            raise Rejected(Code.NOT_FOUND, f"withdrawal {request.number} is in no batch yet")
-        batch, entries = found
-        if batch == self._batcher.position.number and self._store.posting() is not None:
-            raise Rejected(Code.NOT_READY, f"batch {batch} is posted, but not settled yet")
-        decoded: list[OutboxEntry] = [decode_outbox_entry(raw) for raw in entries]
-        index = request.number - decoded[0].number
-        return WithdrawalView(request.request_id, batch, decoded[index], list_proof(entries, index))
+        posted = self._store.posting() is not None
+        return withdrawal_view(request, found, self._batcher.position.number if posted else None)
 
     def _status(self) -> StatusValues:
         batcher = self._batcher
@@ -298,12 +289,18 @@ class ProverProcess:
             "leaves": len(batcher.tree),
             "tree_ms": self._tree_ns // 1_000_000,
             "store_bytes": self._store.stored_bytes,
+            "refusal": self._refusal,
         }
 
 
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+def _now_ms() -> int:
+    """Milliseconds of a clock that only goes forward."""
+    return time.monotonic_ns() // 1_000_000
+
+
+async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
     try:
-        async with asyncio.timeout(max(0.001, timeout_s)):
+        async with asyncio.timeout(timeout_ms / 1000):
             await event.wait()
     except TimeoutError:
         return

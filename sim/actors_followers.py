@@ -145,14 +145,13 @@ class InboxFollower(VerifiedInbox):
             self._wake.set()
 
     async def _fetch(self) -> None:
-        before = (self.covered_height, self.count)
         complete = False
         while not complete:
             view = await self._upstream.ask(InboxView, self.request)
             await self._light.verify(view.header, view.certificate)
             complete = self.take(view)
-        if view.header.app_height < before[0]:
-            return
+        if view.header.app_height < self.covered_height:
+            return  # this validator lags behind one that we asked before
         self.grown.set()
         if self._on_news is not None:
             self._on_news(self.covered_height, self.count)

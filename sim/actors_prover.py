@@ -7,12 +7,9 @@ from typing import Any
 
 import msgspec
 
-from execution.engine import Engine
-from execution.log import log_genesis_id
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected, RemoteFault, SafetyViolation
 from protocol.events import decode_block_diff
-from protocol.merkle import list_proof
 from protocol.messages import (
     BalanceRequest,
     BalanceView,
@@ -21,7 +18,6 @@ from protocol.messages import (
     SubmitTransaction,
     SubscribeDiffs,
     WithdrawalRequest,
-    WithdrawalView,
 )
 from protocol.settlement import (
     BatchHeader,
@@ -31,6 +27,7 @@ from protocol.settlement import (
 )
 from prover.batcher import Batch, Batcher, Position
 from prover.process_settled import SettledBatches
+from prover.settlement import Settlement, genesis, require_same_root, withdrawal_view
 from prover.tree import StateTree
 from sim.actors_followers import LogFollower, Upstream
 from sim.actors_keys import SimKey
@@ -139,10 +136,8 @@ class SimProver(Process):
     def start(self) -> None:
         """Take up what is on disk."""
         chain = self.chain
-        leaves = Engine(chain).leaves()
-        genesis_root = StateTree(sorted(leaves.items())).root
-        genesis = Position(0, 0, log_genesis_id(chain), genesis_root, 0, 0)
-        self.store = ProverRecords(self.disks["batches"], genesis, dict(leaves))
+        origin, tree = genesis(chain)
+        self.store = ProverRecords(self.disks["batches"], origin, dict(tree.iterate()))
         position = self.store.position
         tree = StateTree(sorted(self.store.leaves.items()))
         shard = chain.genesis.shard
@@ -150,7 +145,7 @@ class SimProver(Process):
         self._ledger = Upstream(self, self._validators)
         self._proven = SettledBatches(chain, self._ledger, None, self.now_ms)
         self._news = Pulse()
-        self._last_batch_ms = 0
+        self._settlement = Settlement(self.batcher, BATCH_INTERVAL_MS, IDLE_INTERVAL_MS)
         self._log = LogFollower(self, self._sequencers, position.block, position.block_id)
         self._log.start()
         self._diffs = StreamReader(self, self._executions, self._request_diffs, self._take_diff)
@@ -192,35 +187,27 @@ class SimProver(Process):
             if known is not None:
                 await self._adopt(known)
                 continue
-            end = await self._next_end()
-            batch = self.batcher.build(end)
-            if batch.certificate is None:
-                raise SafetyViolation(f"batch built up to block {end}, which is not certified")
-            posting = PostBatch(batch.header, batch.data, batch.certificate)
+            await self._until_due()
+            batch, posting = self._settlement.build(self.now_ms())
             self.store.write(batch, self.batcher.position, posting)
             await self.synced()
             await self._post(posting)
 
-    async def _next_end(self) -> int:
+    async def _until_due(self) -> None:
         while True:
-            batcher = self.batcher
-            end = batcher.end_of_next()
-            if end <= batcher.position.block:
+            now_ms = self.now_ms()
+            due_ms = self._settlement.due_ms(now_ms)
+            if due_ms is None:
                 await self._news.wait()
-                continue
-            busy = batcher.actions_waiting()
-            due_ms = self._last_batch_ms + (BATCH_INTERVAL_MS if busy else IDLE_INTERVAL_MS)
-            if self.now_ms() >= due_ms or batcher.full():
-                self._last_batch_ms = self.now_ms()
-                return end
-            await self.first_of(self._news, due_ms - self.now_ms())
+            elif due_ms > now_ms:
+                await self.first_of(self._news, due_ms - now_ms)
+            else:
+                return
 
     async def _adopt(self, header: BatchHeader) -> None:
-        while min(self.batcher.next_block, self.batcher.next_diff) <= header.last_block:
+        while not self._settlement.reaches(header):
             await self._news.wait()
-        batch = self.batcher.build(header.last_block)
-        if batch.header.post_state_root != header.post_state_root:
-            raise SafetyViolation(f"settled batch {header.number} has another state root than ours")
+        batch = self._settlement.adopt(header)
         self.history.count("batches_adopted")
         self.store.write(batch, self.batcher.position, None)
         await self.synced()
@@ -233,11 +220,10 @@ class SimProver(Process):
         if settled is None:
             self.history.count("batches_posted_again")
             await self._post(posting)
-        elif settled.post_state_root == posting.header.post_state_root:
+        else:
+            require_same_root(posting.header, settled)
             self.store.settled()
             await self.synced()
-        else:
-            raise SafetyViolation(f"batch {settled.number} was settled with another root")
 
     async def _settled_batch(self, number: int) -> BatchHeader | None:
         """Header of a batch that is proven settled, None where it is proven not to be."""
@@ -321,11 +307,5 @@ class SimProver(Process):
     def _withdrawal(self, client: str, request: WithdrawalRequest) -> Wire:
         del client
         found = self.store.withdrawal(request.number)
-        if found is None:
-            raise Rejected(Code.NOT_FOUND, f"withdrawal {request.number} is in no batch yet")
-        batch, entries = found
-        if batch == self.batcher.position.number and self.store.posting is not None:
-            raise Rejected(Code.NOT_READY, f"batch {batch} is posted, but not settled yet")
-        decoded = [decode_outbox_entry(raw) for raw in entries]
-        index = request.number - decoded[0].number
-        return WithdrawalView(request.request_id, batch, decoded[index], list_proof(entries, index))
+        posted = self.store.posting is not None
+        return withdrawal_view(request, found, self.batcher.position.number if posted else None)

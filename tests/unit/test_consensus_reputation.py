@@ -14,7 +14,7 @@ from consensus_forge import CONFIG, GENESIS_MS, Forge, committed, receive, sent,
 
 from consensus import Effect, Misbehaviour, Send, Tick
 from consensus.evidence import verify_evidence
-from consensus.reputation import Reputation
+from consensus.reputation import ACTIVE_BLOCKS, Reputation
 from consensus.watch import REPORTED_OF_MEMBER
 from protocol.chain import Block, Certified, Vote
 from protocol.evidence import DoubleProposal, DoubleVote
@@ -27,9 +27,11 @@ def forge() -> Forge:
     return Forge()
 
 
-def leader_on_top(forge: Forge, blocks: list[tuple[int, tuple[int, ...], int | None]]) -> list[int]:
+def leader_on_top(
+    forge: Forge, blocks: list[tuple[int, tuple[int, ...], int | None]], window: int = WINDOW
+) -> list[int]:
     """Leaders of the next views over committed blocks of (proposer, signers, skipped)."""
-    reputation = Reputation(forge.members, forge.genesis_qc, WINDOW)
+    reputation = Reputation(forge.members, forge.genesis_qc, window)
     header = forge.genesis
     for height, (proposer, signers, skipped) in enumerate(blocks, 1):
         justify = replace(forge.qc_of(header, signers), view=height)
@@ -51,6 +53,13 @@ def test_members_that_take_part_lead_in_turn(forge: Forge) -> None:
 
 def test_silent_member_does_not_lead(forge: Forge) -> None:
     assert set(leader_on_top(forge, [(0, (0, 1, 3), None)] * 3)) == {0, 1, 3}
+
+
+def test_member_that_fell_silent_does_not_lead_for_long(forge: Forge) -> None:
+    silent = [(0, (0, 1, 3), None)] * ACTIVE_BLOCKS
+    early: tuple[int, tuple[int, ...], int | None] = (2, (0, 1, 2, 3), None)
+    assert 2 in leader_on_top(forge, [early, *silent[1:]], window=128)
+    assert 2 not in leader_on_top(forge, [early, *silent], window=128)
 
 
 def test_member_whose_turn_failed_does_not_lead_until_it_leaves_the_window(forge: Forge) -> None:
@@ -201,7 +210,7 @@ def test_vote_for_a_made_up_view_does_not_occupy_the_gathering(forge: Forge) -> 
     receive(replica, replace(far, view=10**9), 3)
     for member in (0, 2):
         receive(replica, forge.vote(tip, member), member)
-    due = GENESIS_MS + 100 + CONFIG.timeout_ms // 4
+    due = GENESIS_MS + 100 + CONFIG.timeout_ms // 2
     assert sent(replica.step(Tick(), due), Certified) == [Certified(forge.qc(tip), None)]
 
 

@@ -17,7 +17,7 @@ from execution.process_light import CHECKPOINT_NAME, LightFollower
 from protocol.codec import encode
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault, SafetyViolation
 from protocol.inbox import InboxLeaf, inbox_key
-from protocol.ledger_leaves import SettledBatch, batch_key
+from protocol.ledger_leaves import SettledBatch, batch_key, epoch_key
 from protocol.light import checkpoint_from_json
 from protocol.messages import (
     EpochRequest,
@@ -293,3 +293,23 @@ async def test_the_prover_believes_only_proven_batches() -> None:
     assert await batches.wait(BATCH)
     with pytest.raises(SafetyViolation):
         await batches.wait(replace(BATCH, inbox_cursor=1))
+
+
+async def test_a_false_start_of_an_epoch_is_not_kept(tmp_path: Path) -> None:
+    """A block above the old members' last one is certified too; the new ones tell which it was."""
+    path = tmp_path / CHECKPOINT_NAME
+    world = grown(1)
+    light, validator = follower(world, path)
+    last = world.lasts[0]
+    above = world.header_on(last, last.app_height)
+
+    def false_start(view: object) -> object:
+        if isinstance(view, EpochView):
+            proof = encode(world.proof(above, [epoch_key(1)]))
+            return EpochView(1, view.number, above, world.certificate(above), proof)
+        return view
+
+    validator.lie = false_start
+    with pytest.raises(Rejected, match="another block"):
+        await light.leaves([inbox_key(0)])
+    assert not path.exists()

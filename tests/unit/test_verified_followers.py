@@ -1,0 +1,201 @@
+"""Machines of whoever follows log and inbox: nothing counts that is not proven, nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from light_world import LightChain
+from pipeline_world import DOLLAR, PipelineWorld
+
+from execution.inbox import FETCH_LIMIT, VerifiedInbox
+from execution.log import VerifiedLog, log_genesis_id
+from execution.replay import Replay
+from protocol.actions import BUY, Order
+from protocol.codec import encode
+from protocol.errors import Rejected, SafetyViolation
+from protocol.inbox import InboxLeaf, inbox_key
+from protocol.messages import InboxView
+from protocol.ordering import OrderedBlock, OrderedChunk
+from protocol.settlement import (
+    EMPTY_INBOX_HASH,
+    InboxDeposit,
+    InboxEntry,
+    extend_inbox_hash,
+)
+
+replace = msgspec.structs.replace
+HEIGHTS = (2, 2, 5, 9)
+ENTRIES: list[tuple[int, InboxEntry]] = [
+    (height, InboxDeposit(index, 16, b"\x01" * 20, 5)) for index, height in enumerate(HEIGHTS)
+]
+
+
+def inbox_world(entries: Sequence[tuple[int, InboxEntry]]) -> LightChain:
+    running = EMPTY_INBOX_HASH
+    for height, entry in entries:
+        running = extend_inbox_hash(running, height, entry)
+    leaf = encode(InboxLeaf(len(entries), running))
+    world = LightChain(leaves={inbox_key(0): leaf})
+    world.to_epoch(1)
+    return world
+
+
+def view(world: LightChain, entries: Sequence[tuple[int, InboxEntry]]) -> InboxView:
+    header = world.headers[-1]
+    proof = encode(world.proof(header, [inbox_key(0)]))
+    return InboxView(1, list(entries), header, world.certificate(header), proof)
+
+
+def test_an_inbox_in_parts_counts_once_all_is_there() -> None:
+    world, inbox = inbox_world(ENTRIES), VerifiedInbox(0)
+    assert not inbox.take(view(world, ENTRIES[:3]))
+    assert (inbox.count, inbox.covered_height, inbox.request(7).from_index) == (0, -1, 3)
+    assert inbox.take(view(world, ENTRIES[3:]))
+    assert (inbox.count, inbox.request(7).from_index) == (4, 4)
+    assert inbox.covered_height == world.headers[-1].app_height
+    assert [inbox.count_at(height) for height in (1, 2, 4, 5, 8, 9)] == [0, 2, 2, 3, 3, 4]
+    assert inbox.entries(1, 3) == [entry for _, entry in ENTRIES[1:3]]
+
+
+def test_an_unfinished_question_is_forgotten() -> None:
+    world, inbox = inbox_world(ENTRIES), VerifiedInbox(0)
+    forged = [(2, replace(ENTRIES[0][1], amount_uusd=6))]
+    assert not inbox.take(view(world, forged))
+    inbox.forget()
+    assert inbox.take(view(world, ENTRIES))
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        ENTRIES[1:],
+        [(3, ENTRIES[0][1]), *ENTRIES[1:]],
+        [ENTRIES[1], ENTRIES[0], *ENTRIES[2:]],
+        [*ENTRIES[:3], (9, replace(ENTRIES[3][1], amount_uusd=6))],
+    ],
+    ids=["withheld", "one missing", "another height", "another order", "another amount"],
+)
+def test_entries_that_are_not_the_ledgers_change_nothing(
+    entries: list[tuple[int, InboxEntry]],
+) -> None:
+    world, inbox = inbox_world(ENTRIES), VerifiedInbox(0)
+    with pytest.raises(Rejected):
+        while not inbox.take(view(world, entries)):
+            entries = []
+    assert (inbox.count, inbox.covered_height, inbox.entries(0, 4)) == (0, -1, [])
+    inbox.forget()
+    assert inbox.take(view(world, ENTRIES))
+
+
+def test_an_older_answer_changes_nothing() -> None:
+    world, inbox = inbox_world(ENTRIES), VerifiedInbox(0)
+    old = view(world, [])
+    world.to_epoch(2)
+    assert inbox.take(view(world, ENTRIES))
+    height = inbox.covered_height
+    assert inbox.take(old)
+    assert inbox.covered_height == height > old.header.app_height
+
+
+def test_it_is_behind_what_was_told_and_wanted_until_another_validator_is_asked() -> None:
+    world, inbox = inbox_world(ENTRIES), VerifiedInbox(0)
+    assert inbox.take(view(world, ENTRIES)) and not inbox.behind
+    inbox.want(inbox.covered_height + 1)
+    assert inbox.behind
+    world.block()
+    assert inbox.take(view(world, [])) and not inbox.behind
+    assert inbox.told(1 << 40) and not inbox.told(9) and inbox.behind
+    inbox.forget()
+    assert not inbox.behind and inbox.told(5)
+
+
+def test_released_entries_are_freed_and_numbers_stay() -> None:
+    many: list[tuple[int, InboxEntry]] = [
+        (2 + index, InboxDeposit(index, 16, b"\x01" * 20, 5)) for index in range(FETCH_LIMIT + 3)
+    ]
+    inbox = VerifiedInbox(0)
+    assert inbox.take(view(inbox_world(many), many))
+    inbox.release(FETCH_LIMIT - 1)
+    assert inbox.entries(0, 1) == [many[0][1]]
+    inbox.release(FETCH_LIMIT + 1)
+    assert inbox.entries(FETCH_LIMIT + 1, FETCH_LIMIT + 3) == [one for _, one in many[-2:]]
+    assert inbox.count_at(FETCH_LIMIT + 3) == FETCH_LIMIT + 2 and inbox.count == FETCH_LIMIT + 3
+
+
+# --- log
+
+
+def ordered_world() -> PipelineWorld:
+    world = PipelineWorld()
+    world.order(inbox_height=0)
+    for price in (600_000, 600_001, 600_002):
+        world.order(world.sign(world.alice, Order(0, BUY, price, 1)))
+    return world
+
+
+def chunk_of(world: PipelineWorld, blocks: list[OrderedBlock]) -> OrderedChunk:
+    return OrderedChunk(blocks, world.log.certificate(blocks[-1].header))
+
+
+def test_a_log_goes_on_where_it_stands_and_nowhere_else() -> None:
+    world = ordered_world()
+    blocks = world.log.blocks
+    log = VerifiedLog(world.chain, 0, log_genesis_id(world.chain))
+    log.add(chunk_of(world, blocks[:2]))
+    assert (log.height, log.block_id) == (2, blocks[1].header.block_id())
+    altered = OrderedBlock(blocks[2].header, blocks[1].payload)
+    uncertified = OrderedChunk(blocks[2:], world.log.certificate(blocks[2].header))
+    for chunk in (
+        chunk_of(world, blocks[:1]),
+        chunk_of(world, blocks[3:]),
+        OrderedChunk([altered], world.log.certificate(blocks[2].header)),
+        uncertified,
+    ):
+        with pytest.raises(Rejected):
+            log.add(chunk)
+        assert (log.height, log.block_id) == (2, blocks[1].header.block_id())
+    log.add(chunk_of(world, blocks[2:]))
+    assert log.height == 4
+
+
+# --- execution
+
+
+def test_a_replay_goes_on_from_its_snapshot_to_the_same_records() -> None:
+    world, inbox = ordered_world(), genesis_inbox()
+    first = Replay(world.chain, None)
+    blocks = world.log.blocks
+    records = [first.apply(one.header, first.payload(one), inbox, None)[2] for one in blocks[:2]]
+    snapshot = first.snapshot()
+    records += [first.apply(one.header, first.payload(one), inbox, None)[2] for one in blocks[2:]]
+    again = Replay(world.chain, snapshot)
+    for block, known in zip(blocks[2:], records[2:], strict=True):
+        assert again.apply(block.header, again.payload(block), inbox, known)[2] == known
+    assert again.snapshot() == first.snapshot() and again.height == 4
+    assert dict(again.leaves) == world.engine.leaves()
+    with pytest.raises(SafetyViolation, match="another chain"):
+        Replay(world.chain, replace(snapshot, chain_id=bytes(32)))
+
+
+def test_another_result_than_before_a_restart_is_in_no_snapshot() -> None:
+    world, inbox = ordered_world(), genesis_inbox()
+    replay = Replay(world.chain, None)
+    block = world.log.blocks[0]
+    before = replay.snapshot()
+    record = Replay(world.chain, None).apply(block.header, replay.payload(block), inbox, None)[2]
+    with pytest.raises(SafetyViolation, match="again gave another result"):
+        replay.apply(block.header, replay.payload(block), inbox, replace(record, events=b"other"))
+    assert replay.snapshot() == before
+
+
+def genesis_inbox() -> VerifiedInbox:
+    """The inbox as genesis leaves it: each trader's deposit, at height 0."""
+    world = PipelineWorld()
+    placed = world.ledger.entries(0, world.ledger.entries_at(0), 0)
+    assert placed and all(entry.amount_uusd == 5_000 * DOLLAR for _, entry in placed)
+    inbox = VerifiedInbox(0)
+    assert inbox.take(view(inbox_world(placed), placed))
+    return inbox
