@@ -8,9 +8,10 @@ import sys
 import time
 
 import msgspec
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from client.endpoint import Endpoint
 from protocol.errors import RemoteFault
@@ -53,6 +54,12 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     store_bytes: int | None
     rates: dict[str, float]
     values: Values
+
+    @property
+    def trouble(self) -> str:
+        """What a process cannot get on with by itself, in its own words; empty for nothing."""
+        found = (self.values.get(name) for name in ("refusal", "snapshot_failure"))
+        return next((text for text in found if isinstance(text, str) and text), "")
 
 
 async def sample(testnet: Testnet) -> dict[str, Values | None]:
@@ -171,6 +178,12 @@ def make_table(rows: list[ProcessRow], width: int = WIDE) -> Table:
     return table
 
 
+def make_view(rows: list[ProcessRow], width: int = WIDE) -> Group:
+    """The table, and a line for each process in trouble."""
+    lines = [f"{row.name}: {row.trouble}" for row in rows if row.trouble]
+    return Group(make_table(rows, width), *(Text(line, style="red") for line in lines))
+
+
 def _console() -> Console:
     # Without a terminal nothing tells the width, and the guess would cut columns off.
     return Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
@@ -207,9 +220,9 @@ async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_js
             if as_json:
                 print(msgspec.json.encode({"processes": rows}).decode(), flush=True)
             elif live is not None:
-                live.update(make_table(rows, console.width), refresh=True)
+                live.update(make_view(rows, console.width), refresh=True)
             else:
-                console.print(make_table(rows, console.width))
+                console.print(make_view(rows, console.width))
             if not watch:
                 return sum(1 for row in rows if row.state == "up")
             before, began = after, now

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.status import Values, make_rows, make_table
+from client.status import Values, make_rows, make_table, make_view
 from store.testnet import Description, ProcessEntry, Testnet
 
 TESTNET = Testnet(
@@ -99,3 +99,16 @@ def test_the_table_fits_the_terminal_with_nothing_cut_off(width: int) -> None:
     for text in ("validator-0", "99,999", "30,000", "999.9 MB", "accepted", "settled"):
         assert text in shown
     assert ("100,001" in shown) is (width >= 110)
+
+
+def test_what_a_process_cannot_mend_stands_below_the_table() -> None:
+    found: dict[str, Values | None] = {
+        "validator-0": {"height": 3, "snapshot_failure": ""},
+        "sequencer-0": None,
+        "execution-0": None,
+        "prover-0": {"height": 1, "refusal": "insufficient_balance: the fee is not covered"},
+    }
+    console = Console(file=io.StringIO(), width=120)
+    console.print(make_view(make_rows(TESTNET, found, found, 1.0)))
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "prover-0: insufficient_balance" in text and "validator-0:" not in text
