@@ -20,6 +20,10 @@ RETRIED = frozenset((Code.BUSY, Code.NOT_READY, Code.RATE_LIMITED))
 
 FIRST_WAIT_MS = 20
 WAIT_CAP_MS = 1_000
+OPEN_TIMEOUT_MS = 2_000
+"""A process that takes longer to say hello is passed over where there is another one."""
+
+NO_ANSWER = "nothing in time"
 
 
 class Unreachable(TrilemmaError):
@@ -92,9 +96,12 @@ class Channel:
             if endpoint is not None:
                 return endpoint
             backoff = Backoff(self.patience_ms)
+            others = len(self._addresses) - 1
+            limit_s = OPEN_TIMEOUT_MS / 1000 if others else None
             while True:
                 try:
-                    self._endpoint = await self._open()
+                    async with asyncio.timeout(limit_s):
+                        self._endpoint = await self._open()
                     return self._endpoint
                 except (ConnectionError, TimeoutError) as error:
                     problem: Exception = error
@@ -104,11 +111,13 @@ class Channel:
                             f"the {self.role} process is of another chain: {fault.text}"
                         ) from None
                     problem = fault
-                if not await backoff.wait():
+                # Every address gets its try, however long the first ones hung.
+                if not await backoff.wait() and others <= 0:
                     raise Unreachable(
-                        f"no {self.role} process answers ({problem}); is the cluster up? "
-                        "start it with: trilemma up"
+                        f"no {self.role} process answers ({str(problem) or NO_ANSWER}); "
+                        "is the cluster up? start it with: trilemma up"
                     ) from None
+                others -= 1
 
     async def _open(self) -> Endpoint:
         host, port = self._addresses[self._next]
@@ -144,12 +153,19 @@ class Channel:
                 if fault.code not in RETRIED:
                     raise
                 problem: Exception = fault
-            except (ConnectionError, TimeoutError) as error:
+            except ConnectionError as error:
                 problem = error
+            except TimeoutError as error:
+                problem = error
+                if len(self._addresses) > 1:
+                    # It hangs: whoever asks next asks another one.
+                    await endpoint.close()
             if not await backoff.wait():
                 if isinstance(problem, RemoteFault):
                     raise problem
-                raise Unreachable(f"the {self.role} process does not answer ({problem})") from None
+                raise Unreachable(
+                    f"the {self.role} process does not answer ({str(problem) or NO_ANSWER})"
+                ) from None
 
     async def close(self) -> None:
         """Close the session."""

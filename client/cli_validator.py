@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def show(context: typer.Context, as_json: Json = False) -> None:
     """Epoch, members, stakes, jail and unbonding, as the ledger proves them."""
-    from client.units import uusd_to_usd
+    from client.units import utc, uusd_to_usd
     from client.validators import describe, validator_set
 
     exchange = exchange_of(context)
@@ -39,7 +39,7 @@ def show(context: typer.Context, as_json: Json = False) -> None:
             return await validator_set(exchange)
 
     found = run(work())
-    ends = f", ends at {found.ends_ms}" if found.ends_ms else ""
+    ends = f", ends at {utc(found.ends_ms)}" if found.ends_ms else ""
     lines = [
         f"epoch {found.epoch}{ends}; ledger height {found.ledger_height}",
         f"{'validator':<16}{'votes':>16}{'stake':>16}{'unbonding':>16}  {'account':<42}state",

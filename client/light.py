@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from client.faults import InvalidProof
-from client.units import uusd_to_usd
+from client.units import utc, uusd_to_usd
 from consensus.light_proofs import ProvenLeaves, require_outbox_entry
 from execution.process_light import LightFollower, wall_clock_ms
 from protocol.codec import Wire
@@ -83,7 +83,8 @@ class LightReport(msgspec.Struct, frozen=True):
         """For people."""
         lines = [
             f"verified ledger block {self.height} ({self.block_id[:16]}) of epoch {self.epoch}: "
-            f"{len(self.members)} members, {self.epochs_followed} changes of the set followed",
+            f"{len(self.members)} members, epochs followed: {self.epochs_followed}",
+            f"its time is {utc(self.time_ms)}",
             f"checkpoint {self.checkpoint}",
         ]
         if self.balance is not None:

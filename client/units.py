@@ -7,6 +7,7 @@ ticks, lots and micro-dollars. A conversion is exact or refused: nothing is roun
 from __future__ import annotations
 
 import re
+import time
 
 from protocol.errors import ConfigError
 from protocol.genesis import PPM, MarketConfig
@@ -94,6 +95,11 @@ def ticks_to_price(market: MarketConfig, price_ticks: int) -> str:
 def lots_to_size(market: MarketConfig, size_lots: int) -> str:
     """Base-unit text of a size in lots."""
     return format_micro(size_lots * market.lot_micro)
+
+
+def utc(time_ms: int) -> str:
+    """A time for people, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000))
 
 
 def uusd_to_usd(amount_uusd: int) -> str:

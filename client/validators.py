@@ -149,6 +149,11 @@ async def bond(
             )
         address = address or known.address
         certificate = known.certificate if certificate is None else certificate
+        if not address:
+            raise ConfigError(
+                "the ledger knows no address of this validator, as of those of genesis: give "
+                "--address HOST:PORT, its peer_listen"
+            )
     return await exchange.ledger.send(key, Bond(amount_uusd, certificate, address))
 
 
@@ -185,7 +190,7 @@ def describe(shown: ValidatorSetView) -> list[dict[str, Any]]:
     for one in shown.validators:
         state = "validates" if one.voting_uusd else "waits" if one.stake_uusd else "left"
         if one.jailed:
-            state += f", jailed until {one.jailed_until_ms}"
+            state += f", jailed until {one.jailed_until_ms} of the ledger's time"
         rows.append(
             {
                 "name": one.name or one.address[:12],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -62,8 +64,10 @@ def choose(name: str) -> list[Scenario]:
         return list(groups[name].values())
     found = all_scenarios().get(name)
     if found is None:
+        near = difflib.get_close_matches(name, [*groups, *all_scenarios()], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise ConfigError(
-            f"there is no scenario {name!r}; `trilemma sim --scenario list` shows all"
+            f"there is no scenario {name!r}{hint}; `trilemma sim --scenario list` shows all"
         )
     return [found]
 
@@ -129,17 +133,29 @@ def run_all(
             for outcome in part.violations + part.stalled:
                 note(_failure(outcome))
 
-        if jobs == 1 or len(waiting) == 1:
-            for task in waiting:
-                take(work(task))
-        else:
-            _run_on_workers(waiting, jobs, take)
+        try:
+            if jobs == 1 or len(waiting) == 1:
+                for task in waiting:
+                    take(work(task))
+            else:
+                _run_on_workers(waiting, jobs, take)
+        except KeyboardInterrupt:
+            done = sum(report.seeds for report in reports.values())
+            broken = sum(len(r.violations) + len(r.stalled) for r in reports.values())
+            note(f"interrupted after {done} of {seeds} runs, {broken} of which failed")
+            raise
     return [report for report in reports.values() if report.seeds]
+
+
+def _begin_worker() -> None:
+    """Ctrl-C goes to the whole group; the parent ends the workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _run_on_workers(waiting: list[Task], jobs: int, take: Callable[[Report], None]) -> None:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(waiting)), mp_context=context) as pool:
+    workers = min(jobs, len(waiting))
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
         pending: set[Future[Report]] = {pool.submit(work, task) for task in waiting}
         try:
             while pending:
@@ -147,7 +163,10 @@ def _run_on_workers(waiting: list[Task], jobs: int, take: Callable[[Report], Non
                 for future in done:
                     take(future.result())
         except BaseException:
+            # What is running is not waited for: a chunk can take a minute.
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in multiprocessing.active_children():
+                worker.kill()
             raise
 
 

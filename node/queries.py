@@ -81,7 +81,7 @@ class LedgerQueries:
         found = self._store.block(_positive(request.height))
         certificate = self._store.certificate_from(request.height)
         if found is None or certificate is None:
-            raise Rejected(Code.NOT_FOUND, f"ledger block {request.height} is not committed")
+            raise self._missing(request.height)
         return HeaderView(request.request_id, found[0].header, certificate)
 
     def batch(self, request: BatchRequest) -> BatchView:
@@ -144,7 +144,7 @@ class LedgerQueries:
         first = _positive(request.from_height)
         blocks, certificate = self._store.block_run(first, limit, MAX_BLOCKS_BYTES)
         if certificate is None:
-            raise Rejected(Code.NOT_FOUND, f"ledger block {first} is not committed")
+            raise self._missing(first)
         epoch = blocks[0].header.epoch
         if blocks[-1].header.epoch != epoch:
             blocks = [block for block in blocks if block.header.epoch == epoch]
@@ -161,6 +161,14 @@ class LedgerQueries:
         if found is None:
             raise Rejected(Code.WRONG_EPOCH, f"epoch {number} has not begun here")
         return EpochView(request.request_id, number, *found)
+
+    def _missing(self, height: int) -> Rejected:
+        lowest = self._store.retained_from()
+        if height < lowest:
+            return Rejected(
+                Code.NOT_RETAINED, f"this validator keeps blocks from {lowest} on, not {height}"
+            )
+        return Rejected(Code.NOT_FOUND, f"ledger block {height} is not committed")
 
     def _prove(self, header: Header, keys: Sequence[bytes]) -> bytes:
         return encode(self._ledger.prove_at(header.app_height, header.app_root, keys))
