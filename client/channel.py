@@ -69,6 +69,11 @@ class Channel:
         self._lock = asyncio.Lock()
 
     @property
+    def places(self) -> int:
+        """Addresses of the role."""
+        return len(self._addresses)
+
+    @property
     def endpoint(self) -> Endpoint | None:
         """The session that stands now, if any."""
         endpoint = self._endpoint
@@ -167,8 +172,13 @@ class Channel:
                     f"the {self.role} process does not answer ({str(problem) or NO_ANSWER})"
                 ) from None
 
+    async def move_on(self) -> None:
+        """Give the session up: the next question goes to the next address (this one lied, or
+        does not keep what is asked for)."""
+        await self.close()
+
     async def close(self) -> None:
         """Close the session."""
-        if self._endpoint is not None:
-            await self._endpoint.close()
-            self._endpoint = None
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            await endpoint.close()

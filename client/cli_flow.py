@@ -95,11 +95,17 @@ def load(
         raise typer.Exit(EXIT_NO_PROGRESS)
 
 
-def audit(context: typer.Context, as_json: Json = False) -> None:
+def audit(
+    context: typer.Context,
+    validator: Annotated[
+        int, typer.Option("--validator", min=0, help="Ask this validator first.")
+    ] = 0,
+    as_json: Json = False,
+) -> None:
     """Re-execute everything from base-layer data alone, and compare with what was settled."""
     from client.audit_command import audit as run_audit
 
-    exchange = exchange_of(context, FLOW_PATIENCE_MS)
+    exchange = exchange_of(context, FLOW_PATIENCE_MS, validator)
 
     async def work() -> Any:
         async with exchange:

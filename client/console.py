@@ -36,11 +36,15 @@ def testnet_directory(context: typer.Context, given: Path | None = None) -> Path
     return chosen if isinstance(chosen, Path) else DEFAULT_TESTNET
 
 
-def exchange_of(context: typer.Context, patience_ms: int = COMMAND_PATIENCE_MS) -> Exchange:
-    """The exchange of the chosen testnet."""
+def exchange_of(
+    context: typer.Context, patience_ms: int = COMMAND_PATIENCE_MS, validator: int = 0
+) -> Exchange:
+    """The exchange of the chosen testnet; `validator` is the one that is asked first."""
     from client.sdk import Exchange
 
-    return Exchange.connect(testnet_directory(context), patience_ms=patience_ms)
+    return Exchange.connect(
+        testnet_directory(context), patience_ms=patience_ms, first_address=validator
+    )
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

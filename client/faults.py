@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from client.channel import RETRIED, Unreachable
 from client.submission import ActionRejected
+from client.units import readable
 from protocol.errors import (
     Code,
     ConfigError,
@@ -34,6 +35,11 @@ class NoProgress(TrilemmaError):
 
 def explain(error: BaseException) -> tuple[str, int] | None:
     """The sentence and the exit status of a failure; None for a bug of ours."""
+    found = _explain(error)
+    return None if found is None else (readable(found[0]), found[1])
+
+
+def _explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ConfigError):
         return str(error), EXIT_USAGE
     if isinstance(error, SafetyViolation):
@@ -47,7 +53,8 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, TrilemmaError):
         return str(error), EXIT_FAILED
     if isinstance(error, ConnectionError):
-        return f"the connection was lost: {error}", EXIT_NO_PROGRESS
+        named = f": {error}" if str(error) else ""
+        return f"the connection was lost{named}", EXIT_NO_PROGRESS
     if isinstance(error, OSError):
         named = f": {error.filename}" if error.filename else ""
         return f"{error.strerror or error}{named}", EXIT_FAILED

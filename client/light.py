@@ -121,15 +121,16 @@ class _ChannelAsks:
         return await self._channel.ask(kind, make, timeout_ms=timeout_ms)
 
     async def drop(self) -> None:
-        """A channel moves on by itself when a session is lost."""
+        """Ask the next validator from now on."""
+        await self._channel.move_on()
 
 
 class VerifiedLedger:
     """Reads of the base layer in which every answer is verified from a checkpoint on.
 
     `checkpoint`: file to begin from, and with `keep` to keep up to date; None: the validators of
-    genesis. Methods raise `InvalidProof` where an answer does not verify, `ConfigError` where the
-    checkpoint is too old, and what asking raises.
+    genesis. Methods raise `InvalidProof` where an answer does not verify (and ask the next
+    validator the next time), `ConfigError` where the checkpoint is too old, and what asking raises.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class VerifiedLedger:
         try:
             await self.light.verify(view.header, view.certificate)
         except Rejected as error:
+            await self._node.move_on()
             raise InvalidProof(f"header {view.header.height}: {error}") from None
         return view
 
@@ -179,6 +181,7 @@ class VerifiedLedger:
         except Rejected as error:
             if error.code == Code.UNKNOWN_BATCH:
                 raise
+            await self._node.move_on()
             raise InvalidProof(str(error)) from None
 
     async def _withdrawal(self, number: int) -> WithdrawalView:

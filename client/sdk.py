@@ -84,10 +84,18 @@ class Exchange:
     def connect(
         cls, directory: Path | str, *, patience_ms: int = PATIENCE_MS, first_address: int = 0
     ) -> Exchange:
-        """The exchange of a testnet directory; raises `ConfigError`. Connections open when used."""
+        """The exchange of a testnet directory; connections open when used.
+
+        `first_address`: number of the validator that is asked first. Raises `ConfigError`.
+        """
         testnet = Testnet.load(directory)
         roles: tuple[Role, ...] = ("node", "sequencer", "execution", "prover")
         addresses = {role: testnet.addresses(role) for role in roles}
+        count = len(addresses["node"])
+        if first_address and not 0 < first_address < count:
+            raise ConfigError(
+                f"there is no validator {first_address}; their numbers are 0 to {count - 1}"
+            )
         return cls(
             testnet.chain(), addresses, testnet=testnet, patience_ms=patience_ms,
             first_address=first_address,

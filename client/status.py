@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.endpoint import Endpoint
+from client.units import readable
 from protocol.errors import RemoteFault
 from protocol.messages import Status, StatusRequest
 from store.config import Role, parse_address
@@ -26,6 +27,9 @@ Values = dict[str, int | str]
 
 WIDE = 110
 """Columns of a terminal from which on the table has its views too."""
+
+STALLED_MS = 15_000
+"""Longer without a ledger block, the base layer is said to stand still."""
 
 RATES = {
     "accepted": "accepted_actions",
@@ -178,10 +182,67 @@ def make_table(rows: list[ProcessRow], width: int = WIDE) -> Table:
     return table
 
 
-def make_view(rows: list[ProcessRow], width: int = WIDE) -> Group:
-    """The table, and a line for each process in trouble."""
-    lines = [f"{row.name}: {row.trouble}" for row in rows if row.trouble]
-    return Group(make_table(rows, width), *(Text(line, style="red") for line in lines))
+class BaseLayer(msgspec.Struct, frozen=True, kw_only=True):
+    """The base layer, as the validators that answer know it.
+
+    `members` are those of the newest epoch, `validating` how many of them answer here; `age_ms` the
+    time since the newest ledger block, None where there is none yet. It has `stalled` where that is
+    longer than the chain is ever idle.
+    """
+
+    epoch: int
+    members: int
+    validating: int
+    age_ms: int | None
+    stalled: bool
+
+    def line(self) -> str:
+        """For people, within 80 columns."""
+        newest = "no block yet" if self.age_ms is None else f"newest block {self._age_s} s ago"
+        counted = f"{self.validating} of {self.members} members answer"
+        return f"base layer: epoch {self.epoch:,}, {counted}, {newest}"
+
+    def alarm(self) -> str:
+        """What to say where it stalls; else empty."""
+        what = f"no ledger block for {self._age_s} s"
+        return f"{what}: less than two thirds of the stake answer?" if self.stalled else ""
+
+    @property
+    def _age_s(self) -> str:
+        return f"{(self.age_ms or 0) // 1000:,}"
+
+
+def base_layer(rows: list[ProcessRow], now_ms: int, idle_ms: int = 0) -> BaseLayer | None:
+    """The base layer at wall-clock time `now_ms`; None where no validator answers.
+
+    `idle_ms`: how long the chain waits with a block where there is nothing to do.
+    """
+    answers = [row.values for row in rows if row.role == "node" and row.state == "up"]
+    if not answers:
+        return None
+    newest = max(answers, key=lambda values: _number(values, "epoch") or 0)
+    epoch = _number(newest, "epoch") or 0
+    here = [
+        values
+        for values in answers
+        if values.get("validating") == "yes" and _number(values, "epoch") == epoch
+    ]
+    time_ms = max(_number(values, "time_ms") or 0 for values in answers)
+    age_ms = max(0, now_ms - time_ms) if time_ms else None
+    limit_ms = max(STALLED_MS, 3 * idle_ms)
+    return BaseLayer(
+        epoch=epoch, members=_number(newest, "members") or 0, validating=len(here),
+        age_ms=age_ms, stalled=age_ms is not None and age_ms > limit_ms,
+    )  # fmt: skip
+
+
+def make_view(rows: list[ProcessRow], width: int = WIDE, base: BaseLayer | None = None) -> Group:
+    """The table, a line on the base layer, and one for each trouble."""
+    alarms = [] if base is None else [base.alarm()]
+    alarms += [f"{row.name}: {readable(row.trouble)}" for row in rows if row.trouble]
+    lines = [] if base is None else [Text(base.line())]
+    lines += [Text(alarm, style="red") for alarm in alarms if alarm]
+    return Group(make_table(rows, width), *lines)
 
 
 def _console() -> Console:
@@ -207,6 +268,7 @@ def _bytes(count: int | None) -> str:
 async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_json: bool) -> int:
     """Print one status, or a stream of them; returns how many processes answered last."""
     console = _console()
+    idle_ms = testnet.chain().genesis.ledger_pace.idle_interval_ms
     with contextlib.ExitStack() as stack:
         live = None
         if watch and not as_json and console.is_terminal:
@@ -217,12 +279,14 @@ async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_js
                 await asyncio.sleep(interval_s)
             after, now = await sample(testnet), time.monotonic()
             rows = make_rows(testnet, before, after, now - began)
+            base = base_layer(rows, time.time_ns() // 1_000_000, idle_ms)
             if as_json:
-                print(msgspec.json.encode({"processes": rows}).decode(), flush=True)
+                shown = {"processes": rows, "base_layer": base}
+                print(msgspec.json.encode(shown).decode(), flush=True)
             elif live is not None:
-                live.update(make_view(rows, console.width), refresh=True)
+                live.update(make_view(rows, console.width, base), refresh=True)
             else:
-                console.print(make_view(rows, console.width))
+                console.print(make_view(rows, console.width, base))
             if not watch:
                 return sum(1 for row in rows if row.state == "up")
             before, began = after, now

@@ -97,6 +97,40 @@ def lots_to_size(market: MarketConfig, size_lots: int) -> str:
     return format_micro(size_lots * market.lot_micro)
 
 
+_SPANS = (("day", 86_400_000), ("hour", 3_600_000), ("minute", 60_000), ("second", 1_000))
+
+
+def duration(span_ms: int) -> str:
+    """A length of time for people: its two largest units, such as ``8 days 2 hours``."""
+    parts = []
+    rest_ms = abs(span_ms)
+    for name, unit_ms in _SPANS:
+        count, rest_ms = divmod(rest_ms, unit_ms)
+        if count:
+            parts.append(f"{count} {name}{'' if count == 1 else 's'}")
+        elif parts:
+            break
+    return " ".join(parts[:2]) or f"{rest_ms} ms"
+
+
+_UUSD = re.compile(r"(?<![\w.])(-?\d{1,30}) u(?:usd|USD)\b", re.ASCII)
+_UUSD_AGAIN = re.compile(r"\b(needs|the deposit|to add|, not) (\d{1,30})(?![\w.])", re.ASCII)
+_MS = re.compile(r"(?<![\w.])(\d{4,20}) ms\b", re.ASCII)
+
+
+def readable(text: str) -> str:
+    """A process's sentence for people: micro-dollars as dollars, milliseconds as days or hours.
+
+    Of two amounts in one sentence, processes give the unit with one.
+    """
+    if _UUSD.search(text):
+        text = _UUSD_AGAIN.sub(
+            lambda found: f"{found[1]} {uusd_to_usd(int(found[2]))} dollars",
+            _UUSD.sub(lambda found: f"{uusd_to_usd(int(found[1]))} dollars", text),
+        )
+    return _MS.sub(lambda found: duration(int(found[1])), text)
+
+
 def utc(time_ms: int) -> str:
     """A time for people, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time_ms / 1000))

@@ -11,6 +11,7 @@ import msgspec
 
 from client.light import VerifiedLedger
 from client.sdk import Exchange
+from client.units import utc
 from execution.process_light import CHECKPOINT_NAME, LightFollower
 from protocol.errors import ConfigError
 from protocol.keys import Key, address_of
@@ -133,7 +134,8 @@ async def bond(
 ) -> Committed:
     """Add to the stake of the key's validator, or make it one.
 
-    Where `address` or `certificate` is left away, that of the ledger stays in force. Raises
+    Where `address` or `certificate` is left away, that of the ledger stays in force; a validator of
+    the testnet's genesis, of which the ledger has no address, gets that of the testnet. Raises
     `ConfigError` where there is none yet, `TransactionRejected` where the ledger refuses.
     """
     if address:
@@ -147,7 +149,7 @@ async def bond(
                 f"certificate beside the key ({CERTIFICATE_SUFFIX}); make one with: "
                 "trilemma validator init"
             )
-        address = address or known.address
+        address = address or known.address or _peer_address(exchange, key.public)
         certificate = known.certificate if certificate is None else certificate
         if not address:
             raise ConfigError(
@@ -155,6 +157,16 @@ async def bond(
                 "--address HOST:PORT, its peer_listen"
             )
     return await exchange.ledger.send(key, Bond(amount_uusd, certificate, address))
+
+
+def _peer_address(exchange: Exchange, public_key: bytes) -> str:
+    """The peer address of a validator of the testnet; empty for any other key."""
+    testnet = exchange.testnet
+    if testnet is None:
+        return ""
+    keys = [bytes.fromhex(one.public_key) for one in exchange.chain.genesis.validators]
+    peers = {entry.index: entry.peer for entry in testnet.of_role("node")}
+    return peers.get(keys.index(public_key), "") if public_key in keys else ""
 
 
 async def unbond(exchange: Exchange, key: Key, amount_uusd: int) -> Committed:
@@ -190,7 +202,7 @@ def describe(shown: ValidatorSetView) -> list[dict[str, Any]]:
     for one in shown.validators:
         state = "validates" if one.voting_uusd else "waits" if one.stake_uusd else "left"
         if one.jailed:
-            state += f", jailed until {one.jailed_until_ms} of the ledger's time"
+            state += f", jailed until {utc(one.jailed_until_ms)} of the ledger's time"
         rows.append(
             {
                 "name": one.name or one.address[:12],

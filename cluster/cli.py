@@ -1,7 +1,7 @@
 """The command line, ``trilemma``.
 
 Exit statuses: 0 done, 1 failed, 2 usage or configuration, 3 rejected, 4 no progress in time,
-5 safety violation, 6 invalid proof.
+5 safety violation, 6 invalid proof, 130 Ctrl-C.
 """
 
 from __future__ import annotations

@@ -5,14 +5,20 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from client.console import DEFAULT_TESTNET, Directory, Json, emit, note, run, testnet_directory
 
+if TYPE_CHECKING:
+    from cluster.testnet import TestnetOptions
+    from store.testnet import Testnet
+
 PROCESSES = ("node", "sequencer", "execution", "prover")
 SHOWN_ACCOUNTS = 4
+KEPT_BLOCKS = 512
+"""Newest blocks that no validator deletes: it recovers from them."""
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="The process's TOML file.")]
 
@@ -32,18 +38,70 @@ def init(
     traders: Annotated[int, typer.Option(help="Funded accounts.")] = 64,
     base_port: Annotated[int, typer.Option(help="First of the ports that are used.")] = 26_600,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Search free ports.")] = False,
+    epoch_s: Annotated[
+        int, typer.Option(help="Seconds of an epoch of the validator set; 0: one for ever.")
+    ] = 3_600,
+    unbonding_s: Annotated[
+        int, typer.Option(help="Seconds until unbonded stake is paid; light clients trust half.")
+    ] = 14 * 86_400,
+    jail_s: Annotated[int, typer.Option(help="Seconds that a convicted validator sits.")] = 86_400,
+    retain_blocks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help=f"Ledger blocks that validators keep; 0: all. {KEPT_BLOCKS} stay at least.",
+        ),
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a testnet.")] = False,
     as_json: Json = False,
 ) -> None:
     """Create a testnet: genesis, keys, configurations, funded accounts."""
+    from cluster.defaults import staking_of
     from cluster.testnet import TestnetOptions, create_testnet
 
     options = TestnetOptions(
-        validators=validators, traders=traders, base_port=base_port,
-        free_ports=free_ports, overwrite=overwrite,
+        validators=validators, traders=traders, base_port=base_port, free_ports=free_ports,
+        staking=staking_of(epoch_s, unbonding_s, jail_s), retain_blocks=retain_blocks,
+        overwrite=overwrite,
     )  # fmt: skip
     chosen = testnet_directory(context, directory)
     testnet = create_testnet(chosen, options)
+    for text in _consequences(options):
+        note(text)
+    data = {
+        "directory": str(testnet.directory),
+        "processes": {entry.name: entry.public for entry in testnet.processes},
+        "traders": testnet.traders,
+        "markets": [market.symbol for market in testnet.chain().genesis.markets],
+    }
+    emit(data, _overview(testnet, chosen), as_json=as_json)
+
+
+def _consequences(options: TestnetOptions) -> list[str]:
+    """What follows from the options and may surprise."""
+    from cluster.defaults import STAKING
+
+    staking, lines = options.staking, []
+    if not staking.epoch_ms:
+        lines.append("one epoch for ever: nobody can bond or unbond")
+    if staking.trusting_ms < STAKING.trusting_ms:
+        lines.append(
+            "what clients and processes know of the validators is trusted for "
+            f"{staking.trusting_ms // 1000} s only, half of unbonding: start the testnet before "
+            "that, and do not stop it for longer"
+        )
+    if options.retain_blocks:
+        lines.append(
+            "validators will delete old blocks; `trilemma audit` needs one that keeps all "
+            "(retain_blocks = 0 in its configuration)"
+        )
+        if options.retain_blocks < KEPT_BLOCKS:
+            lines.append(f"{KEPT_BLOCKS} blocks are kept at least, more than --retain-blocks")
+    return lines
+
+
+def _overview(testnet: Testnet, chosen: Path) -> str:
+    """Markets, accounts, ports, and how to start the testnet."""
     genesis = testnet.chain().genesis
     names = testnet.traders
     money = {account.address: account for account in genesis.accounts}
@@ -64,13 +122,7 @@ def init(
         "",
         f"Start it with: trilemma up {'' if chosen == DEFAULT_TESTNET else chosen}".rstrip(),
     ]
-    data = {
-        "directory": str(testnet.directory),
-        "processes": {entry.name: entry.public for entry in testnet.processes},
-        "traders": names,
-        "markets": [market.symbol for market in genesis.markets],
-    }
-    emit(data, "\n".join(lines), as_json=as_json)
+    return "\n".join(lines)
 
 
 def up(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from protocol.errors import ConfigError
 from protocol.genesis import Fees, MarketConfig, Pace, Staking
 
 USD = 1_000_000
@@ -17,6 +20,40 @@ VALIDATOR_STAKE_UUSD = 1_000 * USD
 
 FEES = Fees(base_uusd=100, per_kib_uusd=10)
 STAKING = Staking(epoch_ms=3_600_000, min_stake_uusd=100 * USD)
+
+MIN_UNBONDING_S = 60
+"""Half of it is how long a rest, or the time from `init` to `up`, may take."""
+MAX_STAKING_S = 10 * 365 * 86_400
+"""Longest time that may be chosen for staking."""
+
+
+def staking_of(
+    epoch_s: int = STAKING.epoch_ms // 1_000,
+    unbonding_s: int = STAKING.unbonding_ms // 1_000,
+    jail_s: int = STAKING.jail_ms // 1_000,
+) -> Staking:
+    """A testnet's staking with other times, in seconds; `epoch_s` 0 is one epoch for ever.
+
+    Unbonding outlasts the age of evidence and of checkpoints: where it is short, so are they, half
+    of it. Raises `ConfigError` for a time out of range.
+    """
+    for name, least, value_s in (
+        ("an epoch", 0, epoch_s),
+        ("unbonding", MIN_UNBONDING_S, unbonding_s),
+        ("jail", 0, jail_s),
+    ):
+        if not least <= value_s <= MAX_STAKING_S:
+            raise ConfigError(f"{name} takes {least} to {MAX_STAKING_S} seconds, not {value_s}")
+    half_ms = unbonding_s * 1_000 // 2
+    return msgspec.structs.replace(
+        STAKING,
+        epoch_ms=epoch_s * 1_000,
+        unbonding_ms=unbonding_s * 1_000,
+        evidence_ms=min(STAKING.evidence_ms, half_ms),
+        trusting_ms=min(STAKING.trusting_ms, half_ms),
+        jail_ms=jail_s * 1_000,
+    )
+
 
 MEBIBYTE = 1 << 20
 

@@ -61,6 +61,11 @@ def prepare_validator(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigError(f"{directory} is not an empty directory; take another")
     chain = testnet.chain()
+    if not chain.genesis.staking.epoch_ms:
+        raise ConfigError(
+            "this testnet has one epoch for ever, in which nobody can bond; make one with epochs: "
+            "trilemma init --epoch-s 3600"
+        )
     name = name or directory.name
     host = parse_address(testnet.of_role("node")[0].peer)[0]
     entries = testnet.processes

@@ -40,12 +40,18 @@ def init(
         directory, Testnet.load(chosen), name=name, key_file=key, public=public, peer=peer
     )
     option = f"--testnet {chosen}"
-    lines = [f"validator in {made.directory}", "", "Next"]
+    lines = [f"validator in {made.directory}", "", "Next, in this order"]
     if key is None:
-        lines.append(f"  trilemma {option} withdraw 2000 --to {made.address.hex()}")
+        lines += [
+            "  # fund it; returns once the ledger has paid",
+            f"  trilemma {option} withdraw 2000 --to {made.address.hex()}",
+        ]
     lines += [
-        f"  trilemma node --config {made.config_path} &",
+        "  # bond before it starts: the others talk only to who has stake on the ledger",
         f"  trilemma {option} validator bond 1000 --key {made.key_path} --address {made.peer}",
+        "  # start it before the next epoch begins, and let it run",
+        f"  trilemma node --config {made.config_path} &",
+        "  # it `waits` until the epoch ends, then `validates`",
         f"  trilemma {option} validator list",
     ]
     data = {

@@ -6,6 +6,7 @@ import difflib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ CHUNK = 10
 """Seeds that one worker takes at a time."""
 
 SHOWN_FAULTS = 4
+EXIT_ORPHANED = 1
 PIPED_WIDTH = 130
 MAX_SEEDS = 1_000_000
 MIN_VALIDATORS, MAX_VALIDATORS = 4, 31
@@ -99,6 +101,9 @@ def sim(
         if len(chosen) != 1:
             raise ConfigError("a replay needs the one scenario that the seed belongs to")
         raise typer.Exit(_replay(chosen[0], replay, validators, trace, as_json=as_json))
+    if seeds < len(chosen):
+        run = ", ".join(one.name for one in chosen[:seeds])
+        note(f"{seeds} seeds for {len(chosen)} scenarios; only these are run: {run}")
     reports = run_all(chosen, seeds, validators, first_seed, jobs or os.cpu_count() or 1)
     _show(reports, validators, as_json=as_json)
     raise typer.Exit(exit_status(reports))
@@ -148,8 +153,17 @@ def run_all(
 
 
 def _begin_worker() -> None:
-    """Ctrl-C goes to the whole group; the parent ends the workers."""
+    """Ctrl-C goes to the whole group; the parent ends the workers, and its death does too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Ends this process at once when its parent is gone, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(EXIT_ORPHANED)
 
 
 def _run_on_workers(waiting: list[Task], jobs: int, take: Callable[[Report], None]) -> None:

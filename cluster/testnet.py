@@ -80,7 +80,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     `service_names`, on their own names, as in containers. Clients reach them on `client_host`.
     With `free_ports` the base port is searched. `data_root` replaces the testnet's own ``data``
     folder; `time_ms` is the time of genesis, now where None. `staking.epoch_ms` is how long the
-    validators' epochs last, 0 one epoch for ever.
+    validators' epochs last, 0 one epoch for ever. Validators keep `retain_blocks` blocks, 0: all.
     """
 
     __test__ = False
@@ -97,6 +97,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     client_host: str = "127.0.0.1"
     service_names: bool = False
     data_root: str = ""
+    retain_blocks: int = 0
     overwrite: bool = False
     time_ms: int | None = None
     trader_balance_uusd: int = TRADER_BALANCE_UUSD
@@ -172,6 +173,8 @@ def _check_options(options: TestnetOptions) -> None:
             raise ConfigError(f"a testnet has 1 to {MEMBERS_LIMIT} of {NAMES[role]}, not {count}")
     if not 0 <= options.traders <= TRADERS_LIMIT:
         raise ConfigError(f"a testnet has up to {TRADERS_LIMIT} traders, not {options.traders}")
+    if options.retain_blocks < 0:
+        raise ConfigError(f"blocks to retain: 0 for all, or more, not {options.retain_blocks}")
     if not options.free_ports and not 0 < options.base_port < 65_536 - LAYOUT_PORTS:
         raise ConfigError(f"the base port goes from 1 to {65_535 - LAYOUT_PORTS}")
 
@@ -294,6 +297,8 @@ def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> s
     ]
     if entry.peer:
         fields.append(("peer_listen", listen(entry.peer)))
+    if entry.role == "node" and options.retain_blocks:
+        fields.append(("retain_blocks", options.retain_blocks))
     lists: tuple[tuple[str, Role], ...] = (
         ("validators", "node"),
         ("sequencers", "sequencer"),

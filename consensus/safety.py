@@ -150,7 +150,8 @@ class Safety:
             raise SafetyViolation(
                 f"this member's key signed in view {statement.view}, but its voting state ends at "
                 f"view {self.last_voted_view}: the state was lost or comes from a backup. The key "
-                "must not sign again; join with a new key"
+                "must not sign again: join with a new key (trilemma validator init), and unbond "
+                "the old one's stake"
             )
 
     def justified(self, block: Block) -> bool:

@@ -60,17 +60,29 @@ def wall_clock_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def load_checkpoint(chain: Chain, path: Path | None) -> Checkpoint:
-    """The checkpoint in a file, or that of genesis where there is none; raises `ConfigError`."""
+def load_checkpoint(chain: Chain, path: Path | None, *, kept: bool = False) -> Checkpoint:
+    """The checkpoint in a file, or that of genesis where there is none.
+
+    `kept`: the file is one that we keep for ourselves, to be deleted where it is damaged. Raises
+    `ConfigError` that names the file.
+    """
     if path is None or not path.exists():
         return genesis_checkpoint(chain)
-    with path.open("rb") as file:
-        raw = file.read(CHECKPOINT_FILE_BYTES + 1)
-    if len(raw) > CHECKPOINT_FILE_BYTES:
-        raise ConfigError(f"{path} is too large to be a checkpoint")
-    checkpoint = checkpoint_from_json(raw)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(CHECKPOINT_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    try:
+        if len(raw) > CHECKPOINT_FILE_BYTES:
+            raise ConfigError("the file is too large to be a checkpoint")
+        checkpoint = checkpoint_from_json(raw)
+    except ConfigError as error:
+        advice = "delete it" if kept else "get another one from a source that you trust"
+        raise ConfigError(f"the checkpoint file {path} is damaged; {advice} ({error})") from None
     if checkpoint.chain_id != chain.chain_id:
-        raise ConfigError(f"the checkpoint in {path} is of another chain")
+        advice = "; delete it" if kept else ""
+        raise ConfigError(f"the checkpoint in {path} is of another chain{advice}")
     return checkpoint
 
 
@@ -96,7 +108,7 @@ class LightFollower:
         self._writes = keep and checkpoint is not None
         self._clock = clock
         self._trusting_ms = chain.genesis.staking.trusting_ms
-        begin = load_checkpoint(chain, checkpoint)
+        begin = load_checkpoint(chain, checkpoint, kept=keep)
         try:
             self.client = LightClient(begin, trusting_ms=self._trusting_ms, now_ms=clock())
         except Rejected as error:

@@ -56,6 +56,7 @@ class _CheckpointText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin_id: str
     ends_ms: int
     time_ms: int
+    fingerprint: str
 
 
 def genesis_checkpoint(chain: Chain) -> Checkpoint:
@@ -69,7 +70,7 @@ def genesis_checkpoint(chain: Chain) -> Checkpoint:
 
 
 def checkpoint_to_json(checkpoint: Checkpoint) -> bytes:
-    """The checkpoint as its file holds it: JSON, keys and ids in hex."""
+    """The checkpoint as its file holds it: JSON, keys, ids and fingerprint in hex."""
     text = _CheckpointText(
         checkpoint.chain_id.hex(),
         checkpoint.epoch,
@@ -79,6 +80,7 @@ def checkpoint_to_json(checkpoint: Checkpoint) -> bytes:
         checkpoint.origin_id.hex(),
         checkpoint.ends_ms,
         checkpoint.time_ms,
+        checkpoint.fingerprint().hex(),
     )
     return msgspec.json.format(msgspec.json.encode(text), indent=2) + b"\n"
 
@@ -109,4 +111,6 @@ def checkpoint_from_json(raw: bytes) -> Checkpoint:
         raise ConfigError("the checkpoint of a later epoch must name the block it starts from")
     if any(len(one.public_key) != 32 for one in checkpoint.members):
         raise ConfigError("a public key of the checkpoint does not have 32 bytes")
+    if checkpoint.fingerprint().hex() != text.fingerprint:
+        raise ConfigError("the checkpoint is not the one that its fingerprint is of")
     return checkpoint

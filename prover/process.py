@@ -55,6 +55,9 @@ WAITING_MAX = 20_000
 RETRY_S = 0.25
 POST_TIMEOUT_MS = 20_000
 
+COMPLAINT_INTERVAL_MS = 60_000
+"""Least time between two lines of the log on a batch that the ledger refuses."""
+
 T = TypeVar("T")
 
 _log = structlog.get_logger()
@@ -85,6 +88,7 @@ class ProverProcess:
         self._data_bytes = 0
         self._tree_ns = 0
         self._refusal = ""
+        self._complained_ms: int | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
 
@@ -233,12 +237,10 @@ class ProverProcess:
                     break
                 if await self._settled_batch(number) is not None:
                     break
-                self._refusal = answer.text
-                _log.error("batch refused", number=number, code=answer.code, text=answer.text)
+                self._refuse(number, answer.code, answer.text)
             except RemoteFault as error:
                 # Such as no money for the fee: nothing settles until somebody does something.
-                self._refusal = str(error)
-                _log.error("batch refused", number=number, error=str(error))
+                self._refuse(number, error.code, str(error))
                 await self._ledger.drop()
                 if await self._settled_batch(number) is not None:
                     break
@@ -251,6 +253,14 @@ class ProverProcess:
         self._refusal = ""
         self._store.settled()
         self._count(actions, posting.data)
+
+    def _refuse(self, number: int, code: int, text: str) -> None:
+        """Tell why a batch does not settle: in the status, and now and then in the log."""
+        self._refusal = refusal_text(code, text, self._key.address)
+        now_ms = _now_ms()
+        if self._complained_ms is None or now_ms - self._complained_ms >= COMPLAINT_INTERVAL_MS:
+            self._complained_ms = now_ms
+            _log.error("batch refused", number=number, error=self._refusal)
 
     def _count(self, actions: int, data: bytes) -> None:
         self._settled += 1
@@ -291,6 +301,16 @@ class ProverProcess:
             "store_bytes": self._store.stored_bytes,
             "refusal": self._refusal,
         }
+
+
+def refusal_text(code: int, text: str, address: bytes) -> str:
+    """Why a batch is refused, and what to do where the prover at `address` cannot pay for it."""
+    if code != Code.INSUFFICIENT_BALANCE:
+        return text
+    return (
+        f"{text}; pay in to the prover's ledger address: "
+        f"trilemma withdraw AMOUNT --to {address.hex()}"
+    )
 
 
 def _now_ms() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from client.status import Values, make_rows, make_table, make_view
+from client.status import ProcessRow, Values, base_layer, make_rows, make_table, make_view
 from store.testnet import Description, ProcessEntry, Testnet
 
 TESTNET = Testnet(
@@ -112,3 +112,49 @@ def test_what_a_process_cannot_mend_stands_below_the_table() -> None:
     console.print(make_view(make_rows(TESTNET, found, found, 1.0)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "prover-0: insufficient_balance" in text and "validator-0:" not in text
+
+
+def looked_at(**validators: Values | None) -> list[ProcessRow]:
+    entries = [
+        ProcessEntry(name, "node", number, f"127.0.0.1:{number + 1}")
+        for number, name in enumerate(validators)
+    ]
+    return make_rows(Testnet(Path("/nowhere"), Description("t", entries, [])), {
+        **dict.fromkeys(validators)
+    }, dict(validators), 1.0)  # fmt: skip
+
+
+def member(time_ms: int, epoch: int = 12_345, validating: str = "yes") -> Values:
+    return {"epoch": epoch, "members": 4, "validating": validating, "time_ms": time_ms, "height": 1}
+
+
+def shown_below(rows: list[ProcessRow], now_ms: int, idle_ms: int = 0) -> list[str]:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(make_view(rows, 80, base_layer(rows, now_ms, idle_ms)))
+    lines: list[str] = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return [line.rstrip() for line in lines[2 + len(rows) :]]
+
+
+def test_the_base_layers_line_counts_the_members_that_answer_in_the_newest_epoch() -> None:
+    rows = looked_at(
+        a=member(90_000), b=member(99_000), c=member(100_000, validating="no"),
+        d=member(50_000, epoch=12_344), e=None,
+    )  # fmt: skip
+    assert shown_below(rows, 102_500) == [
+        "base layer: epoch 12,345, 2 of 4 members answer, newest block 2 s ago"
+    ]
+    assert base_layer(looked_at(a=None, b=None), 1) is None
+    assert shown_below(looked_at(a=member(0)), 1_000_000) == [
+        "base layer: epoch 12,345, 1 of 4 members answer, no block yet"
+    ]
+
+
+def test_a_base_layer_without_blocks_for_long_is_told_in_one_line() -> None:
+    rows = looked_at(a=member(100_000), b=member(100_000), c=None, d=None)
+    assert len(shown_below(rows, 115_000)) == 1
+    assert shown_below(rows, 116_000) == [
+        "base layer: epoch 12,345, 2 of 4 members answer, newest block 16 s ago",
+        "no ledger block for 16 s: less than two thirds of the stake answer?",
+    ]
+    # A chain that idles for longer is not said to stand still while it does.
+    assert len(shown_below(rows, 116_000, idle_ms=10_000)) == 1

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import pytest
 
+from client.faults import explain
 from client.units import (
     UnitError,
+    duration,
     format_micro,
     lots_to_size,
     parse_micro,
     percent_to_ppm,
     price_to_ticks,
+    readable,
     size_to_lots,
     ticks_to_price,
     usd_to_uusd,
     uusd_to_usd,
 )
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.genesis import MarketConfig
 
 BTC = MarketConfig(
@@ -81,3 +84,35 @@ def test_a_negative_percentage_is_refused() -> None:
     with pytest.raises(UnitError):
         percent_to_ppm("-1")
     assert parse_micro("+2", "number") == 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("span_ms", "shown"),
+    [
+        (691_340_329, "8 days"),
+        (7 * 86_400_000 + 5 * 3_600_000 + 1, "7 days 5 hours"),
+        (86_400_000 + 60_000, "1 day"),
+        (61_000, "1 minute 1 second"),
+        (1_999, "1 second"),
+        (0, "0 ms"),
+    ],
+)
+def test_durations_are_told_in_their_largest_units(span_ms: int, shown: str) -> None:
+    assert duration(span_ms) == shown
+
+
+def test_sentences_of_processes_are_told_in_dollars_and_days() -> None:
+    text = "the balance is 99999000000 uusd, the transaction needs 100000000000"
+    assert readable(text) == "the balance is 99999 dollars, the transaction needs 100000 dollars"
+    text = "1000000000 uusd at least, not 5"
+    assert readable(text) == "1000 dollars at least, not 0.000005 dollars"
+    text = "in force 691340329 ms ago and trusted for 604800000 ms"
+    assert readable(text) == "in force 8 days ago and trusted for 7 days"
+    for plain in ("block 12345 of epoch 3, not 4", "an answer within 250 ms"):
+        assert readable(plain) == plain
+
+
+def test_a_failure_is_explained_in_dollars_and_never_with_nothing() -> None:
+    fault = RemoteFault(Code.INSUFFICIENT_BALANCE, "the balance is 1500000 uusd")
+    assert explain(fault) == ("refused: insufficient_balance: the balance is 1.5 dollars", 3)
+    assert explain(ConnectionError()) == ("the connection was lost", 4)

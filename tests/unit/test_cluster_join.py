@@ -10,6 +10,7 @@ import pytest
 
 from client.validators import read_certificate_beside
 from cluster import cli
+from cluster.defaults import staking_of
 from cluster.join import JoiningValidator, prepare_validator
 from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
@@ -61,6 +62,13 @@ def test_a_key_with_money_can_be_given_and_a_genesis_validators_cannot(
         prepare_validator(tmp_path / "no", testnet, key_file=testnet.key_path("validator-1"))
     with pytest.raises(ConfigError, match="not an empty directory"):
         prepare_validator(tmp_path / "rich", testnet)
+
+
+def test_where_nobody_can_bond_no_validator_is_made(tmp_path: Path) -> None:
+    fixed = create_testnet(tmp_path / "net", TestnetOptions(traders=0, staking=staking_of(0)))
+    with pytest.raises(ConfigError, match="--epoch-s"):
+        prepare_validator(tmp_path / "fifth", fixed)
+    assert not (tmp_path / "fifth").exists()
 
 
 def test_configurations_that_fit_no_validator_are_refused(
@@ -115,3 +123,19 @@ def test_the_command_says_what_comes_next(
     data = json.loads(capsys.readouterr().out)
     assert load_config(Path(data["config"])).peer_listen == data["peer"]
     assert len(bytes.fromhex(data["address"])) == 20
+
+
+def test_the_steps_that_are_printed_bond_before_they_start(
+    testnet: Testnet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["trilemma", "validator", "init", str(tmp_path / "v"), "--testnet"]
+    monkeypatch.setattr("sys.argv", [*argv, str(testnet.directory)])
+    with pytest.raises(SystemExit):
+        cli.main()
+    steps = [line for line in capsys.readouterr().out.splitlines() if "  trilemma " in line]
+    kinds = ("withdraw 2000", "validator bond 1000", "node --config", "validator list")
+    assert len(steps) == len(kinds)
+    assert all(kind in step for kind, step in zip(kinds, steps, strict=True))

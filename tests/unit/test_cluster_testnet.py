@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import load_der_x509_certificate
 
+from cluster.commands import KEPT_BLOCKS
+from cluster.defaults import MAX_STAKING_S, MIN_UNBONDING_S, STAKING, staking_of
 from cluster.layout import used_ports
 from cluster.lock import SupervisorLock
 from cluster.testnet import COMPOSE_OPTIONS, TestnetOptions, create_testnet, ensure_testnet
+from node.store_history import KEPT_BELOW_TIP
 from protocol.errors import ConfigError
 from protocol.genesis import NOTIONAL_LIMIT
 from store.config import load_chain, load_config, load_process_key, parse_address
@@ -150,6 +153,42 @@ def test_containers_listen_everywhere_and_use_service_names(tmp_path: Path) -> N
     assert testnet.process("validator-2").public == "127.0.0.1:26602"
 
 
+def test_validators_alone_are_told_how_many_blocks_to_keep(tmp_path: Path) -> None:
+    testnet = create_testnet(tmp_path, TestnetOptions(traders=0, retain_blocks=700))
+    kept = {e.role: load_config(testnet.config_path(e.name)) for e in testnet.processes}
+    assert kept["node"].retain_blocks == 700
+    assert "retain_blocks" not in testnet.config_path("sequencer-0").read_text()
+    assert KEPT_BLOCKS == KEPT_BELOW_TIP
+
+
+def test_other_times_of_staking_make_a_valid_genesis(tmp_path: Path) -> None:
+    assert staking_of() == STAKING
+    short = staking_of(60, 61, 0)
+    assert (short.epoch_ms, short.unbonding_ms, short.jail_ms) == (60_000, 61_000, 0)
+    assert (short.evidence_ms, short.trusting_ms) == (30_500, 30_500)
+    long = staking_of(0, 10 * STAKING.unbonding_ms // 1_000)
+    assert (long.evidence_ms, long.trusting_ms) == (STAKING.evidence_ms, STAKING.trusting_ms)
+    for number, staking in enumerate((short, long, staking_of(unbonding_s=MIN_UNBONDING_S))):
+        testnet = create_testnet(tmp_path / str(number), TestnetOptions(traders=0, staking=staking))
+        assert testnet.chain().genesis.staking == staking
+
+
+@pytest.mark.parametrize(
+    ("times_s", "words"),
+    [
+        ((-1, 100, 0), "an epoch takes 0 to"),
+        ((0, MIN_UNBONDING_S - 1, 0), "unbonding takes 60 to"),
+        ((0, MAX_STAKING_S + 1, 0), "unbonding takes 60 to"),
+        ((0, 100, -1), "jail takes 0 to"),
+    ],
+)
+def test_times_of_staking_out_of_range_are_refused(
+    times_s: tuple[int, int, int], words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        staking_of(*times_s)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -157,6 +196,7 @@ def test_containers_listen_everywhere_and_use_service_names(tmp_path: Path) -> N
         TestnetOptions(sequencers=21),
         TestnetOptions(traders=-1),
         TestnetOptions(base_port=65_500),
+        TestnetOptions(retain_blocks=-1),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_made(

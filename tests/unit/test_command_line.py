@@ -25,6 +25,7 @@ from protocol.errors import (
     TrilemmaError,
 )
 from protocol.messages import AccountView, PositionView
+from store.config import load_config
 from store.testnet import Testnet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,10 @@ def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProces
         (["status", "--interval-s", "0"], "greater than or equal"),
         (["withdraw", "ten"], "decimal"),
         (["withdraw", "10", "--to", "abc"], "20 bytes in hex"),
+        (["init", "net", "--epoch-s", "-1"], "an epoch takes 0 to"),
+        (["init", "net", "--unbonding-s", "59"], "unbonding takes 60 to"),
+        (["init", "net", "--jail-s", "-1"], "jail takes 0 to"),
+        (["init", "net", "--retain-blocks", "-1"], "greater than or equal"),
         (["replay", "no-such-file.csv"], "cannot read"),
         (["replay", "x.csv", "--format", "itch"], "there is: lobster"),
         (["node", "--config", "no-such-file.toml"], "cannot read the configuration"),
@@ -94,6 +99,20 @@ def test_init_says_how_to_start_the_testnet_that_it_made(tmp_path: Path) -> None
     done = trilemma("init", "--free-ports", "--traders", "0", testnet=directory)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Start it with: trilemma up {directory}"
+
+
+def test_init_takes_times_of_staking_and_says_what_follows(tmp_path: Path) -> None:
+    done = trilemma(
+        "init", "--free-ports", "--traders", "0", "--epoch-s", "0", "--unbonding-s", "600",
+        "--jail-s", "5", "--retain-blocks", "100", "--json", testnet=tmp_path / "net",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for words in ("nobody can bond", "trusted for 300 s", "`trilemma audit` needs", "512 blocks"):
+        assert words in done.stderr
+    made = Testnet.load(json.loads(done.stdout)["directory"])
+    staking = made.chain().genesis.staking
+    assert (staking.epoch_ms, staking.unbonding_ms, staking.jail_ms) == (0, 600_000, 5_000)
+    assert load_config(made.config_path("validator-3")).retain_blocks == 100
 
 
 def test_an_account_for_programs_names_every_field_and_unit(testnet: Path) -> None:

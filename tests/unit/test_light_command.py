@@ -56,6 +56,7 @@ class FakeExchange:
         self.chain = world.chain
         self.world = world
         self.lie: Callable[[Any], Any] = lambda view: view
+        self.moves = 0
 
     async def __aenter__(self) -> FakeExchange:
         return self
@@ -66,6 +67,9 @@ class FakeExchange:
     def channel(self, role: str) -> FakeExchange:
         assert role in ("node", "prover")
         return self
+
+    async def move_on(self) -> None:
+        self.moves += 1
 
     async def ask(self, kind: type, make: Callable[..., Any], *fields: Any, **_: int) -> Any:
         answer = self.lie(self._answer(make(1, *fields)))
@@ -178,6 +182,7 @@ def test_a_lie_ends_with_the_status_of_an_invalid_proof(exchange: FakeExchange, 
     result = light("--address", ALICE.hex(), "--withdrawal", "8")
     assert status_of(result) == EXIT_INVALID_PROOF
     assert not result.stdout
+    assert exchange.moves == (kind != "another withdrawal"), "who lied is not asked again"
 
 
 def test_a_block_above_the_last_one_is_no_origin(exchange: FakeExchange) -> None:

@@ -191,6 +191,9 @@ def test_members_do_not_renew_trust_in_themselves_beyond_their_epoch(world: Ligh
         lambda raw: raw.replace(b'"public_key": "', b'"public_key": "00', 1),
         lambda raw: raw.replace(b'"time_ms"', b'"surprise": 1, "time_ms"'),
         lambda raw: raw.replace(b'"origin_height": ', b'"origin_height": 0, "x": '),
+        lambda raw: raw.replace(b'"stake": 100', b'"stake": 101', 1),
+        lambda raw: raw.replace(b'"fingerprint": "', b'"fingerprint": "00'),
+        lambda raw: raw.replace(b'"fingerprint"', b'"other"'),
         lambda raw: b"\xff\xfe",
     ],
 )

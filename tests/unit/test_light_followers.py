@@ -105,6 +105,24 @@ async def test_a_header_of_a_later_epoch_makes_it_ask_for_each_change() -> None:
     assert len(validator.asked) == 3
 
 
+@pytest.mark.parametrize(("keep", "advice"), [(True, "delete it"), (False, "get another one")])
+async def test_a_damaged_checkpoint_file_is_named_with_what_to_do(
+    tmp_path: Path, keep: bool, advice: str
+) -> None:
+    path = tmp_path / CHECKPOINT_NAME
+    world = grown(1)
+    light, _ = follower(world, path)
+    await light.leaves([inbox_key(0)])
+    right = path.read_bytes()
+    assert light.client.checkpoint().fingerprint().hex().encode() in right
+    path.write_bytes(right.replace(b'"origin_view": ', b'"origin_view": 1'))
+    with pytest.raises(ConfigError) as caught:
+        LightFollower(world.chain, Validator(world), path, clock=lambda: world.now_ms, keep=keep)
+    assert f"{path} is damaged; {advice}" in str(caught.value)
+    path.unlink()
+    LightFollower(world.chain, Validator(world), path, clock=lambda: world.now_ms, keep=keep)
+
+
 async def test_the_checkpoint_outlives_the_process(tmp_path: Path) -> None:
     path = tmp_path / CHECKPOINT_NAME
     world = grown(1)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import typer
@@ -128,6 +134,41 @@ def test_seeds_are_dealt_evenly_and_in_chunks() -> None:
     assert [len(seeds) for seeds in counts.values()] == [13, 13, 12, 12]
     assert all(seeds == list(range(100, 100 + len(seeds))) for seeds in counts.values())
     assert max(count for _, _, count, _ in dealt) <= sim_command.CHUNK
+
+
+def test_scenarios_that_get_no_seed_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim_command, "choose", lambda _: list(MADE.values()))
+    _, out, err = invoke("--seeds", "2", "--json")
+    assert "2 seeds for 4 scenarios; only these are run: broken, stuck\n" in err
+    assert [entry["scenario"] for entry in json.loads(out)["scenarios"]] == ["broken", "stuck"]
+    assert "only these" not in invoke("--seeds", "4")[2]
+
+
+WORKER_OF_A_PARENT = """
+import multiprocessing, time
+from concurrent.futures import ProcessPoolExecutor
+from cluster.sim_command import _begin_worker
+context = multiprocessing.get_context("spawn")
+pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin_worker)
+pool.submit(print, "begun", flush=True)
+pool.submit(time.sleep, 300).result()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent(number: signal.Signals) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", WORKER_OF_A_PARENT],
+        cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert parent.stdout is not None and parent.stdout.readline() == b"begun\n"
+        parent.send_signal(number)
+        # The pipe closes when nobody is left who holds it.
+        assert parent.communicate(timeout=60)[0] == b""
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(parent.pid, signal.SIGKILL)
 
 
 def test_reports_of_chunks_add_up() -> None:
