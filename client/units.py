@@ -114,20 +114,12 @@ def duration(span_ms: int) -> str:
 
 
 _UUSD = re.compile(r"(?<![\w.])(-?\d{1,30}) u(?:usd|USD)\b", re.ASCII)
-_UUSD_AGAIN = re.compile(r"\b(needs|the deposit|to add|, not) (\d{1,30})(?![\w.])", re.ASCII)
 _MS = re.compile(r"(?<![\w.])(\d{4,20}) ms\b", re.ASCII)
 
 
 def readable(text: str) -> str:
-    """A process's sentence for people: micro-dollars as dollars, milliseconds as days or hours.
-
-    Of two amounts in one sentence, processes give the unit with one.
-    """
-    if _UUSD.search(text):
-        text = _UUSD_AGAIN.sub(
-            lambda found: f"{found[1]} {uusd_to_usd(int(found[2]))} dollars",
-            _UUSD.sub(lambda found: f"{uusd_to_usd(int(found[1]))} dollars", text),
-        )
+    """A process's sentence for people: micro-dollars as dollars, milliseconds as days or hours."""
+    text = _UUSD.sub(lambda found: f"{uusd_to_usd(int(found[1]))} dollars", text)
     return _MS.sub(lambda found: duration(int(found[1])), text)
 
 

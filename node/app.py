@@ -115,7 +115,8 @@ class LedgerApplication:
         if opened.nonce == account.nonce and needed_uusd > account.balance_uusd:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
-                f"the balance is {account.balance_uusd} uusd, the transaction needs {needed_uusd}",
+                f"the balance is {account.balance_uusd} uusd, "
+                f"the transaction needs {needed_uusd} uusd",
             )
 
     def _add_report(

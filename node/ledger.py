@@ -222,7 +222,7 @@ class Ledger(LedgerState):
         if action.amount_uusd > balance_uusd:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
-                f"the balance is {balance_uusd} uusd, the deposit {action.amount_uusd}",
+                f"the balance is {balance_uusd} uusd, the deposit {action.amount_uusd} uusd",
             )
         self.credit(opened.address, -action.amount_uusd)
         outcome.entries.append(

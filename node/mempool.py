@@ -198,7 +198,7 @@ class Mempool:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
                 f"the balance is {account.balance_uusd} uusd, what waits with this transaction "
-                f"needs {needed_uusd}",
+                f"needs {needed_uusd} uusd",
             )
 
     def _make_room(

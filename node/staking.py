@@ -88,7 +88,7 @@ class StakingRules:
         if action.amount_uusd > balance_uusd:
             raise Rejected(
                 Code.INSUFFICIENT_BALANCE,
-                f"the balance is {balance_uusd} uusd, the stake to add {action.amount_uusd}",
+                f"the balance is {balance_uusd} uusd, the stake to add {action.amount_uusd} uusd",
             )
         record = state.validator(opened.address)
         if record is None:
@@ -99,7 +99,7 @@ class StakingRules:
         if stake_uusd < self._rules.min_stake_uusd:
             raise Rejected(
                 Code.BAD_STAKE,
-                f"a stake is {self._rules.min_stake_uusd} uusd at least, not {stake_uusd}",
+                f"a stake is {self._rules.min_stake_uusd} uusd at least, not {stake_uusd} uusd",
             )
         state.credit(opened.address, -action.amount_uusd)
         self._keep(
@@ -118,7 +118,7 @@ class StakingRules:
             raise Rejected(
                 Code.BAD_STAKE,
                 f"of a stake of {record.stake_uusd} uusd leave all of it or so much that "
-                f"{self._rules.min_stake_uusd} uusd stay, not {amount_uusd}",
+                f"{self._rules.min_stake_uusd} uusd stay, not {amount_uusd} uusd",
             )
         staying = [one for one in record.unbonding if not self._is_free(one)]
         if amount_uusd:

@@ -102,9 +102,9 @@ def test_durations_are_told_in_their_largest_units(span_ms: int, shown: str) -> 
 
 
 def test_sentences_of_processes_are_told_in_dollars_and_days() -> None:
-    text = "the balance is 99999000000 uusd, the transaction needs 100000000000"
+    text = "the balance is 99999000000 uusd, the transaction needs 100000000000 uusd"
     assert readable(text) == "the balance is 99999 dollars, the transaction needs 100000 dollars"
-    text = "1000000000 uusd at least, not 5"
+    text = "1000000000 uusd at least, not 5 uusd"
     assert readable(text) == "1000 dollars at least, not 0.000005 dollars"
     text = "in force 691340329 ms ago and trusted for 604800000 ms"
     assert readable(text) == "in force 8 days ago and trusted for 7 days"
