@@ -72,7 +72,7 @@ class CatchUp(Ordering):
             news = self._take_answer(peer, message, request, lead)
             later = self._later_epoch = self._take_news(peer, message)
         except Rejected:
-            fetch.avoid(peer, now)
+            fetch.lied(peer, now)
             if lead:
                 fetch.no_progress(peer, now)
             raise

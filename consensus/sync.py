@@ -230,12 +230,17 @@ class Fetcher:
     ) -> tuple[BlocksRequest, bool]:
         """Close the request that an answer belongs to; raises `Rejected` when unasked for.
 
-        Also says whether it was the lead.
+        Also says whether it was the lead. Blocks from a height that was not asked for may answer
+        what was asked in an epoch that is over, and are looked at without closing anything.
         """
         note = self._peers[peer]
-        request = note.answered(answer.blocks[0].header.height if answer.blocks else None)
+        blocks = answer.blocks
+        request = note.answered(blocks[0].header.height if blocks else None, len(blocks))
         if request is None:
-            raise Rejected(Code.NOT_AUTHORISED, "blocks that were not asked for")
+            request = note.stray()
+            if request is None:
+                raise Rejected(Code.NOT_AUTHORISED, "blocks that were not asked for")
+            return request, False
         lead = False
         flight = self._flights.get(peer)
         if flight is not None and flight.request is request:
@@ -246,6 +251,13 @@ class Fetcher:
             del self._flights[peer]
         self._refresh_ms = None
         return request, lead
+
+    def lied(self, peer: int, now_ms: int) -> None:
+        """A peer's answer was refused: it is asked last, and nothing more is waited for from it."""
+        self.avoid(peer, now_ms)
+        flight = self._flights.get(peer)
+        if flight is not None:
+            flight.due_ms = now_ms
 
     def heard(self, peer: int, height: int | None, retained_from: int) -> None:
         """A peer says how high its chain is (None: nothing) and from where on it serves it."""

@@ -12,7 +12,9 @@ MAX_UNANSWERED = 4
 class PeerNote:
     """What answers tell of one peer. Heights are its own claims: they choose whom to ask."""
 
-    __slots__ = ("asked", "avoid_until_ms", "ends_at", "height", "retained_from", "told_ms")
+    __slots__ = (
+        "asked", "avoid_until_ms", "ends_at", "height", "retained_from", "strayed", "told_ms",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.asked: list[BlocksRequest] = []
@@ -21,19 +23,32 @@ class PeerNote:
         self.ends_at: int | None = None
         self.retained_from = 1
         self.told_ms: int | None = None
+        self.strayed: BlocksRequest | None = None
 
     def ask(self, request: BlocksRequest) -> None:
         """Remember a request until it is answered or older than `MAX_UNANSWERED` others."""
         self.asked.append(request)
         del self.asked[:-MAX_UNANSWERED]
 
-    def answered(self, first_height: int | None) -> BlocksRequest | None:
-        """Take out the request for blocks from this height (None: no blocks came), or else the
-        newest."""
-        for place in range(len(self.asked) - 1, -1, -1):
-            if self.asked[place].above_height + 1 == first_height:
-                return self.asked.pop(place)
-        return self.asked.pop() if self.asked else None
+    def answered(self, first_height: int | None, count: int) -> BlocksRequest | None:
+        """Take out the request for so many blocks from this height (None: no blocks came): the
+        newest one that allows as many, else the newest from that height."""
+        same = [
+            place
+            for place in range(len(self.asked) - 1, -1, -1)
+            if first_height in (None, self.asked[place].above_height + 1)
+        ]
+        room = [place for place in same if self.asked[place].limit >= count]
+        for place in (*room, *same):
+            return self.asked.pop(place)
+        return None
+
+    def stray(self) -> BlocksRequest | None:
+        """The newest request, which an answer from another height leaves open; once for each."""
+        if not self.asked or self.strayed is self.asked[-1]:
+            return None
+        self.strayed = self.asked[-1]
+        return self.strayed
 
 
 class Flight:

@@ -31,6 +31,7 @@ from copy import deepcopy
 from hashlib import sha256
 from typing import Any
 
+from consensus_log import Disk, EpochLog
 from msgspec.structs import replace
 
 from consensus import (
@@ -44,7 +45,6 @@ from consensus import (
     Persist,
     PersistBlock,
     Received,
-    RecoveredState,
     Replica,
     ReplicaConfig,
     Send,
@@ -59,9 +59,7 @@ from protocol.chain import (
     BlocksRequest,
     BlocksResponse,
     Certified,
-    CommitCertificate,
     Header,
-    Member,
     Proposal,
     Rejoin,
     Remembered,
@@ -70,17 +68,16 @@ from protocol.chain import (
     TimeoutSignature,
     Vote,
     genesis_header,
-    origin_qc,
     payload_hash,
     proposal_digest,
     timeout_digest,
     vote_digest,
 )
 from protocol.errors import SafetyViolation
+from sim.bank import SimKey, sim_verify
 
 CHAIN = sha256(b"scenario").digest()
 START_MS = 1_000_000
-EPOCH_MS = 1_000
 CONFIG = ReplicaConfig(
     block_interval_ms=0, empty_interval_ms=0, idle_interval_ms=None, timeout_ms=100,
     timeout_max_ms=800, fetch_timeout_ms=50, prove_roots=False,
@@ -90,85 +87,6 @@ KINDS: dict[type, str] = {
     Rejoin: "rejoin", Remembered: "remembered", BlocksRequest: "request",
     BlocksResponse: "response",
 }  # fmt: skip
-
-
-class Key:
-    """Signs with a hash of its name and the digest."""
-
-    def __init__(self, number: int) -> None:
-        self.public = sha256(b"member %d" % number).digest()
-
-    def sign(self, digest: bytes) -> bytes:
-        return sha256(self.public + digest).digest()
-
-
-def verify(public_key: bytes, signature: bytes, digest: bytes) -> bool:
-    return signature == sha256(public_key + digest).digest()
-
-
-class App:
-    """A log; the member sets follow `plan`, one entry for each epoch."""
-
-    def __init__(self, keys: Sequence[Key], stakes: Sequence[int], plan: Sequence[str]) -> None:
-        self.keys, self.stakes, self.plan = keys, stakes, plan
-        self.pending: list[bytes] = []
-        self.log: list[str] = []
-        self.height = 0
-        self.digest = bytes(32)
-        self.number = 0
-        self.boundary: int | None = None
-        self.origin: QC | None = None
-        self.ends_ms = START_MS + EPOCH_MS if len(plan) > 1 else None
-
-    def epoch(self) -> MemberSet | None:
-        chosen = [int(digit) for digit in self.plan[min(self.number, len(self.plan) - 1)]]
-        members = [Member(self.keys[index].public, self.stakes[index]) for index in chosen]
-        return MemberSet(CHAIN, members, self.number, origin=self.origin, ends_ms=self.ends_ms)
-
-    def has_work(self) -> bool:
-        return bool(self.pending)
-
-    def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
-        taken = {block.payload for block in ancestors}
-        return next((op for op in self.pending if op not in taken), b"")
-
-    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
-        return None
-
-    def commit(self, block: Block, certificate: CommitCertificate) -> None:
-        header = block.header
-        self.height = header.height
-        self.digest = sha256(self.digest + header.block_id()).digest()
-        if block.payload:
-            self.log.append(block.payload.decode())
-            self.pending = [op for op in self.pending if op != block.payload]
-        if self.ends_ms is None:
-            return
-        if self.boundary is None and header.time_ms >= self.ends_ms:
-            self.boundary = header.height
-        elif self.boundary is not None and header.app_height >= self.boundary:
-            self.number, self.boundary = self.number + 1, None
-            self.ends_ms = header.time_ms + EPOCH_MS
-            self.origin = origin_qc(self.number, header, header.block_id())
-
-    def root(self) -> tuple[int, bytes]:
-        return self.height, self.digest
-
-
-class Disk:
-    """What a member has stored."""
-
-    def __init__(self) -> None:
-        self.state: Any = None
-        self.blocks: dict[bytes, Block] = {}
-        self.chain: dict[int, tuple[Block, CommitCertificate | None]] = {}
-
-    def recover(self) -> RecoveredState | None:
-        if self.state is None and not self.chain:
-            return None
-        height = max((h for h, entry in self.chain.items() if entry[1] is not None), default=0)
-        tip = self.chain[height] if height else (None, None)
-        return RecoveredState(self.state, tip[0], tip[1], list(self.blocks.values()))
 
 
 class Message:
@@ -216,7 +134,7 @@ class Script:
     def __init__(self) -> None:
         self.out: list[str] = []
         self.now_ms = START_MS
-        self.keys: list[Key] = []
+        self.keys: list[SimKey] = []
         self.replicas: dict[int, Replica] = {}
         self.disks: list[Disk] = []
         self.backups: dict[int, Disk] = {}
@@ -241,9 +159,10 @@ class Script:
             "".join(str(index) for index in range(int(words[0])))
         ]  # fmt: skip
         size = int(words[0])
-        self.keys = [Key(index) for index in range(size)]
+        self.keys = [SimKey(str(index)) for index in range(size)]
         given = options.get("stakes")
         self.stakes = [int(one) for one in given.split(",")] if given else [1] * size
+        self.seats = [[int(digit) for digit in one] for one in self.plan]
         self.genesis = genesis_header(CHAIN, START_MS, bytes(32))
         self.disks = [Disk() for _ in range(size)]
         self.pending: list[list[bytes]] = [[] for _ in range(size)]
@@ -404,13 +323,15 @@ class Script:
 
     def do_log(self, words: list[str], options: dict[str, str]) -> None:
         for index in [int(word) for word in words] or sorted(self.replicas):
-            self.out.append(f"{index}: {' '.join(self.app(index).log) or '-'}")
+            self.out.append(
+                f"{index}: {' '.join(op.decode() for op in self.app(index).log) or '-'}"
+            )
 
     # --- machinery
 
-    def app(self, index: int) -> App:
+    def app(self, index: int) -> EpochLog:
         app = self.replicas[index]._app
-        if not isinstance(app, App):
+        if not isinstance(app, EpochLog):
             raise TypeError(app)
         return app
 
@@ -421,17 +342,15 @@ class Script:
         return Vote(CHAIN, header.epoch, header.view, header.height, block_id, index, signature)
 
     def boot(self, index: int) -> None:
-        app, disk = App(self.keys, self.stakes, self.plan), self.disks[index]
+        disk = self.disks[index]
+        app = EpochLog(CHAIN, START_MS, self.keys, self.seats, self.stakes)
         recovered = disk.recover()
         for height in sorted(disk.chain):
-            app.commit(*disk.chain[height])  # type: ignore[arg-type]
-        app.pending = [op for op in self.pending[index] if op.decode() not in app.log]
-        members = app.epoch()
-        if members is None:
-            raise TypeError("no members")
+            app.commit(*disk.chain[height])
+        app.pending = [op for op in self.pending[index] if op not in app.log]
         self.replicas[index] = Replica(
-            CONFIG, members, self.keys[index], app, self.genesis, recovered,
-            stored=disk.chain.get, verifier=verify,
+            CONFIG, app.members(), self.keys[index], app, self.genesis, recovered,
+            stored=disk.chain.get, verifier=sim_verify,
         )  # fmt: skip
         self.step(index, Start())
 

@@ -9,6 +9,8 @@ import heapq
 from collections.abc import Sequence
 from hashlib import sha256
 
+from consensus_log import Disk, LogApp
+
 from consensus import (
     Broadcast,
     Committed,
@@ -18,115 +20,25 @@ from consensus import (
     Persist,
     PersistBlock,
     Received,
-    RecoveredState,
     Replica,
     ReplicaConfig,
     Send,
     Start,
     Tick,
-    VotingState,
     Work,
 )
 from protocol.chain import (
-    Block,
-    CommitCertificate,
     ConsensusMessage,
     Member,
     Timeout,
     Vote,
     genesis_header,
 )
+from sim.bank import SimKey, sim_verify
+from sim.random import SplitMix64
 
 CHAIN = sha256(b"simulated chain").digest()
 START_MS = 1_000_000
-MASK = (1 << 64) - 1
-
-
-class SplitMix:
-    """splitmix64 (Steele, Lea, Flood 2014): a seed gives the same run everywhere."""
-
-    def __init__(self, seed: int) -> None:
-        self.state = seed & MASK
-
-    def next(self) -> int:
-        self.state = (self.state + 0x9E3779B97F4A7C15) & MASK
-        z = self.state
-        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
-        return z ^ (z >> 31)
-
-    def below(self, bound: int) -> int:
-        return self.next() % bound
-
-
-class SimKey:
-    """Signs with a hash of key and digest."""
-
-    def __init__(self, name: bytes) -> None:
-        self.public = sha256(b"key" + name).digest()
-
-    def sign(self, digest: bytes) -> bytes:
-        return sha256(self.public + digest).digest()
-
-
-def sim_verify(public_key: bytes, signature: bytes, digest: bytes) -> bool:
-    return signature == sha256(public_key + digest).digest()
-
-
-class ChainApp:
-    """Orders numbered operations; the root is a hash chain over committed payloads."""
-
-    def __init__(self) -> None:
-        self.pending: list[bytes] = []
-        self.height = 0
-        self.digest = bytes(32)
-        self.log: list[bytes] = []
-
-    def has_work(self) -> bool:
-        return bool(self.pending)
-
-    def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
-        taken = {block.payload for block in ancestors}
-        return next((op for op in self.pending if op not in taken), b"")
-
-    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
-        return None
-
-    def commit(self, block: Block, certificate: CommitCertificate) -> None:
-        self.height += 1
-        assert block.header.height == self.height, "heights must come in order"
-        self.digest = sha256(self.digest + block.header.block_id()).digest()
-        if block.payload:
-            self.log.append(block.payload)
-            if block.payload in self.pending:
-                self.pending.remove(block.payload)
-
-    def root(self) -> tuple[int, bytes]:
-        return self.height, self.digest
-
-    def epoch(self) -> MemberSet | None:
-        return None
-
-
-class Disk:
-    """What survives a crash of one member."""
-
-    def __init__(self) -> None:
-        self.state: VotingState | None = None
-        self.blocks: dict[bytes, Block] = {}
-        self.chain: dict[int, tuple[Block, CommitCertificate | None]] = {}
-
-    def recover(self) -> RecoveredState:
-        height = max(self.chain, default=0)
-        while height and self.chain[height][1] is None:
-            height -= 1
-        tip = self.chain[height] if height else (None, None)
-        # A crash inside a commit step leaves blocks without the certificate that ends the step.
-        for above in [h for h in self.chain if h > height]:
-            block = self.chain.pop(above)[0]
-            self.blocks[block.header.block_id()] = block
-        loose = [b for b in self.blocks.values() if b.header.height > height]
-        return RecoveredState(self.state, tip[0], tip[1], loose)
 
 
 class World:
@@ -144,12 +56,12 @@ class World:
         stakes: Sequence[int] = (),
         twins: Sequence[int] = (),
     ) -> None:
-        self.random = SplitMix(seed)
+        self.random = SplitMix64(seed)
         self.config = config
         self.now_ms = START_MS
         self.identity = [*range(size), *twins]
         self.honest = [i for i in range(size) if i not in twins]
-        keys = [SimKey(bytes((i,))) for i in range(size)]
+        keys = [SimKey(str(i)) for i in range(size)]
         self.keys = [keys[i] for i in self.identity]
         weights = stakes or [1] * size
         self.members = MemberSet(
@@ -160,7 +72,7 @@ class World:
         }
         size = len(self.identity)
         self.genesis = genesis_header(CHAIN, START_MS, bytes(32))
-        self.apps = [ChainApp() for _ in range(size)]
+        self.apps = [LogApp() for _ in range(size)]
         self.disks = [Disk() for _ in range(size)]
         self.replicas: list[Replica | None] = [None] * size
         self.queue: list[tuple[int, int, int, Event]] = []
@@ -192,7 +104,7 @@ class World:
             self.keys[index],
             self.apps[index],
             self.genesis,
-            disk.recover() if disk.state is not None or disk.chain else None,
+            disk.recover(),
             stored=disk.chain.get,
             verifier=sim_verify,
         )
@@ -213,7 +125,7 @@ class World:
     def restart(self, index: int) -> None:
         """Start again from the disk alone, executing the chain anew."""
         pending = self.apps[index].pending
-        self.apps[index] = ChainApp()
+        self.apps[index] = LogApp()
         self.apps[index].pending = pending
         self.restarts += 1
         self.boot(index)

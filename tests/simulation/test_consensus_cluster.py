@@ -11,7 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from consensus_world import START_MS, ChainApp, World, sim_verify
+from consensus_log import LogApp
+from consensus_world import START_MS, World
 
 from consensus import (
     Committed,
@@ -24,6 +25,7 @@ from consensus import (
     Tick,
 )
 from consensus.effects import Event
+from sim.bank import sim_verify
 
 CONFIG = ReplicaConfig(
     block_interval_ms=20, empty_interval_ms=5, idle_interval_ms=400, timeout_ms=100
@@ -262,7 +264,7 @@ def pump(world: World, observer: Replica, event: Event) -> list[Effect]:
 def test_observer_without_a_key_follows_the_chain() -> None:
     world = World(1, 4, CONFIG)
     order(world, 40)
-    app = ChainApp()
+    app = LogApp()
     observer = Replica(CONFIG, world.members, None, app, world.genesis, verifier=sim_verify)
     world.crash(1)
     effects = pump(world, observer, Start())

@@ -5,14 +5,14 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from consensus_world import CHAIN, START_MS, Disk, SimKey, SplitMix, sim_verify
+from consensus_log import EPOCH_MS, Disk, EpochLog
+from consensus_world import CHAIN, START_MS
 
 from consensus import (
     Broadcast,
@@ -40,7 +40,6 @@ from protocol.chain import (
     Certified,
     CommitCertificate,
     Header,
-    Member,
     Signature,
     genesis_header,
     genesis_qc,
@@ -48,8 +47,9 @@ from protocol.chain import (
     payload_hash,
     vote_digest,
 )
+from sim.bank import SimKey, sim_verify
+from sim.random import SplitMix64
 
-EPOCH_MS = 1_000
 OBSERVER = 1_000_000
 CONFIG = ReplicaConfig(
     block_interval_ms=20, empty_interval_ms=5, idle_interval_ms=200, timeout_ms=150,
@@ -57,65 +57,11 @@ CONFIG = ReplicaConfig(
 )  # fmt: skip
 
 
-class EpochApp:
-    """A log of operations whose member sets follow a plan: epoch number -> indices of keys."""
-
-    def __init__(self, keys: Sequence[SimKey], plan: Sequence[Sequence[int]]) -> None:
-        self.keys, self.plan = keys, plan
-        self.pending: list[bytes] = []
-        self.log: list[bytes] = []
-        self.height = 0
-        self.digest = bytes(32)
-        self.boundary: int | None = None
-        self.origin = None
-        self.number = 0
-        self.ends_ms = START_MS + EPOCH_MS
-
-    def members(self) -> MemberSet:
-        chosen = self.plan[min(self.number, len(self.plan) - 1)]
-        members = [Member(self.keys[index].public, 1) for index in chosen]
-        return MemberSet(CHAIN, members, self.number, origin=self.origin, ends_ms=self.ends_ms)
-
-    def has_work(self) -> bool:
-        return bool(self.pending)
-
-    def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
-        taken = {block.payload for block in ancestors}
-        return next((op for op in self.pending if op not in taken), b"")
-
-    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
-        return None
-
-    def commit(self, block: Block, certificate: CommitCertificate) -> None:
-        header = block.header
-        self.height += 1
-        assert header.height == self.height and header.epoch == self.number
-        self.digest = sha256(self.digest + header.block_id()).digest()
-        if block.payload:
-            assert self.boundary is None, "a payload behind the boundary"
-            self.log.append(block.payload)
-            if block.payload in self.pending:
-                self.pending.remove(block.payload)
-        if self.boundary is None and header.time_ms >= self.ends_ms:
-            self.boundary = header.height
-        elif self.boundary is not None and header.app_height >= self.boundary:
-            self.number += 1
-            self.boundary = None
-            self.ends_ms = header.time_ms + EPOCH_MS
-            self.origin = origin_qc(self.number, header, header.block_id())
-
-    def root(self) -> tuple[int, bytes]:
-        return self.height, self.digest
-
-    def epoch(self) -> MemberSet | None:
-        return self.members()
-
-
 class EpochWorld:
     def __init__(self, plan: Sequence[Sequence[int]], seed: int = 1, loss: int = 0) -> None:
-        self.random, self.loss = SplitMix(seed), loss
+        self.random, self.loss = SplitMix64(seed), loss
         size = 1 + max(max(chosen) for chosen in plan)
-        self.keys = [SimKey(bytes((index,))) for index in range(size)]
+        self.keys = [SimKey(str(index)) for index in range(size)]
         self.plan = plan
         self.genesis = genesis_header(CHAIN, START_MS, bytes(32))
         self.now_ms, self.sequence = START_MS, 0
@@ -123,7 +69,7 @@ class EpochWorld:
         self.raw: list[tuple[int, int, int, int, object]] = []
         self.down: set[int] = set()
         self.disks = [Disk() for _ in self.keys]
-        self.apps = [EpochApp(self.keys, plan) for _ in self.keys]
+        self.apps = [EpochLog(CHAIN, START_MS, self.keys, plan) for _ in self.keys]
         self.replicas: list[Replica] = []
         self.history: dict[int, bytes] = {}
         self.began: list[list[int]] = [[] for _ in self.keys]
@@ -137,9 +83,9 @@ class EpochWorld:
         app, disk = self.apps[index], self.disks[index]
         # The application is executed anew from the stored chain.
         pending = app.pending
-        app = self.apps[index] = EpochApp(self.keys, self.plan)
+        app = self.apps[index] = EpochLog(CHAIN, START_MS, self.keys, self.plan)
         app.pending = pending
-        recovered = disk.recover() if disk.state is not None or disk.chain else None
+        recovered = disk.recover()
         for height in range(1, (0 if recovered is None or recovered.tip is None else
                                 recovered.tip.header.height) + 1):  # fmt: skip
             app.commit(*disk.chain[height])  # type: ignore[arg-type]
@@ -304,9 +250,9 @@ def test_genesis_origin_and_epoch_origin_are_alike() -> None:
 
 def test_nothing_above_the_last_block_of_an_epoch_is_executed() -> None:
     """A pair above the last block is certified, and a peer serves both with its certificate."""
-    keys = [SimKey(bytes((index,))) for index in range(4)]
+    keys = [SimKey(str(index)) for index in range(4)]
     plan = [(0, 1, 2, 3)] * 3
-    app, shadow = EpochApp(keys, plan), EpochApp(keys, plan)
+    app, shadow = EpochLog(CHAIN, START_MS, keys, plan), EpochLog(CHAIN, START_MS, keys, plan)
     members = app.members()
     genesis = genesis_header(CHAIN, START_MS, bytes(32))
     roots = {0: bytes(32)}

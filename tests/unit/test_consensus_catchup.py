@@ -31,7 +31,7 @@ from consensus import (
 from consensus.blocktree import BlockTree, Node
 from consensus.sync import AVOIDED_TIMEOUTS, TOLD_TIMEOUTS, Fetcher
 from consensus.sync_answers import proven, serve
-from consensus.sync_ranges import Buffer, Kept
+from consensus.sync_ranges import Buffer, Kept, PeerNote
 from consensus.verify import verify_certificate
 from protocol.chain import QC, Block, BlocksRequest, BlocksResponse, Certified, CommitCertificate
 from protocol.errors import Rejected
@@ -605,3 +605,23 @@ def test_observer_fetches_from_four_peers_at_once(forge: Forge) -> None:
     assert net.taken == blocks[:-1]
     assert net.most_in_flight == 4
     assert (net.now_ms - start_ms) // RTT_MS <= 300 // 7 // 4 + 4
+
+
+def test_late_answer_is_not_taken_for_that_of_a_smaller_request_from_the_same_height() -> None:
+    note = PeerNote()
+    large, small = BlocksRequest(b"", 10, 8), BlocksRequest(b"", 10, 3)
+    note.ask(large)
+    note.ask(small)
+    assert note.answered(11, 8) is large
+    assert note.answered(11, 8) is small, "what was asked of this height, though it is too much"
+    assert note.answered(11, 1) is None
+
+
+def test_blocks_from_a_height_that_was_not_asked_for_use_up_no_request() -> None:
+    note = PeerNote()
+    request = BlocksRequest(b"", 10, 8)
+    note.ask(request)
+    assert note.answered(5, 8) is None
+    assert note.stray() is request, "what it shows is looked at"
+    assert note.stray() is None, "once"
+    assert note.answered(None, 0) is request
