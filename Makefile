@@ -8,13 +8,14 @@ TESTS ?= tests
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test unit test-docker lint format bench docs lock image compose-up compose-down clean
+.PHONY: help install compile compiled demo test unit test-docker lint format bench docs lock image compose-up compose-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
 		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-install: $(STAMP) ## make the virtual environment in .venv
+install: $(STAMP) ## make the virtual environment in .venv, and compile there what can be
+	@$(BIN)/python deploy/compile.py || :
 
 $(STAMP): requirements.lock pyproject.toml
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null; then \
@@ -27,12 +28,19 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## run a whole cluster on this machine and trade on it
+compile: $(STAMP) ## compile the inner loops again and say how it went (TRILEMMA_COMPILE=0: not)
+	@$(BIN)/python deploy/compile.py || :
+
+# What runs for long runs compiled; says something only where sources, or the answer, are new.
+compiled: $(STAMP)
+	@$(BIN)/python deploy/compile.py --if-changed || :
+
+demo: compiled ## run a whole cluster on this machine and trade on it
 	@$(BIN)/trilemma demo
 
 test: lint unit ## check style and types, and run all tests but those that need docker
 
-unit: $(STAMP) ## run the tests alone (TESTS=tests/unit for a part of them)
+unit: compiled ## run the tests alone (TESTS=tests/unit for a part of them)
 	@$(BIN)/python -m pytest $(TESTS) --ignore=tests/docker
 
 test-docker: $(STAMP) ## test the cluster in containers (skipped, with a reason, without docker)
@@ -47,7 +55,7 @@ format: $(STAMP) ## put the source in shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## measure; the modules are listed by: make bench
+bench: compiled ## measure; the modules are listed by: make bench
 	@if [ -z "$(NAME)" ]; then echo "choose one: make bench NAME=..."; \
 		ls bench/*.py | sed -E 's#bench/(.*)\.py#  \1#' | grep -v __init__; \
 	else $(BIN)/python -m bench.$(NAME) $(ARGS); fi

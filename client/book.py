@@ -10,6 +10,7 @@ from __future__ import annotations
 from sortedcontainers import SortedDict
 
 from protocol.actions import BUY, SELL
+from protocol.depth import CHECKED_LEVELS, depth_checksum
 from protocol.errors import SafetyViolation
 from protocol.events import Event, Fill, OrderChanged, OrderOpened
 
@@ -81,6 +82,10 @@ class BookMirror:
             (sign * key, found[key].size_lots, len(found[key].orders))
             for key in found.islice(0, depth)
         ]
+
+    def checksum(self) -> int:
+        """Checksum of the best levels, which a `BookView` of the same event number carries too."""
+        return depth_checksum(self.levels(BUY, CHECKED_LEVELS), self.levels(SELL, CHECKED_LEVELS))
 
     def _open(self, event: OrderOpened) -> None:
         if event.order_id in self.orders or event.size_lots <= 0:

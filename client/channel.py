@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from client.endpoint import Endpoint
@@ -65,6 +65,8 @@ class Channel:
         self._addresses = [parse_address(address) for address in addresses]
         self._next = first % len(addresses)
         self._signers: dict[bytes, Key] = {}
+        self.on_open: list[Callable[[Endpoint], Awaitable[None]]] = []
+        """Awaited with every new session, after its signers are proven and before it is used."""
         self._endpoint: Endpoint | None = None
         self._lock = asyncio.Lock()
 
@@ -132,6 +134,8 @@ class Channel:
             await endpoint.greet()
             for key in list(self._signers.values()):
                 await endpoint.prove(key)
+            for greeting in list(self.on_open):
+                await greeting(endpoint)
         except BaseException:
             await endpoint.close()
             raise

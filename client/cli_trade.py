@@ -1,338 +1,283 @@
-"""Commands of a trader: order, cancel, deposit, withdraw, book, account."""
+"""Commands of a trader: order, preview, modify, cancel, quote, scale."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.console import As, Json, emit, exchange_of, note, run
+from client.cli_submit import (
+    FIRST_TRADER,
+    NUMBER_MAX,
+    ClientId,
+    Expires,
+    Market,
+    ReduceOnly,
+    Side,
+    Size,
+    Slippage,
+    Stp,
+    StpMaster,
+    Sub,
+    Timeout,
+    Wait,
+    check_wait,
+    expiry_of,
+    flags_of,
+    send,
+    submit_one,
+    tell,
+    tell_all,
+    trader_of,
+)
+from client.console import As, Json, emit, exchange_of, run
 
-Timeout = Annotated[
-    float, typer.Option("--timeout", min=0, help="Seconds to wait for the outcome.")
+if TYPE_CHECKING:
+    from protocol.actions import Action, MarketOrder, Order
+    from protocol.markets import MarketConfig
+    from protocol.messages_trading import PreviewView
+
+Price = Annotated[
+    str | None, typer.Argument(help="Limit in dollars; none with --market.", show_default=False)
 ]
-NUMBER_MAX = (1 << 63) - 1
-
-FIRST_TRADER = "trader-00"
-STATUS_NAMES = ("done", "resting", "filled", "cancelled")
-WAITS = ("accepted", "ordered", "executed", "settled")
+Tif = Annotated[str, typer.Option(help="gtc, ioc, post-only or fok.")]
+AtMarket = Annotated[bool, typer.Option("--market", help="A market order.")]
+OrderId = Annotated[int, typer.Argument(min=1, max=NUMBER_MAX, help="Id of the order.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (order, cancel, deposit, withdraw, book, account):
+    for command in (order, preview, modify, cancel, quote, scale):
         app.command()(command)
 
 
 def order(
     context: typer.Context,
-    market: Annotated[str, typer.Argument(help="Symbol, such as BTC-PERP.")],
-    side: Annotated[str, typer.Argument(help="buy or sell.")],
-    size: Annotated[str, typer.Argument(help="In units of the base asset, such as 0.5.")],
-    price: Annotated[
-        str | None, typer.Argument(help="Limit in dollars; none with --market.", show_default=False)
-    ] = None,
-    tif: Annotated[str, typer.Option(help="gtc, ioc or post-only.")] = "gtc",
-    at_market: Annotated[bool, typer.Option("--market", help="A market order.")] = False,
-    slippage: Annotated[
-        str, typer.Option(help="How far from the mark a market order may go, in per cent.")
-    ] = "1",
-    client_id: Annotated[
-        int, typer.Option(min=0, max=NUMBER_MAX, help="Your own id for the order; 0 for none.")
-    ] = 0,
+    market: Market,
+    side: Side,
+    size: Size,
+    price: Price = None,
+    tif: Tif = "gtc",
+    at_market: AtMarket = False,
+    slippage: Slippage = "1",
+    reduce_only: ReduceOnly = False,
+    stp: Stp = "",
+    stp_master: StpMaster = False,
+    expires: Expires = "",
+    client_id: ClientId = 0,
     trader: As = FIRST_TRADER,
-    wait: Annotated[str, typer.Option(help="State to wait for.")] = "executed",
+    sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
     """Place an order and wait until it is executed (or settled)."""
-    from client.trader import parse_side, parse_tif
-    from client.units import percent_to_ppm, price_to_ticks, size_to_lots
-    from protocol.actions import Action, MarketOrder, Order
+    exchange = exchange_of(context)
+    config = exchange.market(market)
+    flags = flags_of(reduce_only, stp, stp_master)
+    action = _action(
+        config, side, size, price, tif, at_market, slippage, flags, expiry_of(expires), client_id
+    )
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+
+
+def _action(
+    config: MarketConfig,
+    side: str,
+    size: str,
+    price: str | None,
+    tif: str,
+    at_market: bool,
+    slippage: str,
+    flags: int,
+    expires_ms: int,
+    client_id: int,
+) -> Order | MarketOrder:
+    from client.orders import limit_order, market_order
+    from client.units import percent_to_ppm
     from protocol.errors import ConfigError
+
+    if not at_market:
+        if price is None:
+            raise ConfigError("give a PRICE, or --market for a market order")
+        return limit_order(
+            config, side, size, price, tif=tif, client_id=client_id, flags=flags,
+            expires_ms=expires_ms,
+        )  # fmt: skip
+    if price is not None:
+        raise ConfigError("a market order has no price; leave PRICE or --market away")
+    if expires_ms:
+        raise ConfigError("a market order never rests; leave --expires or --market away")
+    return market_order(
+        config, side, size, slippage_ppm=percent_to_ppm(slippage), client_id=client_id, flags=flags
+    )
+
+
+def preview(
+    context: typer.Context,
+    market: Market,
+    side: Side,
+    size: Size,
+    price: Price = None,
+    tif: Tif = "gtc",
+    at_market: AtMarket = False,
+    slippage: Slippage = "1",
+    reduce_only: ReduceOnly = False,
+    stp: Stp = "",
+    stp_master: StpMaster = False,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    as_json: Json = False,
+) -> None:
+    """Tell what an order would do if it came next; nothing is sent."""
+    from client.reports import preview_data, preview_text
 
     exchange = exchange_of(context)
     config = exchange.market(market)
-    lots = size_to_lots(config, size)
-    if wait not in WAITS:
-        raise ConfigError(f"--wait takes {', '.join(WAITS)}, not {wait!r}")
-    action: Action
-    if at_market:
-        if price is not None:
-            raise ConfigError("a market order has no price; leave PRICE or --market away")
-        slippage_ppm = percent_to_ppm(slippage)
-        action = MarketOrder(config.market, parse_side(side), lots, slippage_ppm, client_id)
-    elif price is None:
-        raise ConfigError("give a PRICE, or --market for a market order")
-    else:
-        ticks = price_to_ticks(config, price)
-        action = Order(config.market, parse_side(side), ticks, lots, parse_tif(tif), client_id)
-    data = run(_submit(exchange, trader, action, wait, timeout))
-    text = f"{data['status']}  order {data['order_id']}"
-    if "filled_lots" in data:
-        text += f"  filled {_size(config, data['filled_lots'])}"
-        text += f"  remaining {_size(config, data['remaining_lots'])}"
-    emit(data, text, as_json=as_json)
+    flags = flags_of(reduce_only, stp, stp_master)
+    action = _action(config, side, size, price, tif, at_market, slippage, flags, 0, 0)
+
+    async def work() -> PreviewView:
+        async with exchange:
+            asking = await trader_of(exchange, trader, sub)
+            return await exchange.questions.preview(asking.account, action)
+
+    view = run(work())
+    markets = exchange.chain.genesis.markets
+    data = preview_data(markets, config, view)
+    emit(data, preview_text(data, config), as_json=as_json)
+
+
+def modify(
+    context: typer.Context,
+    market: Market,
+    order_id: OrderId,
+    size: Annotated[str, typer.Argument(help="New remaining size, in units of the base asset.")],
+    price: Annotated[str, typer.Argument(help="New limit in dollars.")],
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    wait: Wait = "executed",
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Give a resting order a new price and remaining size.
+
+    It keeps its place where only the size shrinks; otherwise a new order, with a new id, replaces
+    it.
+    """
+    from client.units import price_to_ticks, size_to_lots
+    from protocol.actions import Modify
+
+    exchange = exchange_of(context)
+    config = exchange.market(market)
+    ticks, lots = price_to_ticks(config, price), size_to_lots(config, size)
+    action = Modify(config.market, order_id, ticks, lots)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
 
 
 def cancel(
     context: typer.Context,
-    market: Annotated[str, typer.Argument(help="Symbol, such as BTC-PERP.")],
-    order_id: Annotated[int, typer.Argument(min=1, max=NUMBER_MAX, help="Id of the order.")],
+    market: Annotated[
+        str | None, typer.Argument(help="Symbol; none with --all.", show_default=False)
+    ] = None,
+    order_id: Annotated[
+        int,
+        typer.Argument(
+            min=0, max=NUMBER_MAX, help="Id of an order, trigger or TWAP; 0: all in the market."
+        ),
+    ] = 0,
     by_client_id: Annotated[
         bool, typer.Option("--client-id", help="The id is the client's own.")
     ] = False,
+    everything: Annotated[bool, typer.Option("--all", help="Everything in all markets.")] = False,
     trader: As = FIRST_TRADER,
+    sub: Sub = "",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Cancel a resting order."""
-    from protocol.actions import Action, Cancel, CancelClient
-
-    exchange = exchange_of(context)
-    number = exchange.market(market).market
-    action: Action = CancelClient(number, order_id) if by_client_id else Cancel(number, order_id)
-    data = run(_submit(exchange, trader, action, "executed", timeout))
-    emit(data, f"{data['status']}  order {data['order_id']}", as_json=as_json)
-
-
-async def _submit(
-    exchange: Any, name: str, action: Any, wait: str, timeout_s: float
-) -> dict[str, Any]:
-    from client.submission import results_of
-
-    timeout_ms = int(timeout_s * 1000)
-    async with exchange:
-        trader = await exchange.trader(name)
-        submission = await trader.batch([action])
-        await submission.wait(wait, timeout_ms)
-        data: dict[str, Any] = {
-            "nonce_ms": submission.nonce_ms,
-            "height": submission.height,
-            "order_id": 0,
-            "status": wait,
-            "latency_ms": {
-                state: round(submission.latency_ms(state), 3)
-                for state in WAITS
-                if submission.reached_ns(state)
-            },
-        }
-        if submission.result is not None:
-            result = results_of(submission.result)[0]
-            data.update(
-                status=STATUS_NAMES[result.status],
-                order_id=result.order_id,
-                filled_lots=result.filled_lots,
-                remaining_lots=result.remaining_lots,
-            )
-        return data
-
-
-def _size(config: Any, lots: int) -> str:
-    from client.units import lots_to_size
-
-    return lots_to_size(config, lots)
-
-
-def deposit(
-    context: typer.Context,
-    amount: Annotated[str, typer.Argument(help="Dollars.")],
-    trader: As = FIRST_TRADER,
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
-) -> None:
-    """Move dollars from the ledger into the exchange, and wait until they can be traded with."""
-    from client.units import usd_to_uusd, uusd_to_usd
-
-    amount_uusd = usd_to_uusd(amount)
-    exchange = exchange_of(context)
-
-    async def work() -> dict[str, Any]:
-        async with exchange:
-            key = exchange.key(trader)
-            height = await exchange.ledger.deposit_and_wait(
-                key, amount_uusd, timeout_ms=int(timeout * 1000)
-            )
-            view = await exchange.account_of(key.address)
-            return {"account": view.account, "cash_uusd": view.cash_uusd, "ledger_height": height}
-
-    data = run(work())
-    cash = uusd_to_usd(data["cash_uusd"])
-    emit(data, f"deposited; account {data['account']} has {cash} dollars cash", as_json=as_json)
-
-
-def withdraw(
-    context: typer.Context,
-    amount: Annotated[str, typer.Argument(help="Dollars.")],
-    to: Annotated[str, typer.Option(help="Ledger address in hex; the trader's if not given.")] = "",
-    trader: As = FIRST_TRADER,
-    timeout: Timeout = 120.0,
-    as_json: Json = False,
-) -> None:
-    """Withdraw dollars: wait for the settlement, have the ledger pay, print its balance."""
-    from client.units import usd_to_uusd, uusd_to_usd
-
-    usd_to_uusd(amount)
-    exchange = exchange_of(context)
-    address = _address(to) if to else exchange.key(trader).address
-
-    async def work() -> dict[str, Any]:
-        async with exchange:
-            owner = await exchange.trader(trader)
-            note("waiting for the withdrawal to settle")
-            number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000))
-            balance = await exchange.ledger.balance(address)
-            return {
-                "withdrawal": number,
-                "address": address.hex(),
-                "balance_uusd": balance.balance_uusd,
-            }
-
-    data = run(work())
-    balance = uusd_to_usd(data["balance_uusd"])
-    text = f"withdrawal {data['withdrawal']} is paid; {address.hex()} has {balance} dollars"
-    emit(data, text, as_json=as_json)
-
-
-def _address(text: str) -> bytes:
+    """Cancel an order, trigger or TWAP; or all of them in a market; or, with --all, everywhere."""
+    from protocol.actions import ALL_MARKETS, Cancel, CancelAll, CancelClient
     from protocol.errors import ConfigError
-    from protocol.keys import ADDRESS_BYTES
 
-    try:
-        address = bytes.fromhex(text)
-    except ValueError:
-        address = b""
-    if len(address) != ADDRESS_BYTES:
-        raise ConfigError(f"an address is {ADDRESS_BYTES} bytes in hex, not {text!r}")
-    return address
+    exchange = exchange_of(context)
+    action: Action
+    if everything:
+        if market is not None:
+            raise ConfigError("--all cancels in all markets; leave MARKET or --all away")
+        action = CancelAll(ALL_MARKETS)
+    elif market is None:
+        raise ConfigError("give a MARKET, and an ORDER_ID for one order; or --all for everything")
+    else:
+        number = exchange.market(market).market
+        if by_client_id and not order_id:
+            raise ConfigError("give the client id as ORDER_ID")
+        if not order_id:
+            action = CancelAll(number)
+        else:
+            kind = CancelClient if by_client_id else Cancel
+            action = kind(number, order_id)
+    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
+    tell(data, None, as_json=as_json)
 
 
-def book(
+def quote(
     context: typer.Context,
-    market: Annotated[str, typer.Argument(help="Symbol, such as BTC-PERP.")],
-    depth: Annotated[int, typer.Option(min=1, max=1000, help="Levels per side.")] = 10,
+    market: Market,
+    bid: Annotated[
+        list[str] | None, typer.Option("--bid", metavar="PRICE:SIZE", help="As often as needed.")
+    ] = None,
+    ask: Annotated[
+        list[str] | None, typer.Option("--ask", metavar="PRICE:SIZE", help="As often as needed.")
+    ] = None,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    wait: Wait = "executed",
+    timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Show the best levels of a market's book."""
-    from client.units import lots_to_size, ticks_to_price
+    """Replace all of one's quotes in a market at once; without any, take them out."""
+    from client.orders import parse_quote, quotes
 
     exchange = exchange_of(context)
     config = exchange.market(market)
-
-    async def work() -> Any:
-        async with exchange:
-            return await exchange.book(config.market, depth)
-
-    view = run(work())
-    lines = [f"{config.symbol}  mark {ticks_to_price(config, view.mark_ticks)}"]
-    for name, levels in (("ask", reversed(view.asks)), ("bid", iter(view.bids))):
-        for price, lots, orders in levels:
-            shown = f"{ticks_to_price(config, price):>14}  {lots_to_size(config, lots):>14}"
-            lines.append(f"  {name} {shown}  {orders}")
-    data = {
-        "market": config.symbol,
-        "height": view.height,
-        "next_seq": view.next_seq,
-        "mark": ticks_to_price(config, view.mark_ticks),
-        "bids": [_level(config, level) for level in view.bids],
-        "asks": [_level(config, level) for level in view.asks],
-    }
-    emit(data, "\n".join(lines), as_json=as_json)
+    bids, asks = ([parse_quote(text) for text in given or []] for given in (bid, ask))
+    action = quotes(config, bids, asks)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
 
 
-def _level(config: Any, level: tuple[int, int, int]) -> dict[str, Any]:
-    from client.units import lots_to_size, ticks_to_price
-
-    price, lots, orders = level
-    return {
-        "price": ticks_to_price(config, price),
-        "size": lots_to_size(config, lots),
-        "orders": orders,
-    }
-
-
-def account(
+def scale(
     context: typer.Context,
+    market: Market,
+    side: Side,
+    size: Annotated[str, typer.Argument(help="Of all orders together.")],
+    first_price: Annotated[str, typer.Argument(help="Limit of the first order, in dollars.")],
+    last_price: Annotated[str, typer.Argument(help="Limit of the last order.")],
+    count: Annotated[int, typer.Option("--orders", help="Number of orders.")] = 10,
+    weights: Annotated[
+        str, typer.Option(help="even, rising or falling sizes from the first to the last.")
+    ] = "even",
+    tif: Tif = "gtc",
+    reduce_only: ReduceOnly = False,
+    expires: Expires = "",
     trader: As = FIRST_TRADER,
-    number: Annotated[
-        int,
-        typer.Option(
-            "--number", min=0, max=NUMBER_MAX, help="An account by number; 0 for the trader's."
-        ),
-    ] = 0,
+    sub: Sub = "",
+    wait: Wait = "executed",
+    timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Show an account: cash, equity, margin, positions, orders."""
-    from client.units import lots_to_size, ticks_to_price, uusd_to_usd
+    """Place several limit orders over a range of prices, in one batch."""
+    from client.orders import scale_orders
 
+    check_wait(wait)
     exchange = exchange_of(context)
+    config = exchange.market(market)
+    orders = scale_orders(
+        config, side, size, first_price, last_price, count, weights=weights, tif=tif,
+        flags=flags_of(reduce_only, "", False), expires_ms=expiry_of(expires),
+    )  # fmt: skip
 
-    async def work() -> Any:
+    async def work() -> dict[str, object]:
         async with exchange:
-            if number:
-                view = await exchange.account(number)
-            else:
-                view = await exchange.account_of(exchange.key(trader).address)
-            return view, (await exchange.orders(view.account)).orders
+            return await send(await trader_of(exchange, trader, sub), list(orders), wait, timeout)
 
-    view, orders = run(work())
-    markets = exchange.chain.genesis.markets
-    lines = [f"account {view.account}  {view.address.hex()}"]
-    money = ("cash", "equity", "initial_margin", "maintenance_margin")
-    lines += [
-        f"  {name.replace('_', ' '):<20}{uusd_to_usd(getattr(view, name + '_uusd'))}"
-        for name in money
-    ]
-    for position in view.positions:
-        config = markets[position.market]
-        lines.append(
-            f"  position {config.symbol}  {lots_to_size(config, position.size_lots)}"
-            f"  unrealised {uusd_to_usd(position.unrealised_uusd)}"
-        )
-    for market, order_id, client_id, side, price, lots in orders:
-        config = markets[market]
-        lines.append(
-            f"  order {order_id}  {config.symbol} {('buy', 'sell')[side]}"
-            f" {lots_to_size(config, lots)} at {ticks_to_price(config, price)}"
-            + (f"  client id {client_id}" if client_id else "")
-        )
-    emit(_account_data(markets, view, orders), "\n".join(lines), as_json=as_json)
-
-
-def _account_data(markets: Any, view: Any, orders: Any) -> dict[str, Any]:
-    """The account for programs: prices and sizes as decimal texts, money in micro-dollars."""
-    from client.units import lots_to_size, ticks_to_price
-
-    positions = [
-        {
-            "market": markets[held.market].symbol,
-            "size": lots_to_size(markets[held.market], held.size_lots),
-            "mark": ticks_to_price(markets[held.market], held.mark_ticks),
-            "cost_uusd": held.cost_uusd,
-            "unrealised_uusd": held.unrealised_uusd,
-            "initial_margin_uusd": held.initial_margin_uusd,
-        }
-        for held in view.positions
-    ]
-    resting = [
-        {
-            "order_id": order_id,
-            "client_id": client_id,
-            "market": markets[market].symbol,
-            "side": ("buy", "sell")[side],
-            "price": ticks_to_price(markets[market], price_ticks),
-            "remaining": lots_to_size(markets[market], lots),
-        }
-        for market, order_id, client_id, side, price_ticks, lots in orders
-    ]
-    return {
-        "account": view.account,
-        "address": view.address.hex(),
-        "height": view.height,
-        "cash_uusd": view.cash_uusd,
-        "equity_uusd": view.equity_uusd,
-        "initial_margin_uusd": view.initial_margin_uusd,
-        "maintenance_margin_uusd": view.maintenance_margin_uusd,
-        "positions": positions,
-        "orders": resting,
-    }
+    tell_all(run(work()), config, as_json=as_json)

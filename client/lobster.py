@@ -10,9 +10,10 @@ What a row becomes: 1 rests an order (GTC); 2 and 3 shrink or cancel it; 4 is an
 
 With a book file the book is seeded from row 0, after its message. From then on a published row
 follows from the row before and the message, except for levels that become visible at the edge of
-the recorded depth. Those are *adopted*: after the row has been compared, a seed account's orders
-make the exchange show them too. A row whose best level was itself revealed that way cannot be
-compared and is not counted.
+the recorded depth, behind all that the row before showed. Those are *adopted*: after the row has
+been compared, a seed account's orders make the exchange show them too. Where the best level itself
+was revealed that way, as often with one recorded level, the row is compared once it is adopted, and
+what stood before must be gone. A row that does not follow counts as uncovered, and is compared too.
 
 The recording's queue positions are not ours for good: an order that was named in a row may have
 been used up by our own price-time priority. Then other orders of its level give the rest, so that
@@ -85,7 +86,7 @@ class Intent(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One row: what to send, what the exchange must show after it (None: not comparable), and
+    """One row: what to send, what the exchange must show after it (None: the row that seeds), and
     what to send after that comparison."""
 
     row: int
@@ -97,8 +98,9 @@ class Step(NamedTuple):
 
 class MapperCounts(msgspec.Struct):
     """What became of the rows. `foreign_lots` were taken from other orders of a level because the
-    named one was used up; `adopted_levels` were revealed at the edge of the recorded depth;
-    `stale_orders` are gone in the recording without a row that says so."""
+    named one was used up; `adopted_levels` were revealed at the edge of the recorded depth, in
+    `revealed_rows` the best one; `uncovered_rows` do not follow from the row before and the
+    message; `stale_orders` are gone in the recording without a row that says so."""
 
     rows: int = 0
     placed: int = 0
@@ -110,6 +112,7 @@ class MapperCounts(msgspec.Struct):
     short_lots: int = 0
     foreign_lots: int = 0
     adopted_levels: int = 0
+    revealed_rows: int = 0
     uncovered_rows: int = 0
 
 
@@ -175,21 +178,33 @@ class Mapper:
             self._published = published
 
     def _follow(self, row: int, message: Message, published: tuple[Levels, Levels]) -> Step:
-        covered = self._covered(message)
         intents = self._apply(message)
-        expected = Quotes(*_first(published[BUY]), *_first(published[SELL])) if covered else None
-        if not covered:
-            self.counts.uncovered_rows += 1
-        return Step(row, message.time_ns, intents, expected, self._adopt(published))
+        known = self._known(BUY), self._known(SELL)
+        covered = all(self._follows(side, known[side], published[side]) for side in (BUY, SELL))
+        revealed = any(published[side] and not known[side] for side in (BUY, SELL))
+        expected = Quotes(*_first(published[BUY]), *_first(published[SELL]))
+        adopt = self._adopt(published)
+        if covered and revealed:
+            self.counts.revealed_rows += 1
+            return Step(row, message.time_ns, intents + adopt, expected, [])
+        self.counts.uncovered_rows += not covered
+        return Step(row, message.time_ns, intents, expected, adopt)
 
-    def _covered(self, message: Message) -> bool:
-        """Whether the best levels after `message` follow from the row before it."""
-        if message.kind not in (PARTIAL_CANCEL, DELETE, EXECUTION) or self._published is None:
-            return True
-        levels = self._published[BUY if message.direction == 1 else SELL]
-        if len(levels) < self._depth or len(levels) > 1:
-            return True
-        return message.size * self._lots < levels[0][1]
+    def _known(self, side: int) -> Levels:
+        """What the row before and the message, which the book holds, tell of the next row."""
+        before = self._published[side] if self._published else []
+        if len(before) < self._depth:
+            return self.book.top(side, self._depth)
+        in_sight = len(self.book.prices(side, before[-1][0]))
+        return self.book.top(side, min(in_sight, self._depth))
+
+    def _follows(self, side: int, known: Levels, levels: Levels) -> bool:
+        """Whether a row shows what is known, and then only levels that stood out of sight."""
+        before = self._published[side] if self._published else []
+        revealed = [price for price, _ in levels[len(known) :]]
+        if levels[: len(known)] != known or (revealed and len(before) < self._depth):
+            return False
+        return all((p < before[-1][0]) if side == BUY else (p > before[-1][0]) for p in revealed)
 
     def _parse_levels(self, line: str, row: int) -> tuple[Levels, Levels]:
         try:

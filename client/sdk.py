@@ -17,26 +17,21 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from client.channel import Channel, Unreachable
+from client.disconnect import CancelOnDisconnect
 from client.ledger import Ledger
 from client.nonces import NonceSource, wall_clock_ms
 from client.pipeline import Pipeline
+from client.questions import Questions
 from client.stream import EventStream
 from client.submission import Submission
 from client.tracker import BlockWatcher, ResultTracker, follow_events, follow_ledger
-from protocol.actions import Action, ActionBatch, sign_batch
+from protocol.actions import ALL_MARKETS, Action, ActionBatch, SetMode, sign_batch
 from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.genesis import Chain, MarketConfig
 from protocol.keys import Key
-from protocol.messages import (
-    AccountRequest,
-    AccountView,
-    BookRequest,
-    BookView,
-    OrdersRequest,
-    OrdersView,
-    Status,
-    StatusRequest,
-)
+from protocol.messages import Status, StatusRequest
+from protocol.messages_market_data import BookRequest, BookView
+from protocol.messages_trading import AccountRequest, AccountView, OrdersRequest, OrdersView
 from store.config import Role
 from store.testnet import ORACLE_KEY, Testnet
 
@@ -78,7 +73,9 @@ class Exchange:
         self._stream: EventStream | None = None
         self._following = asyncio.Lock()
         self._problem: BaseException | None = None
+        self._guards: list[CancelOnDisconnect] = []
         self.ledger = Ledger(self)
+        self.questions = Questions(self)
 
     @classmethod
     def connect(
@@ -118,6 +115,8 @@ class Exchange:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        for guard in self._guards:
+            await guard.stop()
         if self._pipeline is not None:
             await self._pipeline.close()
         for channel in self._channels.values():
@@ -236,6 +235,24 @@ class Exchange:
         await self.pipeline.submit(submission)
         return submission
 
+    async def cancel_on_disconnect(
+        self, key: Key, account: int, market: str | int | None = None
+    ) -> CancelOnDisconnect:
+        """Have everything of an account cancelled, in one market or in all, when the submitting
+        session ends, whatever ends it; also when this exchange is closed (see `release`).
+
+        Raises `RemoteFault` where the sequencer refuses it. If the sequencer itself dies, a
+        dead-man's switch is what holds.
+        """
+        number = ALL_MARKETS if market is None else self.market(market).market
+        channel = self._channel("submit", "sequencer")
+        guard = CancelOnDisconnect(
+            self.chain, channel, self.nonces(key.public), key, account, number
+        )
+        await guard.arm()
+        self._guards.append(guard)
+        return guard
+
     async def trader(self, key: Key | str, account: int | None = None) -> Trader:
         """A trader for a key, or the name of one; `account` where the key is another's agent."""
         from client.trader import Trader
@@ -254,6 +271,12 @@ class Exchange:
         await self.prove(key)
         actions: list[Action] = [OraclePrice(*price) for price in sorted(prices.items())]
         return [await self.submit(self.sign(key, 0, actions))]
+
+    async def vote_mode(self, guardian: Key, market: str | int, mode: int) -> Submission:
+        """Vote as a guardian for a market's mode (`protocol.actions.OPEN`, ...)."""
+        await self.prove(guardian)
+        vote = SetMode(self.market(market).market, mode)
+        return await self.submit(self.sign(guardian, 0, [vote]))
 
     # --- questions
 

@@ -9,7 +9,8 @@ from client.channel import RETRIED, Channel
 from protocol.codec import encode
 from protocol.errors import Code, RemoteFault, SafetyViolation
 from protocol.events import BlockEvents, decode_block_events
-from protocol.messages import EventsPush, SubscribeEvents, decode_answer
+from protocol.messages import decode_answer
+from protocol.messages_trading import EventsPush, SubscribeEvents
 
 RESUME_WAIT_S = 0.1
 QUEUED_PUSHES = 256

@@ -38,10 +38,23 @@ def _global_options(
 
 def main() -> None:
     """Entry point: run a command; every failure becomes one sentence and an exit status."""
-    from client import cli_flow, cli_trade, cli_validator, light_command
-    from cluster import commands, join_command, sim_command
+    from client import (
+        cli_account,
+        cli_flow,
+        cli_market,
+        cli_oracle,
+        cli_receipt,
+        cli_trade,
+        cli_trigger,
+        cli_validator,
+        light_command,
+    )
+    from cluster import commands, join_command, sim_command, stress_command
 
-    modules = (commands, cli_trade, cli_flow, cli_validator, light_command, sim_command)
+    modules = (
+        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_receipt, cli_flow,
+        cli_oracle, cli_validator, light_command, sim_command, stress_command,
+    )  # fmt: skip
     for module in modules:
         module.register(app)
     join_command.register(cli_validator.validator_app)

@@ -52,17 +52,22 @@ def init(
             help=f"Ledger blocks that validators keep; 0: all. {KEPT_BLOCKS} stay at least.",
         ),
     ] = 0,
+    oracle_age_s: Annotated[
+        int,
+        typer.Option(help="Seconds after which prices are stale; 0: never. See trilemma oracle."),
+    ] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a testnet.")] = False,
     as_json: Json = False,
 ) -> None:
     """Create a testnet: genesis, keys, configurations, funded accounts."""
-    from cluster.defaults import staking_of
+    from cluster.defaults import markets_of, reopening_of, staking_of
     from cluster.testnet import TestnetOptions, create_testnet
 
     options = TestnetOptions(
         validators=validators, traders=traders, base_port=base_port, free_ports=free_ports,
         staking=staking_of(epoch_s, unbonding_s, jail_s), retain_blocks=retain_blocks,
-        overwrite=overwrite,
+        overwrite=overwrite, markets=markets_of(oracle_age_s),
+        reopening=reopening_of(oracle_age_s),
     )  # fmt: skip
     chosen = testnet_directory(context, directory)
     testnet = create_testnet(chosen, options)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from protocol.errors import ConfigError
-from protocol.genesis import Fees, MarketConfig, Pace, Staking
+from protocol.genesis import Fees, FeeTier, MarginTier, MarketConfig, Pace, Reopening, Staking
 
 USD = 1_000_000
 """Micro-dollars of a dollar."""
@@ -76,6 +78,20 @@ SEQUENCER_PACE = Pace(
 )
 
 
+PRICES: dict[str, Any] = {
+    "price_band_ppm": 200_000,
+    "impact_notional_uusd": 10_000 * USD,
+    "oracle_confidence_ppm": 20_000,
+    "oracle_deviation_ppm": 100_000,
+    "oracle_hold_ms": 5_000,
+}
+"""How markets form prices. A testnet has no price source of its own, so that prices do not become
+stale by age; `trilemma init --oracle-age-s` asks for it."""
+
+INSURANCE_UUSD = 10_000_000 * USD
+BACKSTOP_UUSD = 10_000_000 * USD
+
+
 def _crypto(market: int, symbol: str, tick_uusd: int, lot_micro: int, price: int) -> MarketConfig:
     return MarketConfig(
         market=market,
@@ -90,6 +106,16 @@ def _crypto(market: int, symbol: str, tick_uusd: int, lot_micro: int, price: int
         max_order_lots=1_000_000,
         max_position_lots=100_000_000,
         initial_price_ticks=price,
+        margin_tiers=[
+            MarginTier(20_000_000 * USD, 100_000, 50_000),
+            MarginTier(100_000_000 * USD, 200_000, 100_000),
+        ],
+        fee_tiers=[FeeTier(5_000_000 * USD, 400, 120), FeeTier(25_000_000 * USD, 350, 80)],
+        scale_from_uusd=500_000_000 * USD,
+        scale_to_uusd=1_000_000_000 * USD,
+        funding_interval_ms=3_600_000,
+        backstop_max_lots=10_000_000,
+        **PRICES,
     )
 
 
@@ -107,6 +133,8 @@ def _equity(market: int, symbol: str, price_ticks: int) -> MarketConfig:
         max_order_lots=1_000_000,
         max_position_lots=100_000_000,
         initial_price_ticks=price_ticks,
+        backstop_max_lots=1_000_000,
+        **PRICES,
     )
 
 
@@ -117,3 +145,20 @@ MARKETS = (
     _equity(3, "AAPL-PERP", 58_500),
 )
 """Prices at genesis are about $60,000, $3,000, $577 and $585."""
+
+MAX_ORACLE_AGE_S = 86_400
+
+
+def markets_of(oracle_age_s: int = 0) -> tuple[MarketConfig, ...]:
+    """A testnet's markets whose prices are stale after so many seconds (0: never); raises
+    `ConfigError`."""
+    if not 0 <= oracle_age_s <= MAX_ORACLE_AGE_S:
+        raise ConfigError(f"an oracle's price counts for 0 to {MAX_ORACLE_AGE_S} s")
+    age_ms = oracle_age_s * 1_000
+    return tuple(msgspec.structs.replace(market, oracle_age_ms=age_ms) for market in MARKETS)
+
+
+def reopening_of(oracle_age_s: int = 0) -> Reopening:
+    """Stages of reopening. Without oracles that report all the time nothing tells an outage from
+    silence, so that there are none then."""
+    return Reopening(gap_ms=4 * oracle_age_s * 1_000)

@@ -11,8 +11,10 @@ from pathlib import Path
 import msgspec
 
 from cluster.defaults import (
+    BACKSTOP_UUSD,
     FAUCET_BALANCE_UUSD,
     FEES,
+    INSURANCE_UUSD,
     LEDGER_PACE,
     MARKETS,
     PROVER_BALANCE_UUSD,
@@ -42,6 +44,7 @@ from protocol.genesis import (
     Limits,
     MarketConfig,
     Pace,
+    Reopening,
     Staking,
     parse_genesis,
 )
@@ -54,6 +57,7 @@ from store.testnet import (
     DESCRIPTION_FILE,
     FAUCET_KEY,
     GENESIS_FILE,
+    GUARDIAN_KEY,
     KEY_FOLDER,
     LOG_FOLDER,
     ORACLE_KEY,
@@ -109,6 +113,9 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     ledger_pace: Pace = LEDGER_PACE
     sequencer_pace: Pace = SEQUENCER_PACE
     limits: Limits = Limits()
+    reopening: Reopening = Reopening()
+    insurance_uusd: int = INSURANCE_UUSD
+    backstop_uusd: int = BACKSTOP_UUSD
     log_level: str = "info"
     log_json: bool = False
 
@@ -222,7 +229,7 @@ def _processes(options: TestnetOptions, base_port: int) -> list[ProcessEntry]:
 def _make_keys(testnet: Testnet) -> dict[str, Key]:
     names = [entry.name for entry in testnet.processes]
     keys = {}
-    for name in (*names, ORACLE_KEY, FAUCET_KEY, *testnet.traders):
+    for name in (*names, ORACLE_KEY, GUARDIAN_KEY, FAUCET_KEY, *testnet.traders):
         keys[name] = Key.generate()
         save_key(keys[name], testnet.key_path(name))
     return keys
@@ -272,6 +279,10 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         limits=options.limits,
         staking=options.staking,
         fees=options.fees,
+        guardians=[keys[GUARDIAN_KEY].public.hex()],
+        insurance_uusd=options.insurance_uusd,
+        backstop_uusd=options.backstop_uusd,
+        reopening=options.reopening,
     )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from execution.state import State
+from margin.account import Account
 from margin.naive import totals
 from matching.book import Resting
+from protocol.actions import REDUCE_ONLY, SELL
 from protocol.errors import SafetyViolation
 
 
@@ -42,8 +44,7 @@ def _check_accounts(state: State, resting: dict[int, Resting]) -> None:
             _require(order.account == number, "an account holds another's order")
             _require(order_id < state.next_order_id, "an order id from the future")
         owned += len(account.orders)
-        clients = {o.client_id: o for o in account.orders.values() if o.client_id}
-        _require(clients == account.clients, "client ids do not match the resting orders")
+        _check_client_ids(state, account)
         _require(len(account.orders) <= state.limits.orders_per_account, "too many orders")
         for e in account.exposures.values():
             _require(bool(e.size_lots) or not e.cost_uusd, "a cost without a position")
@@ -51,7 +52,29 @@ def _check_accounts(state: State, resting: dict[int, Resting]) -> None:
             running = (account.tv_uusd, account.im_uusd)
             _require(running == totals(account, state.markets), "running totals are off")
     _require(owned == len(resting), "a resting order without an owner")
-    _require(len(state.by_address) == len(state.accounts) - 1, "addresses and accounts differ")
+    masters = sum(1 for a in state.accounts.values() if a.address)
+    _require(len(state.by_address) == masters, "addresses and accounts differ")
+
+
+def _check_client_ids(state: State, account: Account) -> None:
+    clients = {o.client_id: key for key, o in account.orders.items() if o.client_id}
+    for table, ids in ((state.triggers, account.triggers), (state.twaps, account.twaps)):
+        for waiting_id, key in ids.items():
+            row = table.get(key)
+            _require(row is not None, "an account's trigger or TWAP has no leaf")
+            if row is not None and row.client_id:
+                clients[row.client_id] = waiting_id
+    _require(clients == account.clients, "client ids do not match what rests and waits")
+    for e in account.exposures.values():
+        own = {
+            key: o
+            for key, o in account.orders.items()
+            if o.market == e.market and o.flags & REDUCE_ONLY
+        }
+        _require(own == e.reducing, "reduce-only orders do not match the resting orders")
+        for order in own.values():
+            open_lots = e.size_lots if order.side == SELL else -e.size_lots
+            _require(order.remaining_lots <= open_lots, "a reduce-only order exceeds the position")
 
 
 def _check_nonces(state: State) -> None:

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import IntEnum
 from typing import Any, NamedTuple
 
 from execution import leaves as lv
-from execution.custody import OK, Custody
+from execution.pricing import Pricing
 from execution.state import State
-from execution.trading import REFUSED, Trading
+from execution.trading import OK, REFUSED, Trading
 from margin.account import REVOKED, Account
-from margin.oracle import committee_median_ticks
 from protocol.actions import (
+    POST_ONLY,
     ActionBatch,
     ApproveAgent,
     Cancel,
+    CancelAll,
     CancelClient,
-    MarketOrder,
+    MassQuote,
     OraclePrice,
     Order,
     Reduce,
     RevokeAgent,
+    SetMode,
     SignedBatch,
+    Transfer,
+    TransferPosition,
     Withdraw,
     actions_digest,
     batch_id,
@@ -29,8 +34,9 @@ from protocol.actions import (
 )
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
-from protocol.events import BatchExecuted, MarkChanged, Result
+from protocol.events import BatchExecuted, Result
 from protocol.keys import address_of
+from protocol.markets import PPM
 from protocol.settlement import FIRST_ACCOUNT
 
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
@@ -39,43 +45,61 @@ VerifySignature = Callable[[bytes, bytes, bytes], bool]
 Handler = Callable[[Account, Any], Result]
 
 
+OWNER_ALONE = frozenset({Withdraw, ApproveAgent, RevokeAgent, Transfer, TransferPosition})
+"""Actions that no agent may send."""
+
+COMMITTEE = frozenset({OraclePrice, SetMode})
+"""Actions of oracles and guardians, which do not mix with others."""
+
+MAKING = frozenset({Cancel, CancelAll, CancelClient, MassQuote, Reduce})
+"""Actions that never take."""
+
+
+class Kind(IntEnum):
+    """What a batch is made of, which says when in the block it comes."""
+
+    TAKING = 0
+    MAKING = 1
+    """Cancels, quotes and post-only orders alone."""
+    ORACLE = 2
+    GUARDIAN = 3
+
+
 class Opened(NamedTuple):
     """A decoded batch, not verified yet; `refusal` says why it could not be decoded."""
 
     identity: bytes
     signed: SignedBatch | None
     batch: ActionBatch | None
-    oracle: bool
+    kind: Kind
     refusal: Code
 
 
 class Batches:
     """Executes batches against the state."""
 
-    __slots__ = ("_addresses", "_agent_actions", "_owner_actions", "_state", "_verify", "executed")
+    __slots__ = (
+        "_addresses", "_agent_actions", "_owner_actions", "_pricing", "_state", "_trading",
+        "executed", "ran",
+    )  # fmt: skip
 
-    def __init__(self, state: State, trading: Trading, custody: Custody) -> None:
+    def __init__(
+        self,
+        state: State,
+        trading: Trading,
+        pricing: Pricing,
+        handlers: Mapping[type, Handler],
+    ) -> None:
         self._state = state
+        self._trading = trading
+        self._pricing = pricing
         self.executed = 0
         """Actions executed in this block."""
+        self.ran: list[tuple[ActionBatch, BatchExecuted]] = []
+        """Batches executed in this block, in order."""
         self._addresses: dict[bytes, bytes] = {}
-        trade: dict[type, Handler] = {
-            Order: trading.order,
-            MarketOrder: trading.market_order,
-            Cancel: trading.cancel,
-            CancelClient: trading.cancel_client,
-            Reduce: trading.reduce,
-        }
-        self._owner_actions: dict[type, Handler] = trade | {
-            Withdraw: custody.withdraw,
-            ApproveAgent: custody.approve,
-            RevokeAgent: custody.revoke,
-        }
-        self._agent_actions: dict[type, Handler] = trade | {
-            Withdraw: _owner_only,
-            ApproveAgent: _owner_only,
-            RevokeAgent: _owner_only,
-        }
+        self._owner_actions = dict(handlers)
+        self._agent_actions = self._owner_actions | dict.fromkeys(OWNER_ALONE, _owner_only)
 
     @staticmethod
     def open(raw: bytes) -> Opened:
@@ -83,20 +107,24 @@ class Batches:
         try:
             signed, batch = open_batch(raw)
         except Rejected as error:
-            return Opened(b"", None, None, False, error.code)
-        oracle = all(type(action) is OraclePrice for action in batch.actions)
-        return Opened(batch_id(raw), signed, batch, oracle, Code.OK)
+            return Opened(b"", None, None, Kind.TAKING, error.code)
+        return Opened(batch_id(raw), signed, batch, _kind(batch), Code.OK)
 
-    def run_oracle(self, opened: Opened, verify: VerifySignature) -> None:
-        """Phase 1: a batch made of oracle prices alone."""
+    def run_committee(self, opened: Opened, verify: VerifySignature) -> None:
+        """Phase 1: a batch made of oracle prices or guardians' votes alone."""
         signed, batch = opened.signed, opened.batch
         if signed is None or batch is None or not self._proven(opened, signed, batch, verify):
             return
-        oracle = self._state.oracles.get(signed.signer)
-        if oracle is None or batch.account != 0:
+        state = self._state
+        members = state.oracles if opened.kind == Kind.ORACLE else state.guardians
+        member = members.get(signed.signer)
+        if member is None or batch.account != 0:
             self._refuse(signed, batch, Code.NOT_AUTHORISED)
         elif self._fresh(signed, batch):
-            results = [self._price(oracle, batch.nonce_ms, action) for action in batch.actions]
+            if opened.kind == Kind.ORACLE:
+                results = [self._price(member, batch.nonce_ms, action) for action in batch.actions]
+            else:
+                results = [self._vote(member, action) for action in batch.actions]
             self._finish(opened.identity, signed, batch, results)
 
     def run(self, opened: Opened, verify: VerifySignature) -> None:
@@ -108,24 +136,23 @@ class Batches:
             return
         if not self._proven(opened, signed, batch, verify):
             return
-        if any(type(action) is OraclePrice for action in batch.actions):
+        if not COMMITTEE.isdisjoint(map(type, batch.actions)):
             self._refuse(signed, batch, Code.MIXED_BATCH)
             return
         account = state.accounts.get(batch.account)
         if account is None or account.number < FIRST_ACCOUNT:
             self._refuse(signed, batch, Code.UNKNOWN_ACCOUNT)
             return
-        owner = self._address(signed.signer) == account.address
+        master = account if account.master == account.number else state.accounts[account.master]
+        owner = self._address(signed.signer) == master.address
         if not owner:
-            code = self._agent_code(account, signed.signer)
+            code = self._agent_code(master, signed.signer)
             if code:
                 self._refuse(signed, batch, code)
                 return
         if not self._fresh(signed, batch):
             return
-        risk = state.risk
-        if account.version != risk.version:
-            risk.refresh(account)
+        self._trading.touch(account)
         handlers = self._owner_actions if owner else self._agent_actions
         results = [handlers[type(action)](account, action) for action in batch.actions]
         self._finish(opened.identity, signed, batch, results)
@@ -189,7 +216,12 @@ class Batches:
         slot = state.nonces.keep(signer, nonce_ms, identity, leaf)
         state.written[lv.nonce_key(signer, slot)] = leaf
         self.executed += len(results)
-        state.events.append(BatchExecuted(batch.account, signer, nonce_ms, 0, results))
+        event = BatchExecuted(batch.account, signer, nonce_ms, 0, results)
+        state.events.append(event)
+        self.ran.append((batch, event))
+
+    def _vote(self, guardian: int, action: Any) -> Result:
+        return REFUSED[self._pricing.vote(guardian, action.market, action.mode)]
 
     def _price(self, oracle: int, nonce_ms: int, action: Any) -> Result:
         state = self._state
@@ -198,30 +230,30 @@ class Batches:
             return REFUSED[Code.UNKNOWN_MARKET]
         if not 0 < action.price_ticks < state.markets[number].price_limit:
             return REFUSED[Code.BAD_PRICE]
+        if not 0 <= action.confidence_ppm <= PPM:
+            return REFUSED[Code.BAD_CONFIDENCE]
         prices = state.oracle_prices[number]
         kept = prices.get(oracle)
         if kept is not None and nonce_ms < kept.nonce_ms:
             return REFUSED[Code.STALE_ORACLE]
-        leaf = prices[oracle] = lv.OracleLeaf(action.price_ticks, nonce_ms, state.time_ms)
+        leaf = prices[oracle] = lv.OracleLeaf(
+            action.price_ticks, nonce_ms, state.time_ms, action.confidence_ppm
+        )
         state.written[lv.oracle_key(number, oracle)] = encode(leaf)
         return OK
 
 
-def set_marks(state: State) -> None:
-    """Fix the marks of the block: the committee's median, once there is one."""
-    for market, prices in zip(state.markets, state.oracle_prices, strict=True):
-        median = committee_median_ticks(
-            [leaf.price_ticks for leaf in prices.values()], len(state.oracles)
-        )
-        if not median:
-            continue
-        if median != market.oracle_ticks:
-            market.oracle_ticks = median
-            state.dirty_markets[market] = None
-        if median != market.mark_ticks:
-            state.risk.set_mark(market, median, state.accounts)
-            state.dirty_markets[market] = None
-            state.events.append(MarkChanged(market.number, median))
+def _kind(batch: ActionBatch) -> Kind:
+    kinds = set(map(type, batch.actions))
+    if kinds == {OraclePrice}:
+        return Kind.ORACLE
+    if kinds == {SetMode}:
+        return Kind.GUARDIAN
+    making = all(
+        type(action) in MAKING or (type(action) is Order and action.tif == POST_ONLY)
+        for action in batch.actions
+    )
+    return Kind.MAKING if making else Kind.TAKING
 
 
 def kept_event(signer: bytes, leaf: bytes) -> BatchExecuted:

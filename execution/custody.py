@@ -1,21 +1,28 @@
-"""Money in and out of the shard, and agent keys."""
+"""Money in and out of the shard and between accounts, and agent keys."""
 
 from __future__ import annotations
 
 from execution.state import State
-from execution.trading import REFUSED
+from execution.trading import OK, REFUSED
 from margin.account import REVOKED, Account
 from protocol.actions import ApproveAgent, RevokeAgent, Withdraw
 from protocol.errors import Code, SafetyViolation
 from protocol.events import AgentChanged, Deposited, Result, WithdrawalQueued
 from protocol.genesis import CASH_MOVE_LIMIT
 from protocol.keys import ADDRESS_BYTES
-from protocol.settlement import FIRST_ACCOUNT, InboxEntry, OutboxEntry
+from protocol.settlement import (
+    BACKSTOP_ACCOUNT,
+    FIRST_ACCOUNT,
+    INSURANCE_ACCOUNT,
+    InboxEntry,
+    OutboxEntry,
+)
 
 AGENT_BYTES = 32
 """Length of an agent's public key."""
 
-OK = REFUSED[Code.OK]
+FUNDS = (INSURANCE_ACCOUNT, BACKSTOP_ACCOUNT)
+"""System accounts that may be given money."""
 
 
 class Custody:
@@ -36,10 +43,13 @@ class Custody:
         number = entry.account
         if entry.index != state.inbox_cursor:
             raise SafetyViolation(f"inbox entry {entry.index} where {state.inbox_cursor} is next")
-        if number < FIRST_ACCOUNT or len(entry.address) != ADDRESS_BYTES or entry.amount_uusd <= 0:
+        to_account = number >= FIRST_ACCOUNT or number in FUNDS
+        if not to_account or len(entry.address) != ADDRESS_BYTES or entry.amount_uusd <= 0:
             raise SafetyViolation(f"inbox entry {entry.index} is not a deposit to an account")
         account = state.accounts.get(number)
-        if account is None:
+        if number in FUNDS:
+            account = state.accounts[number]
+        elif account is None:
             if entry.address in state.by_address:
                 raise SafetyViolation(f"inbox entry {entry.index} renumbers an account")
             account = state.accounts[number] = Account(number, entry.address)
@@ -67,16 +77,32 @@ class Custody:
             return REFUSED[Code.INSUFFICIENT_CASH]
         if amount > free:
             return REFUSED[Code.INSUFFICIENT_MARGIN]
+        haircut = self.haircut_uusd(amount)
+        paid = amount - haircut
+        if paid <= 0:
+            return REFUSED[Code.BAD_AMOUNT]
         number = state.next_outbox
         state.next_outbox = number + 1
         account.cash_uusd -= amount
         account.tv_uusd -= amount
-        state.withdrawals_uusd += amount
-        state.moved_uusd -= amount
-        state.dirty_accounts[account] = None
-        state.outbox.append(OutboxEntry(number, account.number, action.address, amount))
-        state.events.append(WithdrawalQueued(number, account.number, action.address, amount))
+        state.insurance.cash_uusd += haircut
+        state.withdrawals_uusd += paid
+        state.moved_uusd -= paid
+        state.dirty_accounts[account] = state.dirty_accounts[state.insurance] = None
+        state.outbox.append(OutboxEntry(number, account.number, action.address, paid))
+        state.events.append(WithdrawalQueued(number, account.number, action.address, paid, haircut))
         return Result(0, order_id=number)
+
+    def haircut_uusd(self, amount_uusd: int) -> int:
+        """What a withdrawal gives up for open bad debt, rounded up: the same share of every claim.
+
+        Claims are the money of the shard and the bad debt, which somebody holds as equity."""
+        state = self._state
+        bad = -state.insurance.cash_uusd
+        if bad <= 0:
+            return 0
+        claims = state.deposits_uusd - state.withdrawals_uusd + bad
+        return -(-amount_uusd * bad // claims)
 
     def approve(self, account: Account, action: ApproveAgent) -> Result:
         """Approve an agent key, or move the expiry of one; a revoked one stays revoked."""

@@ -6,28 +6,67 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from execution import audit
-from execution.batches import Batches, VerifySignature, kept_event
+from execution.amend import Amend
+from execution.batches import Batches, Handler, VerifySignature, kept_event
 from execution.custody import Custody
-from execution.phases import run_block
+from execution.fees import Fees
+from execution.funding import Funding
+from execution.liquidation import Liquidations
+from execution.phases import Phases
+from execution.pricing import Pricing
+from execution.realised import Realised
+from execution.receipts import Receipts
+from execution.schedules import Schedules
+from execution.settings import Settings
 from execution.state import State
 from execution.trading import Trading
+from execution.transfers import Transfers
+from execution.triggers import Triggers
 from margin.account import Account
-from protocol.actions import BUY, SELL
-from protocol.errors import Code, Rejected
+from protocol.actions import (
+    BUY,
+    SELL,
+    ActionBatch,
+    ApproveAgent,
+    Bracket,
+    Cancel,
+    CancelAll,
+    CancelClient,
+    MarketOrder,
+    MassQuote,
+    Modify,
+    Oco,
+    Order,
+    Reduce,
+    RevokeAgent,
+    ScheduleCancel,
+    SetLeverage,
+    SetProtection,
+    Transfer,
+    TransferPosition,
+    TriggerOrder,
+    Twap,
+    Withdraw,
+)
+from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.events import BatchExecuted, Event
 from protocol.genesis import Chain
 from protocol.keys import verify
-from protocol.messages import AccountView, BookView, PositionView
+from protocol.depth import CHECKED_LEVELS, depth_checksum
+from protocol.messages_market_data import BookView
+from protocol.messages_trading import AccountView, PositionView
 from protocol.settlement import InboxEntry, OutboxEntry
 
 
 class BlockResult(NamedTuple):
-    """What a block did. `changes`: leaves written (None: removed), only those that differ."""
+    """What a block did. `changes`: leaves written (None: removed), only those that differ.
+    `executed`: the batches that ran, in order, with their results."""
 
     events: list[Event]
     changes: dict[bytes, bytes | None]
     outbox: list[OutboxEntry]
     actions: int
+    executed: Sequence[tuple[ActionBatch, BatchExecuted]] = ()
 
 
 class Engine:
@@ -37,16 +76,59 @@ class Engine:
     were computed ahead; it must say what `protocol.keys.verify` would.
     """
 
-    __slots__ = ("_batches", "_custody", "_state", "verify_signature")
+    __slots__ = (
+        "_batches", "_phases", "_schedules", "_state", "fees", "funding", "triggers",
+        "verify_signature",
+    )  # fmt: skip
 
     def __init__(self, chain: Chain, verify_signature: VerifySignature = verify) -> None:
         self._start(State(chain), verify_signature)
 
     def _start(self, state: State, verify_signature: VerifySignature) -> None:
+        """Put the parts together; each builds its indexes from the state as it stands."""
         self._state = state
-        self._custody = Custody(state)
-        self._batches = Batches(state, Trading(state), self._custody)
         self.verify_signature = verify_signature
+        trading = Trading(state)
+        pricing, fees = Pricing(state), Fees(state)
+        trading.settle, trading.tier = pricing.settle, fees.tier
+        custody, amend = Custody(state), Amend(state, trading)
+        transfers, settings = Transfers(state, trading), Settings(state, trading)
+        trading.on_protected = settings.count_fill
+        triggers = Triggers(state, trading)
+        trading.crossing.on_linked = triggers.linked
+        schedules = Schedules(state, trading, triggers)
+        self._schedules = schedules
+        trading.note_expiry, trading.waiting = schedules.note, schedules
+        realised = Realised(state)
+        liquidations = Liquidations(state, trading, realised, Receipts(state))
+        handlers: dict[type, Handler] = {
+            Order: trading.order,
+            MarketOrder: trading.market_order,
+            Cancel: amend.cancel,
+            CancelClient: amend.cancel_client,
+            CancelAll: amend.cancel_all,
+            Reduce: amend.reduce,
+            Modify: amend.modify,
+            MassQuote: amend.mass_quote,
+            TriggerOrder: triggers.trigger_order,
+            Oco: triggers.oco,
+            Bracket: triggers.bracket,
+            Twap: schedules.twap,
+            ScheduleCancel: schedules.schedule_cancel,
+            SetLeverage: settings.set_leverage,
+            SetProtection: settings.set_protection,
+            Transfer: transfers.transfer,
+            TransferPosition: transfers.transfer_position,
+            Withdraw: custody.withdraw,
+            ApproveAgent: custody.approve,
+            RevokeAgent: custody.revoke,
+        }
+        self.fees, self.funding, self.triggers = fees, Funding(state), triggers
+        self._batches = Batches(state, trading, pricing, handlers)
+        self._phases = Phases(
+            state, custody, self._batches, pricing, self.funding, schedules, triggers,
+            liquidations, fees, realised,
+        )  # fmt: skip
 
     @classmethod
     def restore(
@@ -60,7 +142,11 @@ class Engine:
         Raises `SafetyViolation` when the leaves do not belong together.
         """
         engine = cls.__new__(cls)
-        engine._start(State.restore(chain, leaves), verify_signature)
+        state = State.restore(chain, leaves)
+        try:
+            engine._start(state, verify_signature)
+        except (KeyError, IndexError, ValueError) as error:
+            raise SafetyViolation(f"the leaves do not form a state: {error!r}") from error
         return engine
 
     def leaves(self) -> dict[bytes, bytes]:
@@ -85,13 +171,18 @@ class Engine:
         """
         state = self._state
         state.begin(height, time_ms)
-        run_block(
-            state, self._custody, self._batches, self.verify_signature, inbox, inbox_cursor, batches
-        )
+        self._batches.ran = []
+        self._phases.run(self.verify_signature, inbox, inbox_cursor, batches)
         changes = state.commit()
-        return BlockResult(state.events, changes, state.outbox, self._batches.executed)
+        done = self._batches
+        return BlockResult(state.events, changes, state.outbox, done.executed, done.ran)
 
     # -- views
+
+    @property
+    def state(self) -> State:
+        """The state behind the last block, for questions; nobody else may change it."""
+        return self._state
 
     @property
     def height(self) -> int:
@@ -124,6 +215,8 @@ class Engine:
             raise Rejected(Code.UNKNOWN_ACCOUNT, f"there is no account {number}")
         if account.version != state.risk.version:
             state.risk.refresh(account)
+            # Only a block settles what the account is owed; the next one has to look again.
+            account.version = 0
         return account
 
     def account_view(self, request_id: int, number: int) -> AccountView:
@@ -144,7 +237,7 @@ class Engine:
         )
 
     def _positions(self, account: Account) -> list[PositionView]:
-        views = []
+        views, risk = [], self._state.risk
         for number, e in sorted(account.exposures.items()):
             if e.size_lots or e.im_uusd:
                 market = self._state.markets[number]
@@ -157,6 +250,11 @@ class Engine:
                         market.mark_ticks,
                         worth - e.cost_uusd,
                         e.im_uusd,
+                        risk.maintenance_of_uusd(market, e.size_lots),
+                        risk.funding_uusd(e, market),
+                        e.leverage,
+                        0,
+                        market.stale,
                     )
                 )
         return views
@@ -172,10 +270,12 @@ class Engine:
             raise Rejected(Code.UNKNOWN_MARKET, f"there is no market {number}")
         market = self._state.markets[number]
         depth = max(depth, 0)
-        bids, asks = market.book.depth(BUY, depth), market.book.depth(SELL, depth)
+        wanted = max(depth, CHECKED_LEVELS)
+        bids, asks = market.book.depth(BUY, wanted), market.book.depth(SELL, wanted)
         return BookView(
-            request_id, number, self._state.height, next_seq, market.mark_ticks, bids, asks
-        )
+            request_id, number, self._state.height, next_seq, market.mark_ticks,
+            bids[:depth], asks[:depth], depth_checksum(bids, asks),
+        )  # fmt: skip
 
     def orders_of(self, number: int) -> list[tuple[int, int, int, int, int, int]]:
         """Resting orders, oldest first: (market, order_id, client_id, side, price, remaining)."""
@@ -204,3 +304,5 @@ class Engine:
     def check(self) -> None:
         """Recompute everything the slow way; raises `SafetyViolation` on any difference."""
         audit.check(self._state)
+        self.triggers.check()
+        self._schedules.check()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec.structs import replace
 
 from execution.process_inbox import InboxFollower
 from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower
+from execution.queries import Queries
 from execution.replay import Replay
 from execution.store import ExecutionStore, Snapshot
 from execution.stream import select
@@ -21,19 +23,15 @@ from net.runner import run_process, until_stopped
 from net.service import ClientSession, Handler, PublicService, StatusValues
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
-from protocol.events import BatchExecuted, Fill, decode_block_events
+from protocol.events import decode_block_events
 from protocol.genesis import Chain
 from protocol.keys import Key
-from protocol.messages import (
-    AccountRequest,
-    BookRequest,
-    DiffPush,
-    EventsPush,
-    OrdersRequest,
-    ResultRequest,
-    SubscribeDiffs,
-    SubscribeEvents,
+from protocol.messages_market_data import (
+    LIQUIDATIONS_MAX,
+    LiquidationsRequest,
+    SubscribeLiquidations,
 )
+from protocol.messages_trading import DiffPush, EventsPush, SubscribeDiffs, SubscribeEvents
 from protocol.ordering import OrderedBlock
 from store.config import ProcessConfig, parse_address
 
@@ -52,7 +50,8 @@ class ExecutionProcess:
         self._config = config
         self._chain = chain
         self._store = ExecutionStore(config.data)
-        self._replay = Replay(chain, next(self._store.snapshots(), None))
+        snapshot = next(self._store.snapshots(), None)
+        self._replay = Replay(chain, snapshot, self._store.feed(snapshot))
         validators = [parse_address(one) for one in config.validators]
         sequencers = [parse_address(one) for one in config.sequencers]
         self._inbox = InboxFollower(
@@ -62,21 +61,17 @@ class ExecutionProcess:
             chain, sequencers, config.name, self._replay.height, self._replay.block_id
         )
         self._service = PublicService(chain, "execution", config.name, self._status)
-        for request, handler in (
-            (SubscribeEvents, self._subscribe_events),
-            (SubscribeDiffs, self._subscribe_diffs),
-            (AccountRequest, _query(self._replay.account)),
-            (BookRequest, _query(self._replay.book)),
-            (OrdersRequest, _query(self._replay.orders)),
-            (ResultRequest, _query(self._replay.result)),
-        ):
-            self._service.on(request, handler)
+        self._queries = Queries(self._replay)
+        for question, answer in self._queries.answers.items():
+            self._service.on(question, _query(answer))
+        self._service.on(SubscribeEvents, self._subscribe_events)
+        self._service.on(SubscribeDiffs, self._subscribe_diffs)
+        self._service.on(SubscribeLiquidations, self._subscribe_liquidations)
         self._grown = asyncio.Event()
         self._snapshot_height = self._replay.height
         self._snapshot_task: asyncio.Task[None] | None = None
         self._actions = 0
         self._batches = 0
-        self._fills = 0
         self._busy_ns = 0
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -121,15 +116,11 @@ class ExecutionProcess:
         started = time.perf_counter_ns()
         height, store = block.header.height, self._store
         known = store.record(height) if height <= store.height else None
-        events, diff, record = self._replay.apply(block.header, payload, self._inbox, known)
+        _, diff, record = self._replay.apply(block.header, payload, self._inbox, known)
         if known is None:
             store.append(record)
         self._actions += diff.actions
-        for event in events:
-            if isinstance(event, Fill):
-                self._fills += 1
-            elif isinstance(event, BatchExecuted):
-                self._batches += 1
+        self._batches += len(payload.batches)
         self._busy_ns += time.perf_counter_ns() - started
 
     # --- snapshots
@@ -138,15 +129,16 @@ class ExecutionProcess:
         if self._snapshot_task is not None and not self._snapshot_task.done():
             return
         self._snapshot_height = self._replay.height
-        self._snapshot_task = asyncio.ensure_future(self._write_snapshot(self._replay.snapshot()))
+        self._snapshot_task = asyncio.ensure_future(self._write_snapshot(self._replay.freeze()))
 
-    async def _write_snapshot(self, snapshot: Snapshot) -> None:
-        """The history before it first; what waits for the disk waits in a thread."""
-        pending = self._store.start_sync()
-        if pending is not None:
-            await asyncio.to_thread(pending.wait)
-            self._store.finish_sync(pending)
-        await asyncio.to_thread(self._store.write_snapshot, snapshot)
+    async def _write_snapshot(self, frozen: Callable[[], Snapshot]) -> None:
+        """The logs before it first; what waits for the disk waits in a thread."""
+        for log in self._store.logs:
+            pending = log.start_sync()
+            if pending is not None:
+                await asyncio.to_thread(pending.wait)
+                log.finish_sync(pending)
+        await asyncio.to_thread(lambda: self._store.write_snapshot(frozen()))
 
     # --- streams
 
@@ -199,6 +191,23 @@ class ExecutionProcess:
             await session.link.drain()
         return None
 
+    async def _subscribe_liquidations(
+        self, session: ClientSession, request: SubscribeLiquidations
+    ) -> Wire | None:
+        begin = LiquidationsRequest(
+            request.request_id, request.from_seq, request.from_number, LIQUIDATIONS_MAX
+        )
+        while not session.closed:
+            grown = self._grown
+            view = self._queries.liquidations(begin)
+            if not view.entries:
+                await grown.wait()
+                continue
+            session.send(view)
+            begin = replace(begin, from_seq=view.next_seq)
+            await session.link.drain()
+        return None
+
     def _status(self) -> StatusValues:
         return {
             "height": self._replay.height,
@@ -206,7 +215,8 @@ class ExecutionProcess:
             "inbox_cursor": self._replay.inbox_cursor,
             "executed_batches": self._batches,
             "executed_actions": self._actions,
-            "fills": self._fills,
+            "fills": self._replay.derived.market_data.fills,
+            "liquidation_receipts": self._replay.derived.feed.receipts,
             "busy_ms": self._busy_ns // 1_000_000,
             "leaves": len(self._replay.leaves),
             "store_bytes": self._store.stored_bytes,

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from msgspec.structs import replace
+
+from execution.derived import Derived
 from execution.engine import Engine
 from execution.inbox import VerifiedInbox
 from execution.log import log_genesis_id
+from execution.market_data_liquidations import LiquidationFeed, MemoryLog, receipts_in
 from execution.store import BlockRecord, Snapshot
 from protocol.chain import Header
-from protocol.codec import Wire, encode
-from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.codec import encode
+from protocol.errors import SafetyViolation
 from protocol.events import BlockDiff, BlockEvents, Event
 from protocol.genesis import Chain
 from protocol.inbox import next_cursor
-from protocol.messages import (
-    AccountRequest,
-    BookRequest,
-    OrdersRequest,
-    OrdersView,
-    ResultRequest,
-    ResultView,
-)
 from protocol.ordering import OrderedBlock, OrderedPayload, decode_payload
-
-BOOK_DEPTH_MAX = 1_000
 
 
 class Replay:
     """The engine behind the block `block_id` of `height`, and where its streams stand.
 
     A pure machine: blocks come in order, from the snapshot on, or from genesis where it is None.
+    `feed`: liquidations up to the snapshot at least; without it the feed begins there, in memory.
     """
 
-    def __init__(self, chain: Chain, snapshot: Snapshot | None) -> None:
+    def __init__(
+        self, chain: Chain, snapshot: Snapshot | None, feed: LiquidationFeed | None = None
+    ) -> None:
         """Raises `SafetyViolation` where the snapshot is of another chain."""
         self._chain = chain
         if snapshot is None:
             self.engine = Engine(chain)
             snapshot = Snapshot(
                 chain.chain_id, 0, log_genesis_id(chain), chain.genesis.time_ms, 0, 0, 1,
-                list(self.engine.leaves().items()),
+                list(self.engine.leaves().items()), [],
             )  # fmt: skip
         elif snapshot.chain_id != chain.chain_id:
             raise SafetyViolation("the snapshots in the data directory are of another chain")
@@ -48,6 +47,10 @@ class Replay:
         self.height, self.block_id = snapshot.height, snapshot.block_id
         self.inbox_cursor, self.next_seq = snapshot.inbox_cursor, snapshot.next_seq
         self._time_ms, self._inbox_height = snapshot.time_ms, snapshot.inbox_height
+        if feed is None:
+            feed = LiquidationFeed(MemoryLog(), receipts_in(snapshot.leaves))
+        self.derived = Derived(chain, snapshot.derived, feed)
+        """Market data, the status of orders and the liquidation feed."""
 
     def payload(self, block: OrderedBlock) -> OrderedPayload:
         """What the next block orders; the inbox must be covered up to its height for `apply`."""
@@ -90,37 +93,20 @@ class Replay:
         self.height, self.block_id, self._time_ms = height, block_id, time_ms
         self._inbox_height, self.inbox_cursor = payload.inbox_height, cursor
         self.next_seq = next_seq
+        self.derived.take(height, time_ms, seq, result.events, result.executed)
         inbox.release(cursor)
         return result.events, diff, record
 
+    def freeze(self) -> Callable[[], Snapshot]:
+        """The whole state as it stands: what is returned encodes it, in another thread if need be,
+        while further blocks are applied."""
+        snapshot = Snapshot(
+            self._chain.chain_id, self.height, self.block_id, self._time_ms,
+            self._inbox_height, self.inbox_cursor, self.next_seq, list(self.leaves.items()), [],
+        )  # fmt: skip
+        derived = self.derived.freeze()
+        return lambda: replace(snapshot, derived=list(derived))
+
     def snapshot(self) -> Snapshot:
         """The whole state as it stands."""
-        return Snapshot(
-            self._chain.chain_id, self.height, self.block_id, self._time_ms,
-            self._inbox_height, self.inbox_cursor, self.next_seq, list(self.leaves.items()),
-        )  # fmt: skip
-
-    # --- queries
-
-    def account(self, request: AccountRequest) -> Wire:
-        """An account, by number or by address."""
-        account = request.account
-        if account == 0 and request.address:
-            account = self.engine.account_of(request.address)
-        return self.engine.account_view(request.request_id, account)
-
-    def book(self, request: BookRequest) -> Wire:
-        """The best levels of a market's book."""
-        depth = max(1, min(request.depth, BOOK_DEPTH_MAX))
-        return self.engine.book_view(request.request_id, request.market, depth, self.next_seq)
-
-    def orders(self, request: OrdersRequest) -> Wire:
-        """Open orders of an account."""
-        return OrdersView(request.request_id, self.engine.orders_of(request.account))
-
-    def result(self, request: ResultRequest) -> Wire:
-        """The kept result of a signed batch; raises `Rejected` where none is kept."""
-        event = self.engine.kept_result(request.signer, request.nonce_ms)
-        if event is None:
-            raise Rejected(Code.NOT_FOUND, "no result of this signer and nonce is kept")
-        return ResultView(request.request_id, encode(event))
+        return self.freeze()()

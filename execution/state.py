@@ -7,9 +7,11 @@ object is encoded once, and only leaves that differ are changes.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from execution import leaves as lv
 from execution.nonces import Nonces
+from execution.tables import LeafTable
 from margin.account import Account, Exposure
 from margin.market import Market
 from margin.risk import Risk
@@ -18,21 +20,27 @@ from protocol.codec import encode
 from protocol.errors import Rejected, SafetyViolation
 from protocol.events import Event
 from protocol.genesis import Chain
-from protocol.settlement import OutboxEntry
-
-FEE_ACCOUNT = 0
-"""System account that collects trading fees."""
+from protocol.settlement import (
+    BACKSTOP_ACCOUNT,
+    FEE_ACCOUNT,
+    INSURANCE_ACCOUNT,
+    POOL_ACCOUNT,
+    OutboxEntry,
+)
 
 
 class State:
     """Everything that execution knows, under the state root or derived from it."""
 
     __slots__ = (
-        "accounts", "agents_before", "by_address", "chain", "deposits_uusd", "dirty_accounts",
-        "dirty_exposures", "dirty_markets", "dirty_orders", "events", "fees", "fills_left",
-        "global_leaves", "height", "inbox_cursor", "limits", "markets", "moved_uusd",
-        "next_order_id", "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "risk",
-        "time_ms", "withdrawals_uusd", "written",
+        "accounts", "agents_before", "backstop", "by_address", "chain", "dead_men",
+        "deposits_uusd", "dirty_accounts", "dirty_exposures", "dirty_markets", "dirty_orders",
+        "distressed", "events", "fees", "fills_left", "funds", "global_leaves", "guardians",
+        "height", "inbox_cursor", "insurance", "limits", "markets", "moved_uusd", "next_order_id",
+        "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "pool", "pricing",
+        "realised", "realised_uusd", "receipts", "risk", "settings", "tables", "time_ms",
+        "touched", "triggers", "turns", "twaps", "volume_uusd", "volumes", "votes",
+        "withdrawals_uusd", "written",
     )  # fmt: skip
 
     def __init__(self, chain: Chain) -> None:
@@ -43,9 +51,15 @@ class State:
         self.risk = Risk(self.markets)
         self.nonces = Nonces()
         self.oracles = {bytes.fromhex(key): number for number, key in enumerate(genesis.oracles)}
+        self.guardians = {bytes.fromhex(key): n for n, key in enumerate(genesis.guardians)}
         self.oracle_prices: list[dict[int, lv.OracleLeaf]] = [{} for _ in self.markets]
         self.fees = Account(FEE_ACCOUNT, b"")
-        self.accounts: dict[int, Account] = {FEE_ACCOUNT: self.fees}
+        self.pool = Account(POOL_ACCOUNT, b"")
+        self.insurance = Account(INSURANCE_ACCOUNT, b"")
+        self.backstop = Account(BACKSTOP_ACCOUNT, b"")
+        system = (self.fees, self.pool, self.insurance, self.backstop)
+        self.accounts: dict[int, Account] = {account.number: account for account in system}
+        self._make_tables()
         self.by_address: dict[bytes, int] = {}
         self.height = 0
         self.time_ms = genesis.time_ms
@@ -55,10 +69,39 @@ class State:
         self.deposits_uusd = 0
         self.withdrawals_uusd = 0
         self.global_leaves: dict[bytes, bytes] = {}
+        self.touched: dict[int, None] = {}
         self._forget_block()
-        self.dirty_accounts[self.fees] = None
+        self.dirty_accounts.update((account, None) for account in system)
         self.dirty_markets.update((market, None) for market in self.markets)
         self.commit()
+
+    def _make_tables(self) -> None:
+        self.triggers = LeafTable(lv.decode_trigger)
+        self.twaps = LeafTable(lv.decode_twap)
+        self.settings = LeafTable(lv.decode_settings)
+        self.dead_men = LeafTable(lv.decode_dead_man)
+        self.volumes = LeafTable(lv.decode_volume)
+        self.realised = LeafTable(lv.decode_realised)
+        self.distressed = LeafTable(lv.decode_distress)
+        self.votes = LeafTable(lv.decode_vote)
+        self.pricing = LeafTable(lv.decode_pricing)
+        self.receipts = LeafTable(lv.decode_receipts)
+        self.funds = LeafTable(lv.decode_backstop)
+        self.turns = LeafTable(lv.decode_turn)
+        self.tables: dict[bytes, LeafTable[Any]] = {
+            lv.TRIGGER: self.triggers,
+            lv.TWAP: self.twaps,
+            lv.SETTINGS: self.settings,
+            lv.DEAD_MAN: self.dead_men,
+            lv.VOLUME: self.volumes,
+            lv.REALISED: self.realised,
+            lv.DISTRESS: self.distressed,
+            lv.VOTE: self.votes,
+            lv.PRICING: self.pricing,
+            lv.RECEIPTS_KEY: self.receipts,
+            lv.BACKSTOP_KEY: self.funds,
+            lv.TURN_KEY: self.turns,
+        }
 
     def _forget_block(self) -> None:
         # Dicts stand for ordered sets: their order is the order of first touch.
@@ -70,8 +113,23 @@ class State:
         self.written: dict[bytes, bytes] = {}
         self.moved_uusd = 0
         self.fills_left = self.limits.fills_per_block
+        self.volume_uusd: dict[int, int] = {}
+        """Notional traded in this block, by master account."""
+        self.realised_uusd: dict[tuple[int, int], int] = {}
+        """Profit realised in this block, by account and market."""
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
+
+    def move(self, account: Account, e: Exposure, lots: int, cash_uusd: int) -> None:
+        """Change a position by signed lots for `cash_uusd` received, and count open interest: for
+        what moves without an order. The other side is the caller's."""
+        market = self.markets[e.market]
+        before_lots = e.size_lots
+        self.risk.move(account, e, market, lots, cash_uusd)
+        market.open_interest_lots += max(e.size_lots, 0) - max(before_lots, 0)
+        self.dirty_accounts[account] = None
+        self.dirty_exposures[e] = None
+        self.dirty_markets[market] = None
 
     # -- block boundary
 
@@ -95,6 +153,7 @@ class State:
                 order.stored = True
             elif order.stored:
                 changes[_order_key(order)] = None
+        self._note_touched()
         for account in self.dirty_accounts:
             leaf = _account_leaf(account)
             if leaf != account.leaf:
@@ -113,10 +172,16 @@ class State:
             if expires_ms != before:
                 changes[lv.agent_key(number, agent)] = encode(lv.AgentLeaf(expires_ms))
         changes.update(self.written)
+        for table in self.tables.values():
+            table.commit(changes)
         for key, leaf in self._global_leaves().items():
             if leaf != self.global_leaves.get(key):
                 changes[key] = self.global_leaves[key] = leaf
         return changes
+
+    def _note_touched(self) -> None:
+        self.touched.update((account.number, None) for account in self.dirty_accounts)
+        self.touched.update((exposure.account, None) for exposure in self.dirty_exposures)
 
     def _check_conservation(self) -> None:
         """Cash moved by deposits and withdrawals alone, and positions sum to zero."""
@@ -157,6 +222,8 @@ class State:
         for signer, nonces in self.nonces.signers.items():
             for kept in nonces.kept.values():
                 found[lv.nonce_key(signer, kept.slot)] = kept.leaf
+        for table in self.tables.values():
+            table.collect(found)
         return found
 
     def _global_leaves(self) -> dict[bytes, bytes]:
@@ -175,19 +242,32 @@ class State:
         Raises `SafetyViolation` when they do not belong together.
         """
         state = cls(chain)
+        always: list[Account | Market] = [*state.accounts.values(), *state.markets]
+        for one in always:
+            one.leaf = None
         try:
             # Key order puts accounts and markets before what refers to them, and the orders of a
-            # level in their priority.
+            # level in their priority; an account's own orders stand in the order of their ids.
             for key, value in sorted(leaves):
                 state._restore_leaf(key, value)
         except (KeyError, IndexError, ValueError, Rejected) as error:
             raise SafetyViolation(f"the leaves do not form a state: {error!r}") from error
+        for account in state.accounts.values():
+            account.orders = dict(sorted(account.orders.items()))
+            for exposure in account.exposures.values():
+                exposure.reducing = dict(sorted(exposure.reducing.items()))
+        if any(one.leaf is None for one in always):
+            raise SafetyViolation("a leaf of a system account or market is missing")
         return state
 
     def _restore_leaf(self, key: bytes, value: bytes) -> None:
         kind = key[:1]
         if lv.KEY_BYTES.get(kind) != len(key):
             raise SafetyViolation(f"no leaf has the key {key.hex()}")
+        table = self.tables.get(key if kind == lv.GLOBAL else kind)
+        if table is not None:
+            table.restore(key, value)
+            return
         if kind == lv.ORDER:
             self._restore_order(key, value)
         elif kind == lv.NONCE:
@@ -202,6 +282,7 @@ class State:
             position = lv.decode_position(value)
             exposure.size_lots = exposure.committed_lots = position.size_lots
             exposure.cost_uusd = position.cost_uusd
+            exposure.funding_index = position.funding_index
             exposure.leaf = value
         elif kind == lv.AGENT:
             number, agent = lv.parse_agent_key(key)
@@ -217,7 +298,7 @@ class State:
     def _restore_account(self, key: bytes, value: bytes) -> None:
         number = lv.parse_account_key(key)
         leaf = lv.decode_account(value)
-        account = self.fees if number == FEE_ACCOUNT else Account(number, leaf.address)
+        account = self.accounts.get(number) or Account(number, leaf.address)
         account.cash_uusd = account.committed_uusd = leaf.cash_uusd
         account.leaf = value
         self.accounts[number] = account
@@ -230,19 +311,22 @@ class State:
         market.oracle_ticks = leaf.oracle_ticks
         market.last_ticks = leaf.last_ticks
         market.open_interest_lots = leaf.open_interest_lots
+        market.voted_mode = leaf.voted_mode
+        market.stale = leaf.stale
         market.leaf = value
 
     def _restore_order(self, key: bytes, value: bytes) -> None:
         market, side, price_ticks, order_id = lv.parse_order_key(key)
         leaf = lv.decode_order(value)
         order = Resting(
-            market, order_id, leaf.account, leaf.client_id, side, price_ticks, leaf.remaining_lots
-        )
+            market, order_id, leaf.account, leaf.client_id, side, price_ticks, leaf.remaining_lots,
+            leaf.flags, leaf.expires_ms, leaf.link,
+        )  # fmt: skip
         order.stored = True
         account = self.accounts[leaf.account]
         account.orders[order_id] = order
         if leaf.client_id:
-            account.clients[leaf.client_id] = order
+            account.clients[leaf.client_id] = order_id
         self.markets[market].book.add(order)
         self.risk.count_resting(account, order)
 
@@ -269,7 +353,12 @@ def _order_key(order: Resting) -> bytes:
 
 
 def _order_leaf(order: Resting) -> bytes:
-    return encode(lv.OrderLeaf(order.account, order.remaining_lots, order.client_id))
+    return encode(
+        lv.OrderLeaf(
+            order.account, order.remaining_lots, order.client_id, order.flags, order.expires_ms,
+            order.link,
+        )
+    )  # fmt: skip
 
 
 def _account_leaf(account: Account) -> bytes:
@@ -279,12 +368,13 @@ def _account_leaf(account: Account) -> bytes:
 def _position_leaf(exposure: Exposure) -> bytes | None:
     if not exposure.size_lots:
         return None
-    return encode(lv.PositionLeaf(exposure.size_lots, exposure.cost_uusd))
+    return encode(lv.PositionLeaf(exposure.size_lots, exposure.cost_uusd, exposure.funding_index))
 
 
 def _market_leaf(market: Market) -> bytes:
     return encode(
         lv.MarketLeaf(
-            market.mark_ticks, market.oracle_ticks, market.last_ticks, market.open_interest_lots
+            market.mark_ticks, market.oracle_ticks, market.last_ticks, market.open_interest_lots,
+            market.voted_mode, market.stale,
         )
-    )
+    )  # fmt: skip

@@ -1,8 +1,8 @@
 """What an execution node keeps on disk: history of events and diffs, and state snapshots.
 
 All of it can be made again from the ordered log; it is kept so that subscribers resume and start-up
-is quick. ``history`` is an append-only log, record number = height - 1. A snapshot is written only
-after the history before it is durable.
+is quick. ``history`` is an append-only log, record number = height - 1; so is ``liquidations``, of
+the entries of the liquidation feed. A snapshot is written only after both are durable up to it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import structlog
 
+from execution.market_data_liquidations import LiquidationFeed, receipts_in
 from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Code, Rejected
+from protocol.events import decode_block_events
 from store.files import write_atomic
-from store.segments import PendingSync, SegmentLog
+from store.segments import SegmentLog
 
 CACHED_BLOCKS = 1024
 SNAPSHOTS_KEPT = 2
@@ -39,7 +41,8 @@ class BlockRecord(Wire, frozen=True):
 
 
 class Snapshot(Wire, frozen=True):
-    """The whole state after a block, as leaves, and where the streams stand."""
+    """The whole state after a block, as leaves, and where the streams stand. `derived`: what
+    `execution.derived.Derived.freeze` gave."""
 
     chain_id: bytes
     height: int
@@ -49,6 +52,7 @@ class Snapshot(Wire, frozen=True):
     inbox_cursor: int
     next_seq: int
     leaves: list[tuple[bytes, bytes]]
+    derived: list[bytes]
 
 
 _decode_record: Decoder[BlockRecord] = Decoder(BlockRecord, canonical=False)
@@ -60,6 +64,7 @@ class ExecutionStore:
 
     def __init__(self, directory: Path) -> None:
         self._history = SegmentLog(directory / "history")
+        self.liquidations = SegmentLog(directory / "liquidations")
         self._snapshots = directory / "snapshots"
         self._snapshots.mkdir(exist_ok=True)
         self._cache: OrderedDict[int, BlockRecord] = OrderedDict()
@@ -77,9 +82,8 @@ class ExecutionStore:
     @property
     def stored_bytes(self) -> int:
         """Bytes on disk."""
-        return self._history.stored_bytes + sum(
-            path.stat().st_size for path in self._snapshots.glob("*.snapshot")
-        )
+        logs = self._history.stored_bytes + self.liquidations.stored_bytes
+        return logs + sum(path.stat().st_size for path in self._snapshots.glob("*.snapshot"))
 
     def append(self, record: BlockRecord) -> None:
         """Add the next block."""
@@ -88,22 +92,28 @@ class ExecutionStore:
         if len(self._cache) > CACHED_BLOCKS:
             self._cache.popitem(last=False)
 
+    def feed(self, snapshot: Snapshot | None) -> LiquidationFeed:
+        """The liquidation feed. What its log lacks up to the snapshot comes from the history."""
+        feed = LiquidationFeed(self.liquidations)
+        if snapshot is not None and feed.receipts < receipts_in(snapshot.leaves):
+            heights = range(self.first_height, snapshot.height + 1)
+            feed.catch_up(decode_block_events(self.record(height).events) for height in heights)
+        return feed
+
     def flush(self) -> None:
         """Hand what was appended to the operating system."""
-        self._history.flush()
+        for log in self.logs:
+            log.flush()
+
+    @property
+    def logs(self) -> tuple[SegmentLog, ...]:
+        """Liquidations and history; both must be durable before a snapshot is written."""
+        return self.liquidations, self._history
 
     def sync(self) -> None:
-        """Make the history durable."""
-        self._history.sync()
-
-    def start_sync(self) -> PendingSync | None:
-        """Begin to make the history durable: `wait` on the result in a thread, then
-        `finish_sync`; None when it is durable."""
-        return self._history.start_sync()
-
-    def finish_sync(self, pending: PendingSync) -> None:
-        """Take note of a sync that was waited for."""
-        self._history.finish_sync(pending)
+        """Make both logs durable."""
+        for log in self.logs:
+            log.sync()
 
     def record(self, height: int) -> BlockRecord:
         """A block of the history; raises `IndexError` when it is not retained."""
@@ -147,4 +157,5 @@ class ExecutionStore:
 
     def close(self) -> None:
         """Sync and close."""
-        self._history.close()
+        for log in self.logs:
+            log.close()

@@ -6,28 +6,34 @@ from collections.abc import Set
 
 from protocol.codec import encode
 from protocol.events import (
-    AgentChanged,
-    BatchExecuted,
+    BadDebt,
     BlockEvents,
-    Deposited,
     Event,
+    Expired,
     Fill,
+    FundingRate,
     MarkChanged,
-    OrderChanged,
-    OrderOpened,
-    WithdrawalQueued,
+    MarketChanged,
+    Receipt,
+    Transferred,
 )
 
-_OWNED = (BatchExecuted, OrderOpened, OrderChanged, Deposited, WithdrawalQueued, AgentChanged)
+PUBLIC = (MarkChanged, MarketChanged, FundingRate, Expired, BadDebt)
+"""Events that concern everybody: marks, modes, funding rates, expiries, and bad debt, which cuts
+every withdrawal."""
 
 
 def concerns(event: Event, accounts: Set[int]) -> bool:
-    """Whether an event is about one of the accounts, or a mark, which concerns everybody."""
+    """Whether an event is about one of the accounts, or about everybody."""
     if isinstance(event, Fill):
         return event.maker_account in accounts or event.taker_account in accounts
-    if isinstance(event, _OWNED):
-        return event.account in accounts
-    return isinstance(event, MarkChanged)
+    if isinstance(event, PUBLIC):
+        return True
+    if isinstance(event, Transferred):
+        return event.from_account in accounts or event.to_account in accounts
+    if isinstance(event, Receipt) and event.of_account in accounts:
+        return True
+    return event.account in accounts
 
 
 def select(block: BlockEvents, from_seq: int, accounts: Set[int]) -> bytes | None:

@@ -1,28 +1,35 @@
-"""Margin: running totals per account, and which changes are legal.
+"""Margin: which changes of an account are legal, and the running totals that make asking cheap.
 
-TV (equity) = cash + position values at the mark. IM per market = worst reachable position at the
-initial rate + the orders' loss against the mark + their fees. A change is legal when TV >= IM
-after it, or when it only makes a position smaller and TV'.MM >= TV.MM'. Totals are valid for one
-version of the marks and are rebuilt on first use after a change.
+IM per market = worst reachable position at the initial rate + the orders' loss against the mark +
+their fees. A change is legal when TV >= IM after it, or when it only makes a position smaller and
+TV'.MM >= TV.MM'. Reduce-only orders need no margin of their own.
+
+Totals of the account must be fresh and the funding of its positions settled before any of this;
+`Valuation` says for how long they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from margin.account import Account, Exposure
-from margin.market import POSITION_NOTIONAL_LIMIT, Market
+from margin.market import Market
+from margin.valuation import Valuation
 from matching.book import Resting
-from protocol.actions import BUY, SELL
-from protocol.errors import Code
+from protocol.actions import BUY, REDUCE_ONLY
+from protocol.errors import Code, SafetyViolation
+from protocol.markets import CASH_LIMIT
 
-WITHDRAW_NOTIONAL_DIVISOR = 10
-"""A tenth of the notional stays in the account whatever its margin rate."""
+CASH_ADMIT_LIMIT = CASH_LIMIT // 2
+"""An account with so much cash, or so far below zero, takes no more risk: what one order may still
+move (fills per action times one cash movement) never reaches `CASH_LIMIT`."""
 
 
 class Outcome(NamedTuple):
-    """An account in one market after a fill that has not happened yet."""
+    """An account in one market after a fill or move that has not happened yet.
+
+    `realised_uusd`: profit it realises, fee excluded.
+    """
 
     fee_uusd: int
     cash_uusd: int
@@ -33,78 +40,82 @@ class Outcome(NamedTuple):
     cost_uusd: int
     bid_lots: int
     ask_lots: int
+    reduce_bid_lots: int
+    reduce_ask_lots: int
     excess_uusd: int
     reserve_uusd: int
+    realised_uusd: int
 
 
-class Risk:
+class Risk(Valuation):
     """Margin over all markets of the shard; the only writer of positions and their cash."""
 
-    __slots__ = ("markets", "version")
-
-    def __init__(self, markets: Sequence[Market]) -> None:
-        self.markets = markets
-        self.version = 1
-
-    def set_mark(self, market: Market, mark_ticks: int, accounts: Mapping[int, Account]) -> None:
-        """Move a mark: totals of all accounts become stale, orders through it are priced anew."""
-        market.mark_ticks = mark_ticks
-        self.version += 1
-        for exposure in market.through.values():
-            exposure.excess_uusd = 0
-        market.through = {}
-        excess_uusd = market.product.excess_uusd
-        for side in (BUY, SELL):
-            for order in market.book.walk(side):
-                excess = excess_uusd(side, order.price_ticks, order.remaining_lots, mark_ticks)
-                if excess <= 0:
-                    break
-                exposure = accounts[order.account].exposures[market.number]
-                exposure.excess_uusd += excess
-                market.through[order.account] = exposure
-
-    def refresh(self, account: Account) -> None:
-        """Rebuild an account's totals for the present marks."""
-        tv = account.cash_uusd
-        im = 0
-        for number, e in account.exposures.items():
-            market = self.markets[number]
-            product = market.product
-            mark = market.mark_ticks
-            e.im_uusd = (
-                product.initial_uusd(e.size_lots, e.bid_lots, e.ask_lots, mark)
-                + e.excess_uusd
-                + e.reserve_uusd
-            )
-            im += e.im_uusd
-            tv += product.value_uusd(e.size_lots, mark)
-        account.tv_uusd = tv
-        account.im_uusd = im
-        account.version = self.version
+    __slots__ = ()
 
     def place(
-        self, account: Account, e: Exposure, market: Market, side: int, price: int, lots: int
+        self,
+        account: Account,
+        e: Exposure,
+        market: Market,
+        side: int,
+        price: int,
+        lots: int,
+        reduce_only: bool,
     ) -> Code:
-        """Ask margin for an order that rests; when granted (`OK`) it counts from now on."""
-        reached = _with_order(e, market, side, price, lots)
-        if reached is None:
-            return Code.POSITION_LIMIT
-        bids, asks = reached
-        product = market.product
+        """Ask margin for an order that rests; when granted (`OK`) it counts from now on.
+
+        A reduce-only order is only held to the limits of reachable positions.
+        """
+        size = e.size_lots
+        bids, asks = e.bid_lots, e.ask_lots
+        reduce_bids, reduce_asks = e.reduce_bid_lots, e.reduce_ask_lots
+        if side == BUY:
+            if reduce_only:
+                reduce_bids += lots
+            else:
+                bids += lots
+            worst = size + bids
+        else:
+            if reduce_only:
+                reduce_asks += lots
+            else:
+                asks += lots
+            worst = asks - size
         mark = market.mark_ticks
+        if (
+            worst > market.max_position_lots
+            or price > market.safe_ticks
+            or mark > market.safe_ticks
+            or reduce_bids
+            or reduce_asks
+        ):
+            code = market.limit_code(size, bids, asks, reduce_bids, reduce_asks, side, price)
+            if code:
+                return code
+        product = market.product
         excess = product.excess_uusd(side, price, lots, mark)
         reserve = e.reserve_uusd
         if market.reserve_ppm:
             reserve += product.fee_uusd(price, lots, market.reserve_ppm)
-        im = product.initial_uusd(e.size_lots, bids, asks, mark) + e.excess_uusd + excess + reserve
+        im = (
+            product.initial_uusd(
+                size, bids, asks, reduce_bids, reduce_asks, mark, market.scaled_ppm, e.leverage
+            )
+            + e.excess_uusd
+            + excess
+            + reserve
+        )
         total = account.im_uusd + im - e.im_uusd
-        if account.tv_uusd < total:
+        if account.tv_uusd < total and not reduce_only:
             return Code.INSUFFICIENT_MARGIN
         account.im_uusd = total
         e.im_uusd = im
         e.bid_lots = bids
         e.ask_lots = asks
         e.reserve_uusd = reserve
+        if reduce_only:
+            e.reduce_bid_lots = reduce_bids
+            e.reduce_ask_lots = reduce_asks
         if excess:
             e.excess_uusd += excess
             market.through[account.number] = e
@@ -125,20 +136,43 @@ class Risk:
         Whatever it then fills, and whatever rests of it, is covered: fees are counted at the
         higher rate with a micro-dollar of rounding for each possible fill.
         """
-        reached = _with_order(e, market, side, price, lots)
-        if reached is None:
-            return Code.POSITION_LIMIT
-        bids, asks = reached
-        product = market.product
+        size = e.size_lots
+        bids, asks = e.bid_lots, e.ask_lots
+        reduce_bids, reduce_asks = e.reduce_bid_lots, e.reduce_ask_lots
+        if side == BUY:
+            bids += lots
+            worst = size + bids
+        else:
+            asks += lots
+            worst = asks - size
         mark = market.mark_ticks
+        if (
+            worst > market.max_position_lots
+            or price > market.safe_ticks
+            or mark > market.safe_ticks
+            or reduce_bids
+            or reduce_asks
+        ):
+            code = market.limit_code(size, bids, asks, reduce_bids, reduce_asks, side, price)
+            if code:
+                return code
+        if not -CASH_ADMIT_LIMIT < account.cash_uusd < CASH_ADMIT_LIMIT:
+            return Code.NOTIONAL_LIMIT
+        product = market.product
         im = (
-            product.initial_uusd(e.size_lots, bids, asks, mark)
+            product.initial_uusd(
+                size, bids, asks, reduce_bids, reduce_asks, mark, market.scaled_ppm, e.leverage
+            )
             + e.excess_uusd
             + product.excess_uusd(side, price, lots, mark)
             + e.reserve_uusd
             + product.fee_uusd(price, lots, market.cross_ppm)
             + max_fills
         )
+        if market.stale:
+            # What is opened counts at the unfavourable end of the band at once.
+            least = product.stale_uusd(lots, mark, market.stale_band_ppm)[0]
+            im += product.value_uusd(lots, mark) - least
         if account.tv_uusd < account.im_uusd + im - e.im_uusd:
             return Code.INSUFFICIENT_MARGIN
         return Code.OK
@@ -151,7 +185,12 @@ class Risk:
         side = order.side
         price = order.price_ticks
         mark = market.mark_ticks
-        if side == BUY:
+        if order.flags & REDUCE_ONLY:
+            if side == BUY:
+                e.reduce_bid_lots -= lots
+            else:
+                e.reduce_ask_lots -= lots
+        elif side == BUY:
             e.bid_lots -= lots
         else:
             e.ask_lots -= lots
@@ -162,11 +201,16 @@ class Risk:
             e.reserve_uusd -= product.fee_uusd(price, left + lots, market.reserve_ppm)
             if left:
                 e.reserve_uusd += product.fee_uusd(price, left, market.reserve_ppm)
+        if market.settled_ticks:
+            return
         im = (
-            product.initial_uusd(e.size_lots, e.bid_lots, e.ask_lots, mark)
+            product.initial_uusd(
+                e.size_lots, e.bid_lots, e.ask_lots, e.reduce_bid_lots, e.reduce_ask_lots, mark,
+                market.scaled_ppm, e.leverage,
+            )
             + e.excess_uusd
             + e.reserve_uusd
-        )
+        )  # fmt: skip
         account.im_uusd += im - e.im_uusd
         e.im_uusd = im
 
@@ -175,7 +219,13 @@ class Risk:
         market = self.markets[order.market]
         e = account.exposure(order.market)
         lots = order.remaining_lots
-        if order.side == BUY:
+        if order.flags & REDUCE_ONLY:
+            e.reducing[order.order_id] = order
+            if order.side == BUY:
+                e.reduce_bid_lots += lots
+            else:
+                e.reduce_ask_lots += lots
+        elif order.side == BUY:
             e.bid_lots += lots
         else:
             e.ask_lots += lots
@@ -201,19 +251,22 @@ class Risk:
         mark = market.mark_ticks
         before = e.size_lots
         bids, asks = e.bid_lots, e.ask_lots
+        reduce_bids, reduce_asks = e.reduce_bid_lots, e.reduce_ask_lots
         excess, reserve = e.excess_uusd, e.reserve_uusd
-        if side == BUY:
-            size = before + lots
-            paid = product.value_uusd(lots, price)
-            if maker is not None:
-                bids -= lots
-        else:
-            size = before - lots
-            paid = product.value_uusd(-lots, price)
-            if maker is not None:
-                asks -= lots
+        change = lots if side == BUY else -lots
+        size = before + change
+        paid = product.value_uusd(change, price)
         fee = product.fee_uusd(price, lots, fee_ppm)
         if maker is not None:
+            if maker.flags & REDUCE_ONLY:
+                if side == BUY:
+                    reduce_bids -= lots
+                else:
+                    reduce_asks -= lots
+            elif side == BUY:
+                bids -= lots
+            else:
+                asks -= lots
             if excess:
                 excess -= product.excess_uusd(side, price, lots, mark)
             if market.reserve_ppm:
@@ -222,22 +275,73 @@ class Risk:
                 if left:
                     reserve += product.fee_uusd(price, left, market.reserve_ppm)
         cash_change = -paid - fee
-        tv = (
-            account.tv_uusd
-            + cash_change
-            + product.value_uusd(size, mark)
-            - product.value_uusd(before, mark)
+        if market.stale:
+            worth_change = self.worth_uusd(market, size) - self.worth_uusd(market, before)
+        else:
+            worth_change = product.value_uusd(size, mark) - product.value_uusd(before, mark)
+        im = (
+            product.initial_uusd(
+                size, bids, asks, reduce_bids, reduce_asks, mark, market.scaled_ppm, e.leverage
+            )
+            + excess
+            + reserve
         )
-        im = product.initial_uusd(size, bids, asks, mark) + excess + reserve
-        total = account.im_uusd + im - e.im_uusd
-        cost = _cost_after(before, e.cost_uusd, size, lots, paid)
+        cost = _cost_after(before, e.cost_uusd, change, paid)
         return Outcome(
-            fee, account.cash_uusd + cash_change, tv, total, im, size, cost, bids, asks,
-            excess, reserve,
-        )  # fmt: skip
+            fee,
+            account.cash_uusd + cash_change,
+            account.tv_uusd + cash_change + worth_change,
+            account.im_uusd + im - e.im_uusd,
+            im,
+            size,
+            cost,
+            bids,
+            asks,
+            reduce_bids,
+            reduce_asks,
+            excess,
+            reserve,
+            cost - e.cost_uusd - paid,
+        )
+
+    def moved(
+        self, account: Account, e: Exposure, market: Market, lots_signed: int, cash_uusd: int
+    ) -> Outcome:
+        """The account after its position changes by signed lots for a total of `cash_uusd`
+        received (negative: paid), without fees."""
+        before = e.size_lots
+        size = before + lots_signed
+        cost = _cost_after(before, e.cost_uusd, lots_signed, -cash_uusd)
+        worth_change = self.worth_uusd(market, size) - self.worth_uusd(market, before)
+        im = self.initial_uusd(market, e, size)
+        return Outcome(
+            0,
+            account.cash_uusd + cash_uusd,
+            account.tv_uusd + cash_uusd + worth_change,
+            account.im_uusd + im - e.im_uusd,
+            im,
+            size,
+            cost,
+            e.bid_lots,
+            e.ask_lots,
+            e.reduce_bid_lots,
+            e.reduce_ask_lots,
+            e.excess_uusd,
+            e.reserve_uusd,
+            cost - e.cost_uusd + cash_uusd,
+        )
+
+    def move(
+        self, account: Account, e: Exposure, market: Market, lots_signed: int, cash_uusd: int
+    ) -> None:
+        """Change a position as `moved` previews it, without asking (transfers of positions,
+        backstop, deleveraging, expiry). Open interest is the caller's."""
+        self.commit(account, e, self.moved(account, e, market, lots_signed, cash_uusd))
 
     def legal(self, account: Account, e: Exposure, market: Market, after: Outcome) -> bool:
-        """Whether a fill leaves TV >= IM, or only reduces risk."""
+        """Whether a change leaves TV >= IM, or only reduces risk; and keeps cash in its range."""
+        if not -CASH_LIMIT < after.cash_uusd < CASH_LIMIT:
+            return False
         if after.tv_uusd >= after.total_im_uusd:
             return True
         size, before = after.size_lots, e.size_lots
@@ -245,19 +349,24 @@ class Risk:
         if not smaller:
             return False
         mm_before = self.maintenance_uusd(account)
-        product = market.product
         mm_after = (
             mm_before
-            - product.maintenance_uusd(before, market.mark_ticks)
-            + product.maintenance_uusd(size, market.mark_ticks)
+            - self.maintenance_of_uusd(market, before)
+            + self.maintenance_of_uusd(market, size)
         )
         if mm_after == 0:
             return after.tv_uusd >= 0
         return after.tv_uusd * mm_before >= account.tv_uusd * mm_after
 
-    @staticmethod
-    def commit(account: Account, e: Exposure, after: Outcome) -> None:
+    def commit(self, account: Account, e: Exposure, after: Outcome) -> None:
         """Make an outcome the present."""
+        index = self.markets[e.market].funding_index
+        if e.funding_index != index:
+            if e.size_lots:
+                raise SafetyViolation(
+                    f"account {e.account} trades in market {e.market} with funding unsettled"
+                )
+            e.funding_index = index
         account.cash_uusd = after.cash_uusd
         account.tv_uusd = after.tv_uusd
         account.im_uusd = after.total_im_uusd
@@ -266,70 +375,20 @@ class Risk:
         e.cost_uusd = after.cost_uusd
         e.bid_lots = after.bid_lots
         e.ask_lots = after.ask_lots
+        e.reduce_bid_lots = after.reduce_bid_lots
+        e.reduce_ask_lots = after.reduce_ask_lots
         e.excess_uusd = after.excess_uusd
         e.reserve_uusd = after.reserve_uusd
 
-    def maintenance_uusd(self, account: Account) -> int:
-        """MM: from positions alone, rounded up per market."""
-        mm = 0
-        for number, e in account.exposures.items():
-            if e.size_lots:
-                market = self.markets[number]
-                mm += market.product.maintenance_uusd(e.size_lots, market.mark_ticks)
-        return mm
 
-    def withdrawable_uusd(self, account: Account) -> tuple[int, int]:
-        """(most that may leave, settled cash) of an account with fresh totals.
-
-        The first is TV - max(IM, a tenth of the notional, sum of unrealised profits), never below
-        0. Settled cash is cash without what open positions cost: nothing unrealised is in it.
-        """
-        notional = 0
-        profit = 0
-        settled = account.cash_uusd
-        for number, e in account.exposures.items():
-            market = self.markets[number]
-            product = market.product
-            notional += product.notional_uusd(abs(e.size_lots), market.mark_ticks)
-            unrealised = product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
-            profit += max(unrealised, 0)
-            settled += e.cost_uusd
-        tenth = -(-notional // WITHDRAW_NOTIONAL_DIVISOR)
-        free = account.tv_uusd - max(account.im_uusd, tenth, profit)
-        return max(free, 0), settled
-
-
-def _with_order(
-    e: Exposure, market: Market, side: int, price: int, lots: int
-) -> tuple[int, int] | None:
-    """Resting bids and asks with the order among them, None where a limit would be passed."""
-    bids, asks = e.bid_lots, e.ask_lots
-    if side == BUY:
-        bids += lots
-        worst = e.size_lots + bids
-    else:
-        asks += lots
-        worst = asks - e.size_lots
-    if worst > market.max_position_lots or (
-        (price > market.safe_ticks or market.mark_ticks > market.safe_ticks)
-        and _too_large(market, worst, price)
-    ):
-        return None
-    return bids, asks
-
-
-def _too_large(market: Market, worst_lots: int, price: int) -> bool:
-    price = max(price, market.mark_ticks)
-    return market.product.notional_uusd(worst_lots, price) >= POSITION_NOTIONAL_LIMIT
-
-
-def _cost_after(before: int, cost: int, size: int, lots: int, paid: int) -> int:
-    """Cost of the position after a fill of `lots` for `paid`. What remains of a shrinking one is
-    rounded down: that makes its profit larger, and profit cannot be withdrawn."""
-    if before == 0 or (before > 0) == (paid > 0):
+def _cost_after(before: int, cost: int, change: int, paid: int) -> int:
+    """Cost of the position after it changed by signed lots for `paid`. What remains of a shrinking
+    one is rounded down: that makes its profit larger, and profit cannot be withdrawn."""
+    if before == 0 or (before > 0) == (change > 0):
         return cost + paid
+    size = before + change
     if size == 0:
         return 0
     if (size > 0) == (before > 0):
         return cost * size // before
-    return paid * abs(size) // lots
+    return paid * size // change

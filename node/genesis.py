@@ -8,7 +8,7 @@ from protocol.chain import EMPTY_HASH, GENESIS_VIEW, genesis_header
 from protocol.codec import encode
 from protocol.errors import ConfigError
 from protocol.genesis import CASH_LIMIT, CASH_MOVE_LIMIT, Chain
-from protocol.keys import address_of
+from protocol.keys import ADDRESS_BYTES, address_of
 from protocol.ledger_leaves import (
     CURRENT_EPOCH_KEY,
     SYSTEM_KEY,
@@ -29,7 +29,14 @@ from protocol.ledger_leaves import (
     shard_key,
     validator_key,
 )
-from protocol.settlement import EMPTY_INBOX_HASH, FIRST_ACCOUNT, InboxDeposit, extend_inbox_hash
+from protocol.settlement import (
+    BACKSTOP_ACCOUNT,
+    EMPTY_INBOX_HASH,
+    FIRST_ACCOUNT,
+    INSURANCE_ACCOUNT,
+    InboxDeposit,
+    extend_inbox_hash,
+)
 
 
 def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes]:
@@ -43,7 +50,7 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
     leaves: dict[bytes, object] = {}
     balances: dict[bytes, int] = {}
     numbers: dict[bytes, int] = {}
-    entries: list[InboxDeposit] = []
+    entries = _funds(chain)
     for account in genesis.accounts:
         address = bytes.fromhex(account.address)
         balances[address] = balances.get(address, 0) + account.balance_uusd
@@ -79,6 +86,20 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
         funds_uusd=funds_uusd,
     )
     return {key: encode(value) for key, value in leaves.items()}
+
+
+def _funds(chain: Chain) -> list[InboxDeposit]:
+    """What the insurance fund and the backstop start with; nobody has the key of their address."""
+    entries: list[InboxDeposit] = []
+    for number, left_uusd in (
+        (INSURANCE_ACCOUNT, chain.genesis.insurance_uusd),
+        (BACKSTOP_ACCOUNT, chain.genesis.backstop_uusd),
+    ):
+        while left_uusd > 0:
+            amount_uusd = min(left_uusd, CASH_MOVE_LIMIT - 1)
+            entries.append(InboxDeposit(len(entries), number, bytes(ADDRESS_BYTES), amount_uusd))
+            left_uusd -= amount_uusd
+    return entries
 
 
 def _first_epoch(chain: Chain) -> dict[bytes, object]:

@@ -19,6 +19,57 @@ IOC = 1
 """Immediate or cancel: what does not fill is cancelled."""
 POST_ONLY = 2
 """Rests or is rejected; never takes."""
+FOK = 3
+"""Fill or kill: fills as a whole at once, or does nothing."""
+
+REDUCE_ONLY = 1
+"""Order flag: only ever makes the position smaller; shrinks with it, and never flips it."""
+STP_CANCEL_MAKER = 0
+STP_CANCEL_TAKER = 2
+STP_CANCEL_BOTH = 4
+STP_DECREMENT = 6
+"""Order flags: what happens when an incoming order meets one of its owner's. The resting one goes
+(the default); what is left of the incoming one goes; both go; both shrink by the smaller size."""
+STP_MODES = 6
+"""Mask of the mode of self-trade prevention."""
+STP_MASTER = 8
+"""Order flag: all accounts of one master account count as the owner's, not this one alone."""
+ORDER_FLAGS = REDUCE_ONLY | STP_MODES | STP_MASTER
+"""Every flag that a client may set."""
+QUOTE = 16
+POSTED = 32
+"""Flags of resting orders, which no client sets: a mass quote placed it; it came in post-only, and
+stays that when it is modified."""
+
+STOP = 0
+"""Fires when the mark moves against: a sell at or below the trigger, a buy at or above it."""
+TAKE_PROFIT = 1
+"""Fires when the mark moves in favour: a sell at or above the trigger, a buy at or below it."""
+TRAILING = 2
+"""A stop whose trigger follows the best mark since it was armed, `trigger_ticks` behind it."""
+
+ALL_MARKETS = -1
+
+CANCEL_ONLY = 0
+POST_ONLY_MODE = 1
+OPEN = 2
+REDUCE_ONLY_MODE = 3
+HALTED = 4
+"""Modes of a market. Halted: not even cancels. Reduce-only: what only reduces, and cancels."""
+
+DEAD_MAN_LEAST_MS = 5_000
+"""A dead-man's switch is set at least so far ahead."""
+DEAD_MAN_DAILY = 10
+"""It goes off at most so often in a UTC day, so that blocks are not filled with mass cancels."""
+TWAP_SLICE_MS = 30_000
+"""Time between the slices of a TWAP order."""
+TWAP_SLIPPAGE_PPM = 30_000
+"""Slippage bound of each slice."""
+TWAP_CATCH_UP = 3
+"""A slice that makes up for unfilled ones is at most so many times the plain slice."""
+TWAP_LONGEST_MS = 24 * 3600 * 1000
+MAX_QUOTES = 50
+"""Most quotes of one side in a mass quote."""
 
 MAX_ACTIONS = 100
 """Most actions in one signed batch."""
@@ -35,7 +86,11 @@ NONCES_KEPT = 100
 
 
 class Order(Wire, frozen=True, tag=1):
-    """A limit order. `client_id` 0 means none; otherwise unique per account while it lives."""
+    """A limit order. `client_id` 0 means none; otherwise unique per account while it lives.
+
+    `expires_ms` 0: none; otherwise no block later than it executes the action, and what rests is
+    cancelled then (good till time). `flags`: see `ORDER_FLAGS`.
+    """
 
     market: int
     side: int
@@ -43,6 +98,8 @@ class Order(Wire, frozen=True, tag=1):
     size_lots: int
     tif: int = GTC
     client_id: int = 0
+    flags: int = 0
+    expires_ms: int = 0
 
 
 class MarketOrder(Wire, frozen=True, tag=2):
@@ -53,17 +110,18 @@ class MarketOrder(Wire, frozen=True, tag=2):
     size_lots: int
     slippage_ppm: int
     client_id: int = 0
+    flags: int = 0
 
 
 class Cancel(Wire, frozen=True, tag=3):
-    """Cancel a resting order by its id."""
+    """Cancel a resting order, a trigger or a TWAP by its id."""
 
     market: int
     order_id: int
 
 
 class CancelClient(Wire, frozen=True, tag=4):
-    """Cancel a resting order by the client id that the account gave it."""
+    """Cancel a resting order, a trigger or a TWAP by the client id that the account gave it."""
 
     market: int
     client_id: int
@@ -98,15 +156,149 @@ class RevokeAgent(Wire, frozen=True, tag=8):
 
 
 class OraclePrice(Wire, frozen=True, tag=9):
-    """A price observed by an oracle of the genesis committee; takes effect before trading."""
+    """A price observed by an oracle of the genesis committee; takes effect before trading.
+
+    The batch's nonce is the time of the observation. `confidence_ppm`: half-width of the source's
+    confidence interval, in parts per million of the price.
+    """
 
     market: int
     price_ticks: int
+    confidence_ppm: int = 0
+
+
+class Modify(Wire, frozen=True, tag=10):
+    """Give a resting order a new price and remaining size. It keeps its id and its priority where
+    the price stays and the size does not grow; otherwise a new order with its client id and flags
+    takes its place, or, where that one is refused, the old one stays. A linked order only shrinks.
+    """
+
+    market: int
+    order_id: int
+    price_ticks: int
+    size_lots: int
+
+
+class CancelAll(Wire, frozen=True, tag=11):
+    """Cancel all orders, triggers and TWAPs in a market, or in all (`ALL_MARKETS`)."""
+
+    market: int
+
+
+class MassQuote(Wire, frozen=True, tag=12):
+    """Replace all quotes of the account in a market at once: (price_ticks, size_lots), best first.
+
+    Quotes are post-only. All of it happens or nothing: where one quote is refused, the old ones
+    stay. Empty lists take the quotes out.
+    """
+
+    market: int
+    bids: list[tuple[int, int]]
+    asks: list[tuple[int, int]]
+
+
+class TriggerOrder(Wire, frozen=True, tag=13):
+    """An order that waits for the mark, then enters as IOC market or as limit order.
+
+    `kind`: `STOP`, `TAKE_PROFIT` or `TRAILING` (then `trigger_ticks` is the distance).
+    `limit_ticks` 0: a market order bounded by `slippage_ppm` around the mark; otherwise a GTC
+    limit order.
+    """
+
+    market: int
+    side: int
+    size_lots: int
+    kind: int
+    trigger_ticks: int
+    limit_ticks: int = 0
+    slippage_ppm: int = 0
+    client_id: int = 0
+    flags: int = 0
+    expires_ms: int = 0
+
+
+class Oco(Wire, frozen=True, tag=14):
+    """One cancels other: a resting limit order or a trigger, and a trigger, of one market and side.
+
+    The first fill, firing or cancel of one takes the other out.
+    """
+
+    first: Order | TriggerOrder
+    second: TriggerOrder
+
+
+class Bracket(Wire, frozen=True, tag=15):
+    """An order with its exits: as the parent fills, a take-profit and a stop, one cancels other and
+    reduce-only, wait with the size filled so far. Their side is opposite, their size 0."""
+
+    parent: Order
+    take_profit: TriggerOrder
+    stop: TriggerOrder
+
+
+class Twap(Wire, frozen=True, tag=16):
+    """Execute `size_lots` evenly over `duration_ms`, in slices of `TWAP_SLICE_MS`."""
+
+    market: int
+    side: int
+    size_lots: int
+    duration_ms: int
+    flags: int = 0
+    client_id: int = 0
+
+
+class ScheduleCancel(Wire, frozen=True, tag=17):
+    """Dead-man's switch: cancel everything of the account at `time_ms`, unless it is set anew
+    before; 0 switches it off."""
+
+    time_ms: int
+
+
+class SetLeverage(Wire, frozen=True, tag=18):
+    """Cap the account's leverage in a market; 0 takes the cap away."""
+
+    market: int
+    leverage: int
+
+
+class SetProtection(Wire, frozen=True, tag=19):
+    """Market-maker protection: after `fills` fills of resting orders within `window_ms`, all of the
+    account's orders in the market are cancelled; 0, 0 switches it off."""
+
+    market: int
+    fills: int
+    window_ms: int
+
+
+class Transfer(Wire, frozen=True, tag=20):
+    """Move cash to another account of the same master account, which starts with it; or give it to
+    the insurance fund or the backstop."""
+
+    to_account: int
+    amount_uusd: int
+
+
+class TransferPosition(Wire, frozen=True, tag=21):
+    """Move `size_lots` (signed) of a position, at what it cost, to another account of the same
+    master, which holds nothing or the same direction there. No profit is realised by it."""
+
+    to_account: int
+    market: int
+    size_lots: int
+
+
+class SetMode(Wire, frozen=True, tag=22):
+    """A guardian's vote for a market's mode, which changes when more than half of them agree."""
+
+    market: int
+    mode: int
 
 
 Action = (
     Order | MarketOrder | Cancel | CancelClient | Reduce
     | Withdraw | ApproveAgent | RevokeAgent | OraclePrice
+    | Modify | CancelAll | MassQuote | TriggerOrder | Oco | Bracket | Twap
+    | ScheduleCancel | SetLeverage | SetProtection | Transfer | TransferPosition | SetMode
 )  # fmt: skip
 
 

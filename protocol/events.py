@@ -12,12 +12,37 @@ NONE = 0
 RESTING = 1
 FILLED = 2
 CANCELLED = 3
-"""Status of the order an action was about: none, resting, filled, or its rest cancelled."""
+WAITING = 4
+"""Status of the order an action was about: none, resting, filled, its rest cancelled, or waiting
+(a trigger or TWAP)."""
 
 REASON_CANCELLED = 1
 REASON_REDUCED = 2
 REASON_MARGIN = 3
-"""Why a resting order changed without a fill: its owner, or no margin left to fill it."""
+REASON_SELF_TRADE = 4
+REASON_REDUCE_ONLY = 5
+REASON_EXPIRED = 6
+REASON_LINKED = 7
+REASON_PROTECTION = 8
+REASON_DEAD_MAN = 9
+REASON_LIQUIDATION = 10
+REASON_MARKET_CLOSED = 11
+REASON_REPLACED = 12
+REASON_FIRED = 13
+REASON_DONE = 14
+REASON_REFUSED = 15
+"""Why an order, trigger or TWAP changed without a fill. 1: its owner cancelled it, 2: or made it
+smaller; 3: no margin left to fill it; 4: self-trade prevention; 5: reduce-only, and the position
+shrank; 6: expired; 7: the order it was linked with filled, fired or went; 8: market-maker
+protection; 9: dead-man's switch; 10: its account is liquidated; 11: the market closed; 12: modified
+or quoted anew; 13: the trigger fired; 14: a TWAP has run its time or size; 15: what a trigger
+entered was refused."""
+
+LIQUIDATION_ORDER = 0
+LIQUIDATION_BACKSTOP = 1
+LIQUIDATION_DELEVERAGED = 2
+"""How a liquidated position was closed: by an order in the book, by the backstop, by
+deleveraging."""
 
 
 class Result(Wire, frozen=True):
@@ -49,7 +74,10 @@ class BatchExecuted(Wire, frozen=True, tag=1):
 
 
 class Fill(Wire, frozen=True, tag=2):
-    """Two orders met at the maker's price. Fees are charged to each side; negative is a rebate."""
+    """Two orders met at the maker's price. Fees are charged to each side; negative is a rebate.
+
+    `liquidation`: the system closed a position of the taker; its fee went to the insurance fund.
+    """
 
     market: int
     price_ticks: int
@@ -61,6 +89,7 @@ class Fill(Wire, frozen=True, tag=2):
     taker_side: int
     maker_fee_uusd: int
     taker_fee_uusd: int
+    liquidation: bool = False
 
 
 class OrderOpened(Wire, frozen=True, tag=3):
@@ -73,6 +102,8 @@ class OrderOpened(Wire, frozen=True, tag=3):
     side: int
     price_ticks: int
     size_lots: int
+    flags: int = 0
+    expires_ms: int = 0
 
 
 class OrderChanged(Wire, frozen=True, tag=4):
@@ -104,12 +135,14 @@ class Deposited(Wire, frozen=True, tag=6):
 
 
 class WithdrawalQueued(Wire, frozen=True, tag=7):
-    """An account was debited; the ledger will pay outbox entry `number`."""
+    """An account was debited by `amount_uusd` and `haircut_uusd`; the ledger will pay the amount as
+    outbox entry `number`. The haircut is the withdrawal's share of open bad debt."""
 
     number: int
     account: int
     address: bytes
     amount_uusd: int
+    haircut_uusd: int = 0
 
 
 class AgentChanged(Wire, frozen=True, tag=8):
@@ -120,9 +153,188 @@ class AgentChanged(Wire, frozen=True, tag=8):
     expires_ms: int
 
 
+class MarketChanged(Wire, frozen=True, tag=9):
+    """The mode in force of a market changed, or whether its prices are stale."""
+
+    market: int
+    mode: int
+    stale: bool
+
+
+class TriggerOpened(Wire, frozen=True, tag=10):
+    """A trigger waits. `size_lots` is 0 while it is the exit of a bracket that has no fill yet."""
+
+    market: int
+    trigger_id: int
+    account: int
+    client_id: int
+    side: int
+    kind: int
+    trigger_ticks: int
+    limit_ticks: int
+    slippage_ppm: int
+    size_lots: int
+    flags: int
+    expires_ms: int
+    link: int
+
+
+class TriggerChanged(Wire, frozen=True, tag=11):
+    """A trigger grew with its bracket (`reason` 0), or is gone (`size_lots` 0) with this reason."""
+
+    market: int
+    trigger_id: int
+    account: int
+    size_lots: int
+    reason: int
+
+
+class TriggerFired(Wire, frozen=True, tag=12):
+    """A trigger fired at this mark; `result` is that of the order it entered."""
+
+    market: int
+    trigger_id: int
+    account: int
+    mark_ticks: int
+    result: Result
+
+
+class TwapChanged(Wire, frozen=True, tag=13):
+    """A TWAP began (`done_lots` 0), filled a slice, or ended (`reason` not 0)."""
+
+    market: int
+    twap_id: int
+    account: int
+    side: int
+    size_lots: int
+    done_lots: int
+    reason: int
+
+
+class FundingRate(Wire, frozen=True, tag=14):
+    """A funding payment fell due: rate of it in parts per billion of the oracle notional, and the
+    index after it (thousandths of a micro-dollar that one long lot has paid since genesis)."""
+
+    market: int
+    rate_ppb: int
+    index: int
+
+
+class FundingPaid(Wire, frozen=True, tag=15):
+    """Funding of a position was settled: the account received this (negative: paid)."""
+
+    account: int
+    market: int
+    size_lots: int
+    amount_uusd: int
+
+
+class Expired(Wire, frozen=True, tag=16):
+    """A dated future settled at this price; positions follow as their accounts are touched."""
+
+    market: int
+    price_ticks: int
+
+
+class PositionSettled(Wire, frozen=True, tag=17):
+    """A position in an expired market was exchanged for its worth."""
+
+    account: int
+    market: int
+    size_lots: int
+    amount_uusd: int
+
+
+class Transferred(Wire, frozen=True, tag=18):
+    """Cash moved between accounts of one master or to a fund; or a position (`size_lots` not 0),
+    for which the giver received `amount_uusd`, its cost."""
+
+    from_account: int
+    to_account: int
+    amount_uusd: int
+    market: int
+    size_lots: int
+
+
+class SettingChanged(Wire, frozen=True, tag=19):
+    """An account's leverage cap and market-maker protection in a market (0: none)."""
+
+    account: int
+    market: int
+    leverage: int
+    protection_fills: int
+    protection_window_ms: int
+
+
+class DeadManSet(Wire, frozen=True, tag=20):
+    """A dead-man's switch was set for this time, switched off (0), or went off (`fired`)."""
+
+    account: int
+    time_ms: int
+    fired: bool
+
+
+class LiquidationBegun(Wire, frozen=True, tag=21):
+    """An account fell below maintenance: equity, margin and the number of accounts waiting."""
+
+    account: int
+    equity_uusd: int
+    maintenance_uusd: int
+    waiting: int
+
+
+class LiquidationEnded(Wire, frozen=True, tag=22):
+    """An account is no longer below maintenance."""
+
+    account: int
+    equity_uusd: int
+    maintenance_uusd: int
+
+
+class Receipt(Wire, frozen=True, tag=23):
+    """Receipt `number` of a liquidation step; receipts are counted from 0 over the shard's life.
+
+    `kind`: `LIQUIDATION_ORDER`, `_BACKSTOP` or `_DELEVERAGED`. The account's equity and maintenance
+    margin are those before the step, `rank` its place among those below maintenance (0: first).
+    `size_lots`: signed change of the position. `amount_uusd`: what the account received for the
+    size, fee excluded. `price_ticks`: zero price of an order (0 where priced in cash).
+    `insurance_uusd`: what the insurance fund received (negative: paid). For a counterparty of a
+    deleveraging `account` is the counterparty, `of_account` the liquidated one, `rank` the place
+    by profit, and `share_uusd` its part of the shortfall.
+    """
+
+    number: int
+    kind: int
+    height: int
+    account: int
+    of_account: int
+    market: int
+    size_lots: int
+    mark_ticks: int
+    price_ticks: int
+    amount_uusd: int
+    equity_uusd: int
+    maintenance_uusd: int
+    rank: int
+    insurance_uusd: int
+    share_uusd: int
+
+
+class BadDebt(Wire, frozen=True, tag=24):
+    """Nobody could carry this part of a shortfall; `total_uusd` is all that is open, and cuts every
+    withdrawal alike until it is made good."""
+
+    account: int
+    amount_uusd: int
+    total_uusd: int
+
+
 Event = (
     BatchExecuted | Fill | OrderOpened | OrderChanged | MarkChanged
-    | Deposited | WithdrawalQueued | AgentChanged
+    | Deposited | WithdrawalQueued | AgentChanged | MarketChanged
+    | TriggerOpened | TriggerChanged | TriggerFired | TwapChanged | FundingRate | FundingPaid
+    | Expired | PositionSettled | Transferred | SettingChanged | DeadManSet
+    | LiquidationBegun | LiquidationEnded | Receipt | BadDebt
 )  # fmt: skip
 
 

@@ -11,16 +11,21 @@ import msgspec
 from protocol.chain import Member
 from protocol.errors import ConfigError
 from protocol.keys import ADDRESS_BYTES, domain_hash
+from protocol.markets import CASH_LIMIT as CASH_LIMIT
+from protocol.markets import CASH_MOVE_LIMIT as CASH_MOVE_LIMIT
+from protocol.markets import DAY_MS as DAY_MS
+from protocol.markets import NOTIONAL_LIMIT as NOTIONAL_LIMIT
+from protocol.markets import PPM as PPM
+from protocol.markets import PRICE_LIMIT as PRICE_LIMIT
+from protocol.markets import SIZE_LIMIT as SIZE_LIMIT
+from protocol.markets import VALUE_LIMIT as VALUE_LIMIT
+from protocol.markets import FeeTier as FeeTier
+from protocol.markets import MarginTier as MarginTier
+from protocol.markets import MarketConfig as MarketConfig
+from protocol.markets import check_market
 
-PRICE_LIMIT = 1 << 31
-SIZE_LIMIT = 1 << 31
-VALUE_LIMIT = 1 << 15
-NOTIONAL_LIMIT = 1 << 47
-"""Bound of price_ticks x size_lots of one order."""
-CASH_MOVE_LIMIT = 1 << 42
-"""Bound of one cash movement in micro-dollars."""
-CASH_LIMIT = 1 << 61
-MARKETS_MAX = SHARDS_MAX = 1 << 16
+MARKETS_MAX = 1 << 14
+SHARDS_MAX = 1 << 16
 ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
 """Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
 client, and its data must fit one batch of settlement."""
@@ -28,36 +33,6 @@ MAX_VALIDATORS = 100
 """Most members of an epoch: with certificates and addresses they fit one leaf of the ledger."""
 MAX_CERTIFICATE_BYTES = 512
 MAX_PEER_ADDRESS_BYTES = 64
-PPM = 1_000_000
-DAY_MS = 86_400_000
-
-
-class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A perpetual market.
-
-    `tick_uusd`: micro-dollars of one price tick per unit of the base asset; `lot_micro`:
-    millionths of the base unit in one lot; their product in micro-dollars is the value of one
-    tick x lot. Rates are parts per million of notional; `maker_fee_ppm` may be negative while
-    taker plus maker stays at least 0.
-    """
-
-    market: int
-    symbol: str
-    tick_uusd: int
-    lot_micro: int
-    initial_ppm: int
-    maintenance_ppm: int
-    taker_fee_ppm: int
-    maker_fee_ppm: int
-    min_notional_uusd: int
-    max_order_lots: int
-    max_position_lots: int
-    initial_price_ticks: int
-
-    @property
-    def value_uusd(self) -> int:
-        """Micro-dollars per tick x lot."""
-        return self.tick_uusd * self.lot_micro // PPM
 
 
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -102,6 +77,39 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fills_per_block: int = 50_000
     agents_per_account: int = 32
     inbox_per_block: int = 256
+    subaccounts: int = 16
+    triggers_per_account: int = 100
+    triggers_per_market: int = 100_000
+    twaps_per_account: int = 10
+    triggers_per_block: int = 1_000
+    expiries_per_block: int = 1_000
+    liquidation_items_per_block: int = 2_000
+    deleverage_counterparties: int = 100
+
+
+class Liquidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How positions of accounts below maintenance are closed.
+
+    Of a position above `partial_notional_uusd`, `partial_ppm` goes first and the rest
+    `partial_wait_ms` later. The backstop closes `unwind_ppm` of each position every `unwind_ms`,
+    within `unwind_slippage_ppm` of the mark.
+    """
+
+    partial_notional_uusd: int = 100_000_000_000
+    partial_ppm: int = 200_000
+    partial_wait_ms: int = 30_000
+    unwind_ms: int = 10_000
+    unwind_ppm: int = 100_000
+    unwind_slippage_ppm: int = 10_000
+
+
+class Reopening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Markets reopen in stages when no block came for `gap_ms` (0: never): cancel-only until prices
+    have been fresh for `cancel_only_ms`, then post-only for `post_only_ms`."""
+
+    gap_ms: int = 0
+    cancel_only_ms: int = 5_000
+    post_only_ms: int = 10_000
 
 
 class Staking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,7 +144,12 @@ class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The chain: identities, markets, money at genesis, pace and limits."""
+    """The chain: identities, markets, money at genesis, pace and limits.
+
+    `oracle_stakes` weigh the `oracles` (empty: all alike). `guardians` vote market modes.
+    `cancels_first`: cancels and post-only orders of a block come before liquidations and everything
+    that can take. The funds start with `insurance_uusd` and `backstop_uusd`.
+    """
 
     name: str
     time_ms: int
@@ -152,6 +165,13 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: Limits = msgspec.field(default_factory=Limits)
     staking: Staking = msgspec.field(default_factory=Staking)
     fees: Fees = msgspec.field(default_factory=Fees)
+    oracle_stakes: list[int] = []
+    guardians: list[str] = []
+    cancels_first: bool = False
+    insurance_uusd: int = 0
+    backstop_uusd: int = 0
+    liquidation: Liquidation = msgspec.field(default_factory=Liquidation)
+    reopening: Reopening = msgspec.field(default_factory=Reopening)
 
     def market(self, symbol_or_number: str) -> MarketConfig:
         """The market of this symbol or number; raises `ConfigError` naming the known ones."""
@@ -179,7 +199,7 @@ def parse_genesis(raw: bytes) -> Chain:
     _check_identities(genesis)
     _check_bounds(genesis)
     for number, market in enumerate(genesis.markets):
-        _check_market(number, market)
+        check_market(number, market)
     for account in genesis.accounts:
         if len(_hex("account address", account.address)) != ADDRESS_BYTES:
             raise ConfigError(f"genesis: an address has {ADDRESS_BYTES} bytes: {account.address}")
@@ -226,6 +246,7 @@ def _check_bounds(genesis: Genesis) -> None:
         if getattr(genesis.limits, name) < 1:
             raise ConfigError(f"genesis: the limit {name} must be above 0")
     _check_staking(genesis.staking, genesis.fees)
+    _check_trading(genesis)
     _check_validators(genesis.validators, genesis.staking)
     least, most = ORDERED_PAYLOAD_BYTES
     if not least <= genesis.sequencer_pace.max_payload_bytes <= most:
@@ -259,23 +280,28 @@ def _check_validators(validators: list[Identity], staking: Staking) -> None:
             )
 
 
-def _check_market(number: int, market: MarketConfig) -> None:
-    def require(condition: bool, text: str) -> None:
-        if not condition:
-            raise ConfigError(f"genesis: market {market.symbol!r}: {text}")
-
-    require(market.market == number, f"has number {market.market}, but stands at {number}")
-    product = market.tick_uusd * market.lot_micro
-    require(product > 0 and product % PPM == 0, "tick_uusd x lot_micro is not whole micro-dollars")
-    require(market.value_uusd < VALUE_LIMIT, f"value per tick x lot must be below {VALUE_LIMIT}")
-    require(0 < market.maintenance_ppm < market.initial_ppm <= PPM, "margin rates out of order")
-    require(0 <= market.taker_fee_ppm < PPM, "taker fee out of range")
-    require(-market.taker_fee_ppm <= market.maker_fee_ppm < PPM, "maker fee out of range")
-    require(0 < market.max_order_lots < SIZE_LIMIT, "max_order_lots out of range")
-    require(0 < market.max_position_lots < SIZE_LIMIT, "max_position_lots out of range")
-    require(0 < market.initial_price_ticks < PRICE_LIMIT, "initial price out of range")
-    require(
-        market.initial_price_ticks * market.value_uusd < CASH_MOVE_LIMIT,
-        "one lot at the initial price is more than one cash movement holds",
-    )
-    require(market.min_notional_uusd >= 0, "min_notional_uusd is negative")
+def _check_trading(genesis: Genesis) -> None:
+    """Committee, guardians, funds and the pace of liquidation."""
+    stakes, rules = genesis.oracle_stakes, genesis.liquidation
+    if stakes and (len(stakes) != len(genesis.oracles) or min(stakes) <= 0):
+        raise ConfigError("genesis: oracle_stakes must give one number above 0 for each oracle")
+    if sum(stakes) >= CASH_LIMIT:
+        raise ConfigError(f"genesis: oracle_stakes together must be below {CASH_LIMIT}")
+    for key in genesis.guardians:
+        if len(_hex("public key", key)) != 32:
+            raise ConfigError("genesis: a key of guardians does not have 32 bytes")
+    if len(set(genesis.guardians)) != len(genesis.guardians):
+        raise ConfigError("genesis: two guardians share a key")
+    if min(genesis.insurance_uusd, genesis.backstop_uusd) < 0:
+        raise ConfigError("genesis: a fund starts with negative money")
+    if not (0 < rules.partial_ppm <= PPM and 0 < rules.unwind_ppm <= PPM):
+        raise ConfigError("genesis: partial_ppm and unwind_ppm must be 1 to 1000000")
+    if not 0 <= rules.unwind_slippage_ppm <= PPM // 2:
+        raise ConfigError("genesis: unwind_slippage_ppm must be 0 to 500000")
+    if min(rules.partial_notional_uusd, rules.partial_wait_ms) < 0 or rules.unwind_ms < 1:
+        raise ConfigError("genesis: the times and sizes of liquidation must not be negative")
+    stages = genesis.reopening
+    if min(stages.gap_ms, stages.cancel_only_ms, stages.post_only_ms) < 0:
+        raise ConfigError("genesis: the times of reopening must not be negative")
+    if genesis.limits.subaccounts > 255:
+        raise ConfigError("genesis: there can be at most 255 subaccounts")

@@ -2,7 +2,8 @@
 
 A request names a `request_id` chosen by the client (1 or more); the answer carries the same one,
 and so do the pushes of a subscription. An error frame is ``[0, request_id, code, text]``. Tags
-below 64 are requests, from 64 on answers and pushes.
+below 64 are requests, from 64 on answers and pushes. Those of execution stand in
+`protocol.messages_trading`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,41 @@ from __future__ import annotations
 from protocol.chain import Block, CommitCertificate, Header
 from protocol.codec import Decoder, Wire
 from protocol.keys import domain_hash
+from protocol.messages_market_data import (
+    BookRequest,
+    BookView,
+    CandlesRequest,
+    CandlesView,
+    LiquidationsRequest,
+    LiquidationsView,
+    ReceiptRequest,
+    ReceiptView,
+    StatsRequest,
+    StatsView,
+    SubscribeLiquidations,
+    TradesRequest,
+    TradesView,
+)
+from protocol.messages_trading import (
+    AccountRequest,
+    AccountView,
+    DiffPush,
+    EventsPush,
+    MarginRequest,
+    MarginView,
+    OrdersRequest,
+    OrderStatusRequest,
+    OrderStatusView,
+    OrdersView,
+    PreviewRequest,
+    PreviewView,
+    ResultRequest,
+    ResultView,
+    StandingRequest,
+    StandingView,
+    SubscribeDiffs,
+    SubscribeEvents,
+)
 from protocol.ordering import OrderedChunk, Receipt
 from protocol.settlement import BatchHeader, InboxEntry, OutboxEntry
 
@@ -63,61 +99,23 @@ class Submit(Wire, frozen=True, tag=4):
     batch: bytes
 
 
+class SubmitOnDisconnect(Wire, frozen=True, tag=6):
+    """An encoded `SignedBatch` to be submitted when this session ends; answered with `Done`.
+
+    Usually a `CancelAll`. It takes the place of one that the signer gave for the same account; an
+    empty `batch` takes back all that this session gave. See `sequencer.on_disconnect` for what is
+    promised.
+    """
+
+    request_id: int
+    batch: bytes
+
+
 class SubscribeLog(Wire, frozen=True, tag=5):
     """Stream ordered blocks from `from_height` on."""
 
     request_id: int
     from_height: int
-
-
-# --- execution
-
-
-class SubscribeEvents(Wire, frozen=True, tag=10):
-    """Stream events from `from_seq` on (0: from now on). With `accounts` empty, all events;
-    otherwise those that concern one of the accounts, and marks."""
-
-    request_id: int
-    from_seq: int
-    accounts: list[int]
-
-
-class SubscribeDiffs(Wire, frozen=True, tag=11):
-    """Stream state diffs of blocks from `from_height` on."""
-
-    request_id: int
-    from_height: int
-
-
-class AccountRequest(Wire, frozen=True, tag=12):
-    """Ask for an account by number, or by address where `account` is 0."""
-
-    request_id: int
-    account: int
-    address: bytes
-
-
-class BookRequest(Wire, frozen=True, tag=13):
-    """Ask for the best `depth` levels of a market's book."""
-
-    request_id: int
-    market: int
-    depth: int
-
-
-class ResultRequest(Wire, frozen=True, tag=14):
-    """Ask for the kept result of a signer's nonce."""
-
-    request_id: int
-    signer: bytes
-    nonce_ms: int
-
-
-class OrdersRequest(Wire, frozen=True, tag=15):
-    """Ask for an account's resting orders."""
-
-    request_id: int
-    account: int
 
 
 # --- validator, prover
@@ -201,11 +199,21 @@ class WithdrawalRequest(Wire, frozen=True, tag=40):
     number: int
 
 
+class StateProofRequest(Wire, frozen=True, tag=41):
+    """To a prover: the proof of 1 to 64 leaves of the shard's state after its newest batch."""
+
+    request_id: int
+    keys: list[bytes]
+
+
 Request = (
-    Hello | Authenticate | StatusRequest | Submit | SubscribeLog | SubscribeEvents | SubscribeDiffs
-    | AccountRequest | BookRequest | ResultRequest | OrdersRequest | SubmitTransaction
+    Hello | Authenticate | StatusRequest | Submit | SubmitOnDisconnect | SubscribeLog
+    | SubscribeEvents | SubscribeDiffs
+    | AccountRequest | BookRequest | ResultRequest | OrdersRequest | CandlesRequest | StatsRequest
+    | TradesRequest | OrderStatusRequest | MarginRequest | PreviewRequest | LiquidationsRequest
+    | SubscribeLiquidations | ReceiptRequest | StandingRequest | SubmitTransaction
     | HeaderRequest | BatchRequest | BalanceRequest | InboxRequest | BlocksFrom | SubscribeLedger
-    | ProofRequest | EpochRequest | ValidatorsRequest | WithdrawalRequest
+    | ProofRequest | EpochRequest | ValidatorsRequest | WithdrawalRequest | StateProofRequest
 )  # fmt: skip
 
 
@@ -258,72 +266,6 @@ class LogChunk(Wire, frozen=True, tag=69):
 
     request_id: int
     chunk: OrderedChunk
-
-
-class EventsPush(Wire, frozen=True, tag=70):
-    """Push: encoded `BlockEvents`."""
-
-    request_id: int
-    block: bytes
-
-
-class DiffPush(Wire, frozen=True, tag=71):
-    """Push: encoded `BlockDiff`."""
-
-    request_id: int
-    diff: bytes
-
-
-class PositionView(Wire, frozen=True):
-    """A position: signed size, signed cost, mark, and margin in micro-dollars."""
-
-    market: int
-    size_lots: int
-    cost_uusd: int
-    mark_ticks: int
-    unrealised_uusd: int
-    initial_margin_uusd: int
-
-
-class AccountView(Wire, frozen=True, tag=72):
-    """An account as execution sees it now."""
-
-    request_id: int
-    account: int
-    address: bytes
-    cash_uusd: int
-    equity_uusd: int
-    initial_margin_uusd: int
-    maintenance_margin_uusd: int
-    open_orders: int
-    positions: list[PositionView]
-    height: int
-
-
-class BookView(Wire, frozen=True, tag=73):
-    """Best levels, best first: (price_ticks, size_lots, orders), with the block and sequence."""
-
-    request_id: int
-    market: int
-    height: int
-    next_seq: int
-    mark_ticks: int
-    bids: list[tuple[int, int, int]]
-    asks: list[tuple[int, int, int]]
-
-
-class ResultView(Wire, frozen=True, tag=74):
-    """A kept result: an encoded `BatchExecuted`."""
-
-    request_id: int
-    event: bytes
-
-
-class OrdersView(Wire, frozen=True, tag=75):
-    """Resting orders: (market, order_id, client_id, side, price_ticks, remaining_lots)."""
-
-    request_id: int
-    orders: list[tuple[int, int, int, int, int, int]]
 
 
 class Committed(Wire, frozen=True, tag=80):
@@ -432,11 +374,21 @@ class WithdrawalView(Wire, frozen=True, tag=90):
     path: list[bytes]
 
 
+class StateProofView(Wire, frozen=True, tag=96):
+    """Encoded `TreeProof` of the requested keys under the state root after batch `batch`, which is
+    posted, and may still have to be settled."""
+
+    request_id: int
+    batch: int
+    proof: bytes
+
+
 Answer = (
     ErrorFrame | Welcome | Done | Status | Accepted | Ordered | LogChunk | EventsPush | DiffPush
-    | AccountView | BookView | ResultView | OrdersView | Committed | HeaderView | BatchView
-    | BalanceView | InboxView | BlocksView | LedgerNews | ProofView | EpochView | ValidatorsView
-    | WithdrawalView
+    | AccountView | BookView | ResultView | OrdersView | CandlesView | StatsView | TradesView
+    | OrderStatusView | LiquidationsView | ReceiptView | StandingView | MarginView | PreviewView
+    | Committed | HeaderView | BatchView | BalanceView | InboxView | BlocksView | LedgerNews
+    | ProofView | EpochView | ValidatorsView | WithdrawalView | StateProofView
 )  # fmt: skip
 
 decode_request: Decoder[Request] = Decoder(Request, canonical=False)

@@ -16,8 +16,39 @@ EXPANSION_ALLOWANCE_BYTES = 1024 * 1024
 """Batch data may expand to at most so many times its compressed size, plus the allowance, so that
 small batches of empty blocks pass."""
 
+FEE_ACCOUNT = 0
+POOL_ACCOUNT = 1
+INSURANCE_ACCOUNT = 2
+BACKSTOP_ACCOUNT = 3
 FIRST_ACCOUNT = 16
-"""Account numbers below belong to the system: 0 fees, 1 funding pool, 2 insurance, 3 backstop."""
+"""Account numbers below belong to the system: collected fees; the funding pool, which also takes
+the other side while a dated future settles; the insurance fund; the backstop."""
+
+SUBACCOUNT_SHIFT = 40
+ISOLATED_SHIFT = 48
+"""An account number is master + (sub-account << 40) + ((market + 1) << 48): the ledger gives
+masters (sub-account 0); the last part is 0 for cross margin, and makes an account of one market."""
+
+
+def master_of(account: int) -> int:
+    """The master account of an account number."""
+    return account & ((1 << SUBACCOUNT_SHIFT) - 1)
+
+
+def subaccount_of(account: int) -> int:
+    """The sub-account index of an account number (0: the master itself)."""
+    return account >> SUBACCOUNT_SHIFT & 0xFF
+
+
+def isolated_market(account: int) -> int:
+    """The one market of an isolated account; -1 for a cross-margin account."""
+    return (account >> ISOLATED_SHIFT) - 1
+
+
+def account_number(master: int, subaccount: int = 0, market: int = -1) -> int:
+    """The number of a master's sub-account, isolated in `market` unless that is -1."""
+    return master | subaccount << SUBACCOUNT_SHIFT | (market + 1) << ISOLATED_SHIFT
+
 
 EMPTY_INBOX_HASH = domain_hash(b"trilemma/inbox-empty")
 

@@ -25,12 +25,12 @@ from protocol.messages import (
     BalanceRequest,
     BalanceView,
     Committed,
-    DiffPush,
+    StateProofRequest,
     SubmitTransaction,
-    SubscribeDiffs,
     WithdrawalRequest,
     decode_answer,
 )
+from protocol.messages_trading import DiffPush, SubscribeDiffs
 from protocol.settlement import (
     BatchHeader,
     PostBatch,
@@ -38,7 +38,13 @@ from protocol.settlement import (
 )
 from prover.batcher import Batcher
 from prover.process_settled import SettledBatches
-from prover.settlement import Settlement, genesis, require_same_root, withdrawal_view
+from prover.settlement import (
+    Settlement,
+    genesis,
+    require_same_root,
+    state_proof_view,
+    withdrawal_view,
+)
 from prover.store import ProverStore
 from prover.tree import StateTree
 from store.config import ProcessConfig, parse_address
@@ -83,6 +89,9 @@ class ProverProcess:
         self._proven = SettledBatches(chain, self._ledger, config.data / CHECKPOINT_NAME)
         self._service = PublicService(chain, "prover", config.name, self._status)
         self._service.on(WithdrawalRequest, self._withdrawal)
+        self._service.on(
+            StateProofRequest, lambda _, request: state_proof_view(request, self._batcher)
+        )
         self._settled = 0
         self._settled_actions = 0
         self._data_bytes = 0

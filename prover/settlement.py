@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from execution.engine import Engine
 from execution.log import log_genesis_id
+from protocol.codec import encode
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import Chain
 from protocol.merkle import list_proof
-from protocol.messages import WithdrawalRequest, WithdrawalView
+from protocol.messages import (
+    StateProofRequest,
+    StateProofView,
+    WithdrawalRequest,
+    WithdrawalView,
+)
 from protocol.settlement import BatchHeader, PostBatch, decode_outbox_entry
 from prover.batcher import Batch, Batcher, Position
-from prover.tree import StateTree
+from prover.tree import MAX_KEY_BYTES, StateTree
+
+STATE_KEYS_MAX = 64
+"""Most leaves in one `StateProofRequest`."""
 
 
 class Settlement:
@@ -88,3 +97,16 @@ def withdrawal_view(
     index = request.number - decode_outbox_entry(entries[0]).number
     entry = decode_outbox_entry(entries[index])
     return WithdrawalView(request.request_id, batch, entry, list_proof(entries, index))
+
+
+def state_proof_view(request: StateProofRequest, batcher: Batcher) -> StateProofView:
+    """The proof of leaves after the last batch built; raises `Rejected`."""
+    keys = request.keys
+    if not 1 <= len(keys) <= STATE_KEYS_MAX:
+        raise Rejected(Code.WRONG_TYPE, f"a proof shows 1 to {STATE_KEYS_MAX} leaves")
+    if not all(1 <= len(key) <= MAX_KEY_BYTES for key in keys):
+        raise Rejected(Code.WRONG_TYPE, f"the key of a leaf has 1 to {MAX_KEY_BYTES} bytes")
+    if not batcher.position.number:
+        raise Rejected(Code.NOT_READY, "there is no batch yet")
+    proof = batcher.tree.prove(keys)
+    return StateProofView(request.request_id, batcher.position.number, encode(proof))

@@ -9,7 +9,7 @@ signature.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 
 import msgspec
 
@@ -29,6 +29,8 @@ from consensus import (
 from protocol.actions import (
     NONCE_FUTURE_MS,
     NONCE_PAST_MS,
+    ActionBatch,
+    SignedBatch,
     actions_digest,
     batch_id,
     open_batch,
@@ -152,11 +154,12 @@ class Sequencer:
         """Take up the recovered state."""
         return self.step(Start(), now_ms)
 
-    def submit(self, ticket: Ticket, raw: bytes, signers: Iterable[bytes], now_ms: int) -> None:
-        """Admit a batch of a session that has proven `signers`; `flush` answers it.
-
-        Raises `Rejected` with the reason why it is not taken.
-        """
+    @staticmethod
+    def check(
+        raw: bytes, signers: Collection[bytes], now_ms: int
+    ) -> tuple[SignedBatch, ActionBatch]:
+        """Decode a batch of a session that has proven `signers`; raises `Rejected` where its shape,
+        signer or nonce is not in order."""
         signed, batch = open_batch(raw)
         if signed.signer not in signers:
             raise Rejected(
@@ -167,19 +170,35 @@ class Sequencer:
             raise Rejected(Code.NONCE_EXPIRED, "the nonce lies more than two days in the past")
         if batch.nonce_ms >= now_ms + NONCE_FUTURE_MS:
             raise Rejected(Code.NONCE_TOO_NEW, "the nonce lies more than a day in the future")
+        return signed, batch
+
+    def submit(self, ticket: Ticket, raw: bytes, signers: Collection[bytes], now_ms: int) -> None:
+        """Admit a batch of a session that has proven `signers`; `flush` answers it.
+
+        Raises `Rejected` with the reason why it is not taken.
+        """
+        signed, batch = self.check(raw, signers, now_ms)
         if self._open[ticket[0]] >= SESSION_OPEN_MAX:
             raise Rejected(
                 Code.RATE_LIMITED, f"{SESSION_OPEN_MAX} submissions wait already; await their order"
             )
         identity = batch_id(raw)
-        if identity not in self.pool and self.pool.committed_at(identity) is None:
+        if not self.knows(identity):
             if len(self.pool) < SIGNATURES_CHECKED_BELOW:
-                digest = actions_digest(self._chain_id, self._shard, signed.payload)
-                require_signature(signed.signer, signed.signature, digest)
+                self.require_signature(signed)
             self.pool.add(identity, raw, len(batch.actions))
             self._fresh.append(raw)
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1
+
+    def require_signature(self, signed: SignedBatch) -> None:
+        """Raise `Rejected` (bad_signature) unless the signer signed the batch."""
+        digest = actions_digest(self._chain_id, self._shard, signed.payload)
+        require_signature(signed.signer, signed.signature, digest)
+
+    def knows(self, identity: bytes) -> bool:
+        """Whether a batch is in the pool, or is remembered as committed."""
+        return identity in self.pool or self.pool.committed_at(identity) is not None
 
     def note_ledger(self, height: int, inbox_count: int, now_ms: int) -> list[SequencerEffect]:
         """The base layer is certified up to `height`, its inbox holding `inbox_count` entries."""

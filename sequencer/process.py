@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,8 +19,17 @@ from protocol.codec import Wire
 from protocol.errors import Code, ConfigError, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
-from protocol.messages import Accepted, LogChunk, Ordered, Submit, SubscribeLog
+from protocol.messages import (
+    Accepted,
+    Done,
+    LogChunk,
+    Ordered,
+    Submit,
+    SubmitOnDisconnect,
+    SubscribeLog,
+)
 from sequencer.machine import Accept, Order, PersistBatches, Sequencer, SequencerEffect
+from sequencer.on_disconnect import OnDisconnect
 from sequencer.store import SequencerStore
 from store.config import ProcessConfig, parse_address
 
@@ -29,6 +39,13 @@ FLUSH_MS_MAX = 8.0
 
 FLUSH_BATCHES = 64
 """From this many waiting submissions on, the wait is the longest."""
+
+RETRY_S = 0.05
+"""What a full pool did not take of an ended session is tried again after so long."""
+
+SILENCE_S = 20
+"""A client that left batches for its disconnect is given up when its machine has not acknowledged
+anything for so long."""
 
 _log = structlog.get_logger()
 
@@ -60,7 +77,9 @@ class SequencerProcess:
         )
         self._service = PublicService(chain, "sequencer", config.name, self._status)
         self._service.on(Submit, self._submit)
+        self._service.on(SubmitOnDisconnect, self._keep_for_disconnect)
         self._service.on(SubscribeLog, self._subscribe)
+        self._on_disconnect = OnDisconnect(self._machine)
         self._inbox = InboxFollower(
             chain, [parse_address(one) for one in config.validators], config.name,
             self._ledger_news, config.data / CHECKPOINT_NAME,
@@ -70,8 +89,10 @@ class SequencerProcess:
         self._next_number = 1
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tick_timer: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
         self._failed = False
+        self._stopping = False
         self._grown = asyncio.Event()
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -86,6 +107,7 @@ class SequencerProcess:
             await until_stopped(stop, watch, *([] if fatal is None else [fatal]))
         finally:
             watch.cancel()
+            self._stopping = True  # sessions that we end ourselves leave nothing behind
             self._flush()
             await self._service.stop()
             self._store.close()
@@ -93,21 +115,50 @@ class SequencerProcess:
     # --- submissions
 
     def _submit(self, session: ClientSession, request: Submit) -> Wire | None:
-        number = self._numbers.get(session)
-        if number is None:
-            number = self._enter(session)
-        if self._failed:
-            raise Rejected(Code.NOT_READY, "the sequencer is stopping; send the same again later")
+        number = self._number(session)
         self._machine.submit((number, request.request_id), request.batch, session.signers, now_ms())
-        self._waiting += 1
-        if self._flush_timer is None:
-            share = min(1.0, self._waiting / FLUSH_BATCHES)
-            self._schedule_flush(FLUSH_MS_MIN + share * (FLUSH_MS_MAX - FLUSH_MS_MIN))
+        self._wait_for_company(1)
         return None
 
-    def _schedule_flush(self, delay_ms: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._flush_timer = loop.call_later(delay_ms / 1000, self._flush)
+    def _keep_for_disconnect(self, session: ClientSession, request: SubmitOnDisconnect) -> Wire:
+        number = self._number(session)
+        self._on_disconnect.give(number, request.batch, session.signers, now_ms())
+        notice_silence(session.link.transport)
+        return Done(request.request_id)
+
+    def _submit_for_ended(self) -> None:
+        """Submit what ended sessions left, and try again later what the pool has no room for."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+        if self._failed or self._stopping:
+            return
+        refused = self._on_disconnect.refused
+        taken = self._on_disconnect.submit(now_ms())
+        refused = self._on_disconnect.refused - refused
+        if taken or refused:
+            _log.info("sessions ended", batches_submitted=taken, batches_refused=refused)
+        if taken:
+            self._wait_for_company(taken)
+        if self._on_disconnect.due:
+            loop = asyncio.get_running_loop()
+            self._retry_timer = loop.call_later(RETRY_S, self._submit_for_ended)
+
+    def _wait_for_company(self, count: int) -> None:
+        """See to it that submissions of now are flushed soon, together."""
+        self._waiting += count
+        if self._flush_timer is None:
+            share = min(1.0, self._waiting / FLUSH_BATCHES)
+            delay_ms = FLUSH_MS_MIN + share * (FLUSH_MS_MAX - FLUSH_MS_MIN)
+            loop = asyncio.get_running_loop()
+            self._flush_timer = loop.call_later(delay_ms / 1000, self._flush)
+
+    def _number(self, session: ClientSession) -> int:
+        """The session's number; raises `Rejected` (not_ready) once nothing is taken any more."""
+        if self._failed:
+            raise Rejected(Code.NOT_READY, "the sequencer is stopping; send the same again later")
+        number = self._numbers.get(session)
+        return self._enter(session) if number is None else number
 
     def _enter(self, session: ClientSession) -> int:
         number = self._next_number
@@ -119,6 +170,9 @@ class SequencerProcess:
             self._sessions.pop(number, None)
             self._numbers.pop(session, None)
             self._machine.forget(number)
+            if not self._stopping:
+                self._on_disconnect.ended(number)
+                self._submit_for_ended()
 
         session.on_close.append(leave)
         return number
@@ -229,11 +283,25 @@ class SequencerProcess:
             "accepted_actions": pool.accepted_actions,
             "ordered_batches": pool.ordered_batches,
             "ordered_actions": pool.ordered_actions,
+            "on_disconnect_held": self._on_disconnect.held,
+            "on_disconnect_submitted": self._on_disconnect.submitted,
             "ledger_height": pool.ledger_height,
             "inbox_height": pool.inbox_height,
             "inbox_cursor": pool.inbox_cursor,
             "store_bytes": self._store.stored_bytes,
         }
+
+
+def notice_silence(transport: asyncio.Transport) -> None:
+    """Have the system end a connection whose other side has fallen silent, unsent data or not,
+    within about `SILENCE_S`."""
+    connection = transport.get_extra_info("socket")
+    if connection is None or not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_S // 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, SILENCE_S // 4)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
 
 
 async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:

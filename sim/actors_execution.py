@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from execution.engine import Engine
+from execution.queries import Queries
 from execution.replay import Replay
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
-from protocol.messages import (
+from protocol.messages_trading import (
     AccountRequest,
     DiffPush,
     EventsPush,
@@ -35,7 +36,7 @@ class SimExecution(Process):
         sequencers: list[str],
         skew_us: int = 0,
     ) -> None:
-        super().__init__(setting, name, ("history",), skew_us)
+        super().__init__(setting, name, ("history", "liquidations"), skew_us)
         self._validators = validators
         self.next_sequencers = sequencers
         self.replay: Replay
@@ -44,11 +45,12 @@ class SimExecution(Process):
 
     def start(self) -> None:
         """Take up the newest snapshot, or genesis."""
-        self.store = SimExecutionStore(self.disks["history"])
+        self.store = SimExecutionStore(self.disks["history"], self.disks["liquidations"])
         snapshot = next(self.store.snapshots(), None)
         if snapshot is not None:
             self.history.count("snapshots_restored")
-        self.replay = Replay(self.chain, snapshot)
+        self.replay = Replay(self.chain, snapshot, self.store.feed(snapshot))
+        queries = Queries(self.replay)
         self._snapshot_height = self.replay.height
         self.inbox = InboxFollower(self, self._validators)
         self.log = LogFollower(self, self.next_sequencers, self.replay.height, self.replay.block_id)
@@ -56,8 +58,8 @@ class SimExecution(Process):
         self._diffs: StreamServer[DiffPush] = StreamServer(self, self._read_diff)
         self.on(SubscribeEvents, self._subscribe_events)
         self.on(SubscribeDiffs, self._subscribe_diffs)
-        self.on(AccountRequest, lambda _, request: self.replay.account(request))
-        self.on(ResultRequest, lambda _, request: self.replay.result(request))
+        self.on(AccountRequest, lambda _, request: queries.account(request))
+        self.on(ResultRequest, lambda _, request: queries.result(request))
         self.inbox.start()
         self.log.start()
         self.spawn(self._execute())

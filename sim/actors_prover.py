@@ -14,11 +14,10 @@ from protocol.messages import (
     BalanceRequest,
     BalanceView,
     Committed,
-    DiffPush,
     SubmitTransaction,
-    SubscribeDiffs,
     WithdrawalRequest,
 )
+from protocol.messages_trading import DiffPush, SubscribeDiffs
 from protocol.settlement import (
     BatchHeader,
     PostBatch,

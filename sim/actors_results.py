@@ -7,7 +7,7 @@ from typing import Any
 from protocol.codec import Decoder
 from protocol.errors import Code, Rejected
 from protocol.events import BatchExecuted, decode_block_events
-from protocol.messages import EventsPush, SubscribeEvents
+from protocol.messages_trading import EventsPush, SubscribeEvents
 from sim.actors_process import Process, Setting, StreamReader
 from sim.checkers import Violation
 

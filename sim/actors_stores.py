@@ -106,11 +106,12 @@ class SimSequencerStore(SequencerStore):
 
 
 class SimExecutionStore(ExecutionStore):
-    """An execution node's store: history and snapshots on one disk."""
+    """An execution node's store: history and snapshots on one disk, liquidations on another."""
 
-    def __init__(self, disk: Disk) -> None:
+    def __init__(self, disk: Disk, liquidations: Disk) -> None:
         self._disk = disk
         self._history = cast(SegmentLog, SimLog(disk, []))
+        self.liquidations = cast(SegmentLog, SimLog(liquidations, []))
         self._cache: OrderedDict[int, BlockRecord] = OrderedDict()
 
     def write_snapshot(self, snapshot: Snapshot) -> None:

@@ -29,14 +29,13 @@ from protocol.messages import (
     Done,
     Hello,
     Ordered,
-    ResultRequest,
-    ResultView,
     Submit,
     Welcome,
     WithdrawalRequest,
     WithdrawalView,
     session_digest,
 )
+from protocol.messages_trading import ResultRequest, ResultView
 from protocol.ordering import verify_receipt
 from protocol.settlement import Deposit, OutboxEntry, Payout
 from sim.actors_keys import SimKey

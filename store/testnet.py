@@ -29,6 +29,7 @@ KEY_FOLDER = "keys"
 DATA_FOLDER = "data"
 LOG_FOLDER = "logs"
 ORACLE_KEY = "oracle"
+GUARDIAN_KEY = "guardian"
 FAUCET_KEY = "faucet"
 
 

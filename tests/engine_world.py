@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from execution import BlockResult, Engine
-from protocol.actions import ActionBatch, OraclePrice, SignedBatch
+from protocol.actions import ActionBatch, OraclePrice, SetMode, SignedBatch
 from protocol.codec import encode
 from protocol.events import BatchExecuted, Event, Result
 from protocol.genesis import Chain, Genesis, Identity, Limits, MarketConfig, Pace, parse_genesis
@@ -19,6 +19,7 @@ GOOD = b"\x01" * 64
 BAD = b"\x02" * 64
 DOLLAR = 1_000_000
 ORACLES = [bytes((0xE0 + number,)) * 32 for number in range(3)]
+GUARDIANS = [bytes((0xD0 + number,)) * 32 for number in range(3)]
 
 
 def signer(number: int) -> bytes:
@@ -45,13 +46,13 @@ def market(number: int, **changes: Any) -> MarketConfig:
     return MarketConfig(**(fields | changes))
 
 
-def make_chain(markets: list[MarketConfig], limits: Limits | None = None) -> Chain:
-    """A chain of these markets with three oracles."""
+def make_chain(markets: list[MarketConfig], limits: Limits | None = None, **changes: Any) -> Chain:
+    """A chain of these markets with three oracles; `changes`: further fields of genesis."""
     pace = Pace(20, 100, 1_000, 500, 5_000, 1 << 20)
     peer = Identity("v0", "11" * 32, 1, "00")
     genesis = Genesis(
         "test", START_MS, 3, [peer], [peer], [], [key.hex() for key in ORACLES], markets, [],
-        pace, pace, limits or Limits(),
+        pace, pace, limits or Limits(), **changes,
     )  # fmt: skip
     return parse_genesis(msgspec.json.encode(genesis))
 
@@ -71,16 +72,24 @@ class World:
         accounts: int = 4,
         dollars: int = 10_000,
         checked: bool = True,
+        guardians: int = 0,
+        block_ms: int = 10,
+        **changes: Any,
     ) -> None:
-        self.chain = make_chain(markets or [market(0), market(1, maker_fee_ppm=-200)], limits)
+        if guardians:
+            changes["guardians"] = [key.hex() for key in GUARDIANS[:guardians]]
+        markets = markets or [market(0), market(1, maker_fee_ppm=-200)]
+        self.chain = make_chain(markets, limits, **changes)
         self.engine = Engine(self.chain, accept)
         self.mirror = self.engine.leaves()
         self.checked = checked
+        self.block_ms = block_ms
         self.height = 0
         self.cursor = 0
         self.nonce = START_MS
         self.events: list[Event] = []
         self.last = BlockResult([], {}, [], 0)
+        self.past: list[BlockResult] = []
         self.accounts = [FIRST_ACCOUNT + number for number in range(accounts)]
         if dollars:
             self.block([], [self.deposit(n, dollars * DOLLAR) for n in self.accounts])
@@ -88,12 +97,17 @@ class World:
     @property
     def time_ms(self) -> int:
         """Time of the last block."""
-        return START_MS + self.height * 10
+        return START_MS + self.height * self.block_ms
 
     def deposit(self, account: int, amount_uusd: int) -> InboxDeposit:
         """The next inbox entry."""
         self.cursor += 1
         return InboxDeposit(self.cursor - 1, account, address_of(signer(account)), amount_uusd)
+
+    def fund(self, account: int, amount_uusd: int) -> InboxDeposit:
+        """The next inbox entry: money that genesis gives to a fund."""
+        self.cursor += 1
+        return InboxDeposit(self.cursor - 1, account, bytes(20), amount_uusd)
 
     def batch(
         self,
@@ -127,6 +141,7 @@ class World:
             self.engine.check()
         self.events = result.events
         self.last = result
+        self.past.append(result)
         return result
 
     def send(self, raw: bytes) -> BatchExecuted:
@@ -148,6 +163,14 @@ class World:
     def mark(self, ticks: int, market_number: int = 0) -> None:
         """All oracles report a price."""
         self.block([self.batch(0, OraclePrice(market_number, ticks), by=o) for o in ORACLES])
+
+    def vote(self, market_number: int, mode: int) -> None:
+        """All guardians vote for a mode."""
+        votes = [
+            self.batch(0, SetMode(market_number, mode), by=bytes.fromhex(key))
+            for key in self.chain.genesis.guardians
+        ]
+        self.block(votes)
 
     def of(self, kind: type) -> list[Any]:
         """Events of one kind in the last block."""

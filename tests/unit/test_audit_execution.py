@@ -51,10 +51,12 @@ def audit(world: PipelineWorld) -> str:
 def _newest_first(book: Any, side: int, limit: int, lots: int, gate: Any, steps: int) -> int:
     half = book.asks if side == BUY else book.bids
     for level in half.levels.values():
-        level.orders = type(level.orders)(reversed(level.orders.items()))
+        level.queue.reverse()
+        level.pack()
     left: int = RIGHT_TAKE(book, side, limit, lots, gate, steps)
     for level in half.levels.values():
-        level.orders = type(level.orders)(sorted(level.orders.items()))
+        level.queue.reverse()
+        level.pack()
     return left
 
 
@@ -66,7 +68,8 @@ def _one_fill_only(book: Any, side: int, limit: int, lots: int, gate: Any, steps
 def _to_the_front(book: Book, order: Resting, by_lots: int) -> None:
     RIGHT_REDUCE(book, order, by_lots)
     level: Level = book.sides[order.side].levels[-order.price_ticks]
-    level.orders.move_to_end(order.order_id, last=False)
+    level.queue.insert(0, level.queue.pop(order.place))
+    level.pack()
 
 
 def _mint(custody: Any, entry: Any) -> None:

@@ -77,7 +77,7 @@ def test_the_markets_leave_room_below_the_limits_of_the_engine(tmp_path: Path) -
 def test_keys_are_private_and_differ(tmp_path: Path) -> None:
     testnet = create_testnet(tmp_path, SMALL)
     paths = sorted((tmp_path / "keys").iterdir())
-    assert len({path.read_text() for path in paths}) == len(paths) == 7 + 2 + 2
+    assert len({path.read_text() for path in paths}) == len(paths) == 7 + 2 + 3
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o600 for path in paths)
     assert stat.S_IMODE((tmp_path / "keys").stat().st_mode) == 0o700
     assert testnet.key_path("trader-00") in paths

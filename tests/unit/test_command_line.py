@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from client.channel import Unreachable
-from client.cli_trade import _account_data
 from client.faults import InvalidProof, NoProgress, explain
+from client.reports import account_data, account_lines
 from client.submission import ActionRejected
 from client.units import UnitError
 from cluster.testnet import TestnetOptions, create_testnet
@@ -24,7 +24,7 @@ from protocol.errors import (
     SafetyViolation,
     TrilemmaError,
 )
-from protocol.messages import AccountView, PositionView
+from protocol.messages_trading import AccountView, PositionView, StandingView, TriggerView, TwapView
 from store.config import load_config
 from store.testnet import Testnet
 
@@ -56,10 +56,31 @@ def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProces
         (["order", "BTC-PERP", "buy", "0.0001", "60000"], "lot of BTC-PERP"),
         (["order", "BTC-PERP", "buy", "1"], "give a PRICE"),
         (["order", "BTC-PERP", "buy", "1", "5", "--market"], "no price"),
-        (["order", "BTC-PERP", "buy", "1", "5", "--tif", "fok"], "time in force"),
+        (["order", "BTC-PERP", "buy", "1", "5", "--tif", "day"], "time in force"),
+        (
+            ["order", "BTC-PERP", "buy", "1", "5", "--stp", "none"],
+            "cancel-taker, cancel-both",
+        ),
+        (["order", "BTC-PERP", "buy", "1", "5", "--expires", "soon"], "written as 30s"),
+        (["order", "BTC-PERP", "buy", "1", "--market", "--expires", "5s"], "never rests"),
         (["order", "BTC-PERP", "buy", "1", "5", "--wait", "never"], "--wait takes"),
         (["order", "BTC-PERP", "buy", "1", "5", "--client-id", str(1 << 64)], "less than or equal"),
         (["cancel", "BTC-PERP", str(1 << 64)], "less than or equal"),
+        (["cancel"], "--all for everything"),
+        (["cancel", "BTC-PERP", "--all"], "in all markets"),
+        (["cancel", "BTC-PERP", "--client-id"], "give the client id"),
+        (["modify", "BTC-PERP", "0", "1", "5"], "greater than or equal"),
+        (["quote", "BTC-PERP", "--bid", "5"], "PRICE:SIZE"),
+        (["scale", "BTC-PERP", "buy", "1", "5", "6", "--orders", "101"], "2 to 100"),
+        (["trigger", "BTC-PERP", "buy", "1", "now", "5"], "stop, take-profit, trailing"),
+        (["oco", "BTC-PERP", "buy", "1", "--stop", "5"], "give --price"),
+        (["twap", "BTC-PERP", "buy", "1", "long"], "written as 30s"),
+        (["transfer", "1", "x"], "sub-account"),
+        (["transfer-position", "BTC-PERP", "0", "1"], "must not be 0"),
+        (["candles", "BTC-PERP", "--interval", "2m"], "an interval is one of"),
+        (["vote", "BTC-PERP", "shut"], "a mode is one of"),
+        (["verify-receipt", "no-such-file"], "no receipt file"),
+        (["receipt", "0", "--checkpoint", "no-such-file"], "no checkpoint"),
         (["account", "--number", "-1"], "greater than or equal"),
         (["status", "--interval-s", "0"], "greater than or equal"),
         (["withdraw", "ten"], "decimal"),
@@ -117,14 +138,21 @@ def test_init_takes_times_of_staking_and_says_what_follows(tmp_path: Path) -> No
 
 def test_an_account_for_programs_names_every_field_and_unit(testnet: Path) -> None:
     markets = Testnet.load(testnet).chain().genesis.markets
-    held = PositionView(0, -500, -30_000_000_000, 600_000, -20_000_000, 600_000_000)
+    held = PositionView(
+        0, -500, -30_000_000_000, 600_000, -20_000_000, 600_000_000, 300_000_000, -7, 5, 700_001
+    )
     view = AccountView(0, 16, bytes(20), 5_000_000, 4, 3, 2, 1, [held], 9)
-    data = _account_data(markets, view, [(0, 7, 8, 1, 600_010, 250)])
+    trigger = TriggerView(0, 9, 4, 1, 2, 500, 0, 10_000, 3, 1, 0, 8, 0, 600_500)
+    twap = TwapView(0, 11, 0, 0, 500, 100, 0, 77, 60_000)
+    standing = StandingView(0, 16, 9, [trigger], [twap], [(0, 5, 0, 0)], 88, 1, [16, 17])
+    data = account_data(markets, view, [(0, 7, 8, 1, 600_010, 250)], standing)
     assert data["address"] == "00" * 20 and data["cash_uusd"] == 5_000_000
     assert data["positions"] == [
         {
             "market": "BTC-PERP", "size": "-0.5", "mark": "60000", "cost_uusd": -30_000_000_000,
-            "unrealised_uusd": -20_000_000, "initial_margin_uusd": 600_000_000,
+            "unrealised_uusd": -20_000_000, "funding_uusd": -7, "initial_margin_uusd": 600_000_000,
+            "maintenance_margin_uusd": 300_000_000, "leverage": 5, "liquidation": "70000.1",
+            "stale": False,
         }
     ]  # fmt: skip
     assert data["orders"] == [
@@ -133,6 +161,18 @@ def test_an_account_for_programs_names_every_field_and_unit(testnet: Path) -> No
             "price": "60001", "remaining": "0.25",
         }
     ]  # fmt: skip
+    assert data["triggers"] == [
+        {
+            "order_id": 9, "client_id": 4, "market": "BTC-PERP", "side": "sell",
+            "kind": "trailing", "size": "0.003", "at": "50", "limit": "", "slippage_ppm": 10_000,
+            "best": "60050", "flags": ["reduce-only"], "expires_ms": 0, "linked_with": 8,
+            "waits_for": 0,
+        }
+    ]  # fmt: skip
+    assert data["twaps"][0]["done"] == "0.1" and data["accounts"] == [16, 17]
+    assert data["settings"][0]["leverage"] == 5 and data["dead_man_ms"] == 88
+    for text in ("liquidation beyond 70000.1", "trailing 9", "0.1 of 0.5", "up to 5", "16, 17"):
+        assert text in account_lines(markets, data)
     json.dumps(data)
 
 
@@ -151,7 +191,8 @@ def test_a_demo_that_cannot_write_its_report_says_so_at_once(tmp_path: Path) -> 
 def test_starting_is_quick_because_commands_import_lazily() -> None:
     heavy = ("uvloop", "cryptography", "execution.engine", "prover.tree", "client.replay")
     code = (
-        "import sys; from client import cli_trade, cli_flow; from cluster import cli, commands; "
+        "import sys; from client import cli_account, cli_flow, cli_market, cli_receipt, cli_trade; "
+        "from client import cli_trigger; from cluster import cli, commands; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run(

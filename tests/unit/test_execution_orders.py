@@ -34,6 +34,7 @@ from protocol.events import (
     REASON_CANCELLED,
     REASON_MARGIN,
     REASON_REDUCED,
+    REASON_SELF_TRADE,
     RESTING,
     Fill,
     OrderChanged,
@@ -57,7 +58,7 @@ HUGE = (1 << 63) - 1
         (Order(HUGE, BUY, 900, 1), Code.UNKNOWN_MARKET),
         (Order(0, 2, 900, 1), Code.WRONG_TYPE),
         (Order(0, -1, 900, 1), Code.WRONG_TYPE),
-        (Order(0, BUY, 900, 1, 3), Code.WRONG_TYPE),
+        (Order(0, BUY, 900, 1, 4), Code.WRONG_TYPE),
         (Order(0, BUY, 0, 1), Code.BAD_PRICE),
         (Order(0, BUY, -1, 1), Code.BAD_PRICE),
         (Order(0, BUY, 1 << 31, 1), Code.BAD_PRICE),
@@ -66,10 +67,10 @@ HUGE = (1 << 63) - 1
         (Order(0, BUY, 900, -1), Code.BAD_SIZE),
         (Order(0, BUY, 900, 1_000_001), Code.BAD_SIZE),
         (Order(0, BUY, 900, HUGE), Code.BAD_SIZE),
-        (Order(0, SELL, (1 << 31) - 1, 1_000_000), Code.BAD_SIZE),
+        (Order(0, SELL, (1 << 31) - 1, 1_000_000), Code.NOTIONAL_LIMIT),
         (Order(0, SELL, 900, 10), Code.BELOW_MIN_NOTIONAL),
         (Order(0, BUY, 900, 500_000), Code.INSUFFICIENT_MARGIN),
-        (Order(0, SELL, 5_000_000, 500_000), Code.POSITION_LIMIT),
+        (Order(0, SELL, 5_000_000, 500_000), Code.NOTIONAL_LIMIT),
         (Order(0, BUY, 1_100, 10, IOC), Code.BELOW_MIN_NOTIONAL),
         (MarketOrder(2, BUY, 50, 1_000), Code.UNKNOWN_MARKET),
         (MarketOrder(0, 2, 50, 1_000), Code.WRONG_TYPE),
@@ -237,7 +238,7 @@ def test_an_order_that_meets_the_accounts_own_cancels_the_resting_one() -> None:
     world.act(A, Order(0, SELL, 1_000, 5))
     world.act(B, Order(0, SELL, 1_001, 5))
     assert world.one(A, Order(0, BUY, 1_001, 3)) == Result(0, FILLED, 3, 3, 0)
-    assert world.of(OrderChanged) == [OrderChanged(0, 1, A, SELL, 1_000, 0, REASON_CANCELLED)]
+    assert world.of(OrderChanged) == [OrderChanged(0, 1, A, SELL, 1_000, 0, REASON_SELF_TRADE)]
     assert [f.maker_account for f in world.of(Fill)] == [B]
     world.act(A, Order(0, SELL, 1_000, 5))
     world.act(B, Cancel(0, 2))
@@ -390,11 +391,12 @@ def test_cancel_reduce_and_deposit_always_work() -> None:
     world = World(dollars=100)
     world.one(B, Order(0, SELL, 1_000, 500))
     world.act(A, Order(0, BUY, 1_000, 500), Order(0, BUY, 900, 100), Order(0, BUY, 900, 100))
-    world.mark(600)
-    assert world.engine.account_view(0, A).equity_uusd < 0
+    world.mark(860)
+    view = world.engine.account_view(0, A)
+    assert view.maintenance_margin_uusd < view.equity_uusd < view.initial_margin_uusd
     assert [r.code for r in world.act(A, Cancel(0, 3), Reduce(0, 4, 50))] == [0, 0]
     world.block([], [world.deposit(A, 1_000 * DOLLAR)])
-    assert world.one(A, Order(0, BUY, 590, 1)).code == 0
+    assert world.one(A, Order(0, BUY, 850, 1)).code == 0
 
 
 def test_a_withdrawal_is_debited_numbered_and_queued() -> None:

@@ -8,7 +8,9 @@ from execution.store import BlockRecord, ExecutionStore, Snapshot
 
 
 def snapshot(height: int) -> Snapshot:
-    return Snapshot(b"c" * 32, height, b"b" * 32, 5, 0, 0, 9, [(b"key", b"value"), (b"kez", b"v")])
+    return Snapshot(
+        b"c" * 32, height, b"b" * 32, 5, 0, 0, 9, [(b"key", b"value"), (b"kez", b"v")], [b"part"]
+    )
 
 
 def store_with_history(path: Path, blocks: int) -> ExecutionStore:

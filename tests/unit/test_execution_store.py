@@ -28,7 +28,7 @@ def filled(path: Path) -> ExecutionStore:
 
 
 def snapshot(height: int) -> Snapshot:
-    return Snapshot(b"\x01" * 32, height, b"\x02" * 32, 5, 1, 2, 3, [(b"key", b"%d" % height)])
+    return Snapshot(b"\x01" * 32, height, b"\x02" * 32, 5, 1, 2, 3, [(b"key", b"%d" % height)], [])
 
 
 def test_an_empty_history(tmp_path: Path) -> None:

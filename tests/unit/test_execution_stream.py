@@ -7,14 +7,31 @@ import pytest
 from execution.stream import concerns, select
 from protocol.events import (
     AgentChanged,
+    BadDebt,
     BatchExecuted,
     BlockEvents,
+    DeadManSet,
     Deposited,
     Event,
+    Expired,
     Fill,
+    FundingPaid,
+    FundingRate,
+    LiquidationBegun,
+    LiquidationEnded,
     MarkChanged,
+    MarketChanged,
     OrderChanged,
     OrderOpened,
+    PositionSettled,
+    Receipt,
+    Result,
+    SettingChanged,
+    Transferred,
+    TriggerChanged,
+    TriggerFired,
+    TriggerOpened,
+    TwapChanged,
     WithdrawalQueued,
     decode_block_events,
 )
@@ -31,6 +48,45 @@ EVENTS: list[Event] = [
     BatchExecuted(0, b"", 0, 200, []),
 ]
 BLOCK = BlockEvents(4, 1_000, 100, 100 + len(EVENTS), [], EVENTS)
+
+
+RESULT = Result(0)
+OF_20: list[Event] = [
+    TriggerOpened(0, 1, 20, 0, 0, 0, 5, 0, 1, 1, 0, 0, 0),
+    TriggerChanged(0, 1, 20, 0, 1),
+    TriggerFired(0, 1, 20, 5, RESULT),
+    TwapChanged(0, 1, 20, 0, 5, 0, 0),
+    FundingPaid(20, 0, 5, 1),
+    PositionSettled(20, 0, 5, 1),
+    Transferred(20, 22, 5, 0, 0),
+    Transferred(22, 20, 5, 0, 0),
+    SettingChanged(20, 0, 5, 0, 0),
+    DeadManSet(20, 5, False),
+    LiquidationBegun(20, 1, 2, 1),
+    LiquidationEnded(20, 3, 2),
+    Receipt(0, 0, 1, 20, 20, *[0] * 10),
+    Receipt(0, 2, 1, 22, 20, *[0] * 10),
+    Receipt(0, 2, 1, 20, 22, *[0] * 10),
+]
+OF_ALL: list[Event] = [
+    MarkChanged(0, 5),
+    MarketChanged(0, 2, False),
+    FundingRate(0, 5, 5),
+    Expired(0, 5),
+    BadDebt(20, 5, 5),
+]
+
+
+def test_what_concerns_one_account_and_what_concerns_everybody() -> None:
+    for event in OF_20:
+        assert concerns(event, {20}) and not concerns(event, {21}), event
+    for event in OF_ALL:
+        assert concerns(event, {20}) and concerns(event, {99}), event
+
+
+def test_no_kind_of_event_is_missing_here() -> None:
+    tested = {type(event) for event in (*EVENTS, *OF_20, *OF_ALL)}
+    assert tested == set(Event.__args__)  # type: ignore[attr-defined]
 
 
 def selected(from_seq: int, *accounts: int) -> BlockEvents | None:

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from engine_world import market
+from margin_world import config as market
 
 from margin import Account, LinearPerpetual, MarginRates, Market, Outcome, Risk
 from margin.oracle import committee_median_ticks
@@ -38,7 +38,7 @@ def test_initial_margin_is_that_of_the_worst_reachable_position(
 ) -> None:
     # worst x 1000 x 7 x 3.0001 %, rounded up.
     expected = (worst * 7_000 * 30_001 + 999_999) // 1_000_000
-    assert PERP.initial_uusd(size, bids, asks, 1_000) == expected
+    assert PERP.initial_uusd(size, bids, asks, 0, 0, 1_000, 0, 0) == expected
 
 
 def test_maintenance_margin_is_rounded_up_for_both_sides() -> None:
@@ -130,10 +130,10 @@ def test_negative_equity_cannot_improve_its_ratio_by_closing_a_part_at_the_mark(
 def test_a_placed_order_counts_until_it_is_released() -> None:
     risk, where, account = _account(1_000_000)
     e = account.exposure(0)
-    assert risk.place(account, e, where, BUY, 1_005, 9) == Code.OK
+    assert risk.place(account, e, where, BUY, 1_005, 9, False) == Code.OK
     # 9 lots: margin 900,000, loss 45,000, fee 904.5 up.
     assert account.im_uusd == 900_000 + 45_000 + 905
-    assert risk.place(account, e, where, BUY, 1_000, 1) == Code.INSUFFICIENT_MARGIN
+    assert risk.place(account, e, where, BUY, 1_000, 1, False) == Code.INSUFFICIENT_MARGIN
     assert account.im_uusd == 945_905
     order = Resting(0, 1, 16, 0, BUY, 1_005, 9)
     order.remaining_lots = 5
@@ -147,7 +147,7 @@ def test_a_placed_order_counts_until_it_is_released() -> None:
 def test_a_makers_outcome_gives_back_what_the_order_held() -> None:
     risk, where, account = _account(1_000_000)
     e = account.exposure(0)
-    risk.place(account, e, where, SELL, 995, 8)
+    risk.place(account, e, where, SELL, 995, 8, False)
     order = Resting(0, 1, 16, 0, SELL, 995, 8)
     after: Outcome = risk.outcome(account, e, where, SELL, 995, 8, 100, order)
     assert (after.ask_lots, after.excess_uusd, after.reserve_uusd) == (0, 0, 0)
@@ -161,4 +161,4 @@ def test_an_order_that_needs_all_the_equity_is_placed_and_one_that_needs_more_is
     needed = 900_000 + 45_000 + 905
     for cash, code in ((needed, Code.OK), (needed - 1, Code.INSUFFICIENT_MARGIN)):
         risk, where, account = _account(cash)
-        assert risk.place(account, account.exposure(0), where, BUY, 1_005, 9) == code
+        assert risk.place(account, account.exposure(0), where, BUY, 1_005, 9, False) == code

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import random
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +184,175 @@ def test_depth_counts_levels_best_first() -> None:
     assert book.depth(SELL, 1) == [(102, 5, 1)]
     assert [order.order_id for order in book.walk(BUY)] == [2, 3, 1]
     assert [order.order_id for order in book.walk(SELL)] == [5, 4]
+
+
+def test_an_order_keeps_what_matching_does_not_read() -> None:
+    plain = Resting(0, 1, 16, 0, BUY, 100, 5)
+    assert (plain.flags, plain.expires_ms, plain.link, plain.stored) == (0, 0, 0, False)
+    order = Resting(0, 2, 16, (1 << 64) - 1, BUY, 100, 5, 3, 1_700_000_000_000, 1)
+    assert (order.flags, order.expires_ms, order.link) == (3, 1_700_000_000_000, 1)
+    assert order.client_id == (1 << 64) - 1
+
+
+def test_orders_that_are_not_here_are_our_fault() -> None:
+    book, other = Book(0), Book(1)
+    rest(book, 1, SELL, 100, 5)
+    foreign = rest(other, 1, SELL, 100, 5)
+    for change in (lambda: book.cancel(foreign), lambda: book.reduce(foreign, 1)):
+        with pytest.raises(SafetyViolation, match="not in the book of market 0"):
+            change()
+
+
+class Meddler(Tape):
+    """A gate that changes the book when it is told of a fill or a removal of a maker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.then: dict[int, list[Callable[[], object]]] = {}
+
+    def filled(self, maker: Resting, lots: int) -> None:
+        super().filled(maker, lots)
+        for change in self.then.pop(maker.order_id, []):
+            change()
+
+    def removed(self, maker: Resting, lots: int) -> None:
+        super().removed(maker, lots)
+        for change in self.then.pop(maker.order_id, []):
+            change()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_gate_may_cancel_and_reduce_other_orders(refused: bool) -> None:
+    book, tape = Book(0), Meddler()
+    orders = {
+        n: rest(book, n, SELL, price, 5)
+        for n, price in ((1, 100), (2, 100), (3, 100), (4, 101), (5, 102), (6, 102), (7, 103))
+    }
+    tape.refused = {1} if refused else set()
+    tape.then[1] = [
+        lambda: book.cancel(orders[2]),  # the next of the level
+        lambda: book.cancel(orders[3]),  # its last
+        lambda: book.cancel(orders[4]),  # the whole next level
+        lambda: book.reduce(orders[5], 4),
+    ]
+    tape.then[6] = [lambda: book.cancel(orders[7])]  # the last of the side
+    left = book.take(BUY, 200, 20, tape, 100)
+    assert tape.fills == ([] if refused else [(1, 5)]) + [(5, 1), (6, 5)]
+    assert left == (14 if refused else 9)
+    assert not book.orders and book.best_ticks(SELL) == 0
+    book.check()
+
+
+def test_a_gate_may_cancel_the_rest_of_the_maker_and_of_its_level() -> None:
+    book, tape = Book(0), Meddler()
+    first, second = rest(book, 1, BUY, 100, 9), rest(book, 2, BUY, 100, 5)
+    rest(book, 3, BUY, 99, 5)
+    tape.at_most = 2
+    tape.then[1] = [lambda: book.cancel(first), lambda: book.reduce(second, 4)]
+    assert book.take(SELL, 99, 10, tape, 4) == 3
+    assert tape.fills == [(1, 2), (2, 1), (3, 2), (3, 2)]
+    assert book.depth(BUY, 9) == [(99, 1, 1)]
+    book.check()
+
+
+def test_a_gate_may_stop_and_the_taker_come_again() -> None:
+    book, tape = Book(0), Meddler()
+    for order_id in (1, 2, 3):
+        rest(book, order_id, SELL, 100, 5)
+    tape.stop_at = 2
+    left = book.take(BUY, 100, 15, tape, 100)
+    assert (left, tape.fills) == (10, [(1, 5)])
+    book.check()
+    book.cancel(book.orders[2])
+    assert book.take(BUY, 100, left, tape, 100) == 5
+    assert tape.fills == [(1, 5), (3, 5)]
+    book.check()
+
+
+def test_a_gate_that_touches_the_maker_it_is_asked_about_is_our_fault() -> None:
+    class Eager(Tape):
+        def allowed_lots(self, maker: Resting, lots: int) -> int:
+            book.reduce(maker, 1)
+            return 1
+
+    book = Book(0)
+    rest(book, 1, SELL, 100, 5)
+    with pytest.raises(SafetyViolation):
+        book.take(BUY, 100, 2, Eager(), 10)
+
+
+def test_the_queue_of_a_level_does_not_grow_with_orders_that_left() -> None:
+    book, tape = Book(0), Tape()
+    rest(book, 1, BUY, 100, 3)
+    rest(book, 2, BUY, 100, 1)
+    book.take(SELL, 100, 3, tape, 100)
+    for order_id in range(3, 2_000):
+        kept = rest(book, order_id, BUY, 100, 2)
+        if order_id % 500:
+            book.cancel(kept)
+    [(_, level)] = book.bids.levels.items()
+    assert level.count == 4 and len(level.queue) < 64
+    assert [order.order_id for order in book.walk(BUY)] == [2, 500, 1_000, 1_500]
+    assert book.take(SELL, 100, 5, tape, 100) == 0
+    assert tape.fills == [(1, 3), (2, 1), (500, 2), (1_000, 2)]
+    book.check()
+
+
+def test_the_best_price_of_each_side() -> None:
+    book = Book(0)
+    assert book.best_ticks(BUY) == book.best_ticks(SELL) == 0
+    rest(book, 1, BUY, 99, 1)
+    bid = rest(book, 2, BUY, 100, 1)
+    rest(book, 3, SELL, 105, 1)
+    assert (book.best_ticks(BUY), book.best_ticks(SELL)) == (100, 105)
+    book.cancel(bid)
+    assert book.best_ticks(BUY) == 99
+
+
+def test_impact_prices_are_averages_rounded_against_the_taker() -> None:
+    book = Book(0)
+    rest(book, 1, BUY, 100, 10)
+    rest(book, 2, BUY, 90, 10)
+    rest(book, 3, SELL, 110, 10)
+    rest(book, 4, SELL, 120, 10)
+    assert book.impact_ticks(BUY, 1) == book.impact_ticks(BUY, 1_000) == 100
+    # 10 lots at 100 and 5 at 90: 1,450 for 15 lots is 96.67 each.
+    assert book.impact_ticks(BUY, 1_450) == 96
+    assert book.impact_ticks(BUY, 1_900) == 95  # all of it
+    assert book.impact_ticks(BUY, 1_901) == 0  # not deep enough
+    assert book.impact_ticks(SELL, 1_100) == 110
+    assert book.impact_ticks(SELL, 1_101) == 111
+    assert book.impact_ticks(SELL, 2_300) == 115
+    assert book.impact_ticks(SELL, 2_301) == 0
+    assert Book(0).impact_ticks(BUY, 1) == 0
+    for notional in (0, -1):
+        with pytest.raises(SafetyViolation):
+            book.impact_ticks(BUY, notional)
+
+
+def test_impact_prices_are_those_of_exact_fractions() -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    for _ in range(50):
+        book = Book(0)
+        scale = chance.choice([1, 1 << 8, 1 << 20])
+        for order_id in range(chance.randrange(1, 40)):
+            price = chance.randrange(1, 40) * scale
+            rest(book, order_id, BUY, price, chance.randrange(1, 50 * scale))
+            rest(book, 100 + order_id, SELL, 40 * scale + price, chance.randrange(1, 50 * scale))
+        for side in (BUY, SELL):
+            levels = book.depth(side, 1_000)
+            deep = sum(price * lots for price, lots, _ in levels)
+            for notional in (1, deep, deep + 1, *(chance.randrange(1, deep + 1) for _ in range(9))):
+                left, lots_taken = Fraction(notional), Fraction(0)
+                for price, lots, _ in levels:
+                    part = min(Fraction(lots), left / price)
+                    lots_taken += part
+                    left -= part * price
+                expected = notional / lots_taken
+                rounded = expected.__floor__() if side == BUY else expected.__ceil__()
+                assert book.impact_ticks(side, notional) == (0 if left else rounded)
 
 
 def _workload() -> Any:

@@ -21,16 +21,9 @@ from net.frames import FrameSplitter, encode_frame
 from net.service import ClientSession, PublicService
 from protocol.codec import Wire, encode
 from protocol.errors import Code
-from protocol.messages import (
-    BookRequest,
-    Done,
-    ErrorFrame,
-    OrdersRequest,
-    ResultView,
-    Status,
-    StatusRequest,
-    decode_answer,
-)
+from protocol.messages import Done, ErrorFrame, Status, StatusRequest, decode_answer
+from protocol.messages_market_data import BookRequest
+from protocol.messages_trading import OrdersRequest, ResultView
 
 ANSWER_BYTES = 1024 * 1024
 

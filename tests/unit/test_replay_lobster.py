@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import lzma
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
 import pytest
 
-from client.lobster import Intent, Mapper, Quotes, ReduceClient, Step, parse_message
+from client.lobster import (
+    EMPTY_PRICE,
+    SEED,
+    Intent,
+    Levels,
+    Mapper,
+    Quotes,
+    ReduceClient,
+    Step,
+    parse_message,
+)
+from matching import Book, Resting
 from protocol.actions import BUY, GTC, IOC, SELL, CancelClient, Order
 from protocol.errors import ConfigError
 from protocol.genesis import MarketConfig
@@ -113,12 +129,38 @@ def test_a_level_revealed_at_the_edge_is_adopted_after_its_row_is_compared() -> 
     assert mapper.counts.uncovered_rows == 0
 
 
-def test_a_row_whose_best_level_was_itself_revealed_is_not_compared() -> None:
+def test_a_row_whose_best_level_was_itself_revealed_is_compared_once_it_is_adopted() -> None:
     mapper = Mapper(GOOG, 8)
     rows = ["1010000,50,1000000,40", "1010000,50,990000,30"]
     _, step = steps(mapper, [message(1, 1, 1, "1000000", 1), message(3, 5, 40, "1000000", 1)], rows)
-    assert step.expected is None and mapper.counts.uncovered_rows == 1
+    assert step.expected == Quotes(9_900, 30, 10_100, 50) and step.adopt == []
+    [cancelled, adopted] = step.intents
+    assert isinstance(cancelled.action, CancelClient) and adopted.account == 0
+    assert isinstance(adopted.action, Order) and adopted.action.price_ticks == 9_900
+    assert (mapper.counts.revealed_rows, mapper.counts.uncovered_rows) == (1, 0)
     assert mapper.book.best(BUY) == (9_900, 30)
+
+
+@pytest.mark.parametrize(
+    ("event", "row"),
+    [
+        ((3, 5, 40), "1010000,50,1000000,7"),  # the level came back in the row that emptied it
+        ((3, 5, 40), "1010000,50,1000100,7"),  # a better one came
+        ((3, 5, 39), "1010000,50,990000,30"),  # one lot is left of it
+        ((3, 5, 40), "1010000,51,990000,30"),  # the other side changed
+        ((1, 5, 40), "1010000,50,1000000,81"),
+        ((5, 5, 40), "1010000,50,990000,30"),  # nothing was said of it
+    ],
+)
+def test_a_row_that_does_not_follow_is_compared_before_anything_is_adopted(
+    event: tuple[int, int, int], row: str
+) -> None:
+    mapper = Mapper(GOOG, 8)
+    messages = [message(1, 1, 1, "1000000", 1), message(*event, "1000000", 1)]
+    _, step = steps(mapper, messages, ["1010000,50,1000000,40", row])
+    assert (mapper.counts.revealed_rows, mapper.counts.uncovered_rows) == (0, 1)
+    assert step.expected is not None and step.adopt != []
+    assert all(intent.account != 0 for intent in step.intents if isinstance(intent.action, Order))
 
 
 def test_a_stale_level_below_the_edge_is_corrected_when_it_comes_back() -> None:
@@ -191,3 +233,114 @@ def test_a_book_file_that_ends_too_early_is_refused() -> None:
     add = message(1, 7, 7, "1000000", 1)
     with pytest.raises(ConfigError, match="ends before row 1"):
         steps(Mapper(GOOG, 8), [add, add], [SEED_ROW])
+
+
+# --- recordings of whole days, where they are at hand
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "l3"
+ROWS = 20_000
+"""Of a day that a test reads; all of GOOG's and AAPL's rows pass, in a minute."""
+
+
+class Venue:
+    """The project's matching book without money."""
+
+    def __init__(self) -> None:
+        self.book = Book(GOOG.market)
+        self.orders: dict[int, Resting] = {}
+        self.next_id = 1
+
+    def execute(self, intents: Iterable[Intent]) -> None:
+        for account, action in intents:
+            if isinstance(action, CancelClient):
+                self.book.cancel(self.orders.pop(action.client_id))
+            elif isinstance(action, ReduceClient):
+                self.book.reduce(self.orders[action.client_id], action.by_lots)
+            else:
+                self._order(account, action)
+
+    def _order(self, account: int, action: Order) -> None:
+        side, price = action.side, action.price_ticks
+        left = self.book.take(side, price, action.size_lots, self, 500)
+        assert not left if action.tif == IOC else left == action.size_lots
+        if left:
+            order = Resting(2, self.next_id, account, action.client_id, side, price, left)
+            self.orders[action.client_id] = order
+            self.book.add(order)
+        self.next_id += 1
+
+    def allowed_lots(self, maker: Resting, lots: int) -> int:
+        return lots
+
+    def filled(self, maker: Resting, lots: int) -> None:
+        if not maker.remaining_lots:
+            del self.orders[maker.client_id]
+
+    def removed(self, maker: Resting, lots: int) -> None:
+        raise AssertionError("nobody is short of margin here")
+
+    def levels(self, side: int, count: int) -> Levels:
+        return [(price, lots) for price, lots, _ in self.book.depth(side, count)]
+
+
+def parsed(row: str) -> tuple[Levels, Levels]:
+    """Bids and asks of a row of a book file, best first, in ticks."""
+    numbers = [int(field) for field in row.split(",")]
+    pairs = [(numbers[at] // 100, numbers[at + 1]) for at in range(0, len(numbers), 2)]
+    bids, asks = pairs[1::2], pairs[::2]
+    empty = EMPTY_PRICE // 100
+    return [p for p in bids if -p[0] <= empty and p[0] > 0], [p for p in asks if p[0] < empty]
+
+
+def moved(levels: Levels, line: str, side: int, depth: int) -> Levels:
+    """What a row and a message leave of one side of the row, by arithmetic alone."""
+    event = parse_message(line, 0)
+    left = dict(levels)
+    if event.kind <= 4 and side == (BUY if event.direction == 1 else SELL):
+        price = event.price // 100
+        left[price] = left.get(price, 0) + (event.size if event.kind == 1 else -event.size)
+        assert left[price] >= 0
+        if not left[price]:
+            del left[price]
+    ordered = sorted(left.items(), reverse=side == BUY)
+    if len(levels) == depth and len(ordered) > depth:
+        return ordered[:depth]
+    return ordered
+
+
+@pytest.mark.parametrize(("name", "depth"), [("GOOG", 10), ("AAPL", 1)])
+def test_every_row_of_a_recording_is_in_the_matching_book_on_all_levels(
+    name: str, depth: int
+) -> None:
+    stem = f"lobster_{name}_20120621"
+    files = DATA / f"{stem}_message_{depth}.csv.xz", DATA / f"{stem}_orderbook_{depth}.csv.xz"
+    if not all(path.exists() for path in files):
+        pytest.skip("the recorded order flow is not at ../shared/data/l3")
+    with lzma.open(files[0], "rt") as lines, lzma.open(files[1], "rt") as rows:
+        messages, book = list(islice(lines, ROWS)), list(islice(rows, ROWS))
+    mapper, venue = Mapper(GOOG, 16), Venue()
+    before: tuple[Levels, Levels] = ([], [])
+    revealed = 0
+    for step in mapper.steps(messages, book):
+        published = parsed(book[step.row])
+        venue.execute(step.intents)
+        if step.row:
+            told = [moved(before[s], messages[step.row], s, depth) for s in (BUY, SELL)]
+            for side in (BUY, SELL):
+                assert published[side][: len(told[side])] == told[side], f"row {step.row}"
+                assert venue.levels(side, len(told[side])) == told[side], f"row {step.row}"
+                revealed += len(published[side]) > len(told[side])
+            # Adopted before the comparison is only a best level, where nothing is left of the last.
+            adopted = any(i.account == SEED and isinstance(i.action, Order) for i in step.intents)
+            assert not adopted or [] in told, f"row {step.row}"
+        venue.execute(step.adopt)
+        for side in (BUY, SELL):
+            assert venue.levels(side, len(published[side])) == published[side], f"row {step.row}"
+            if len(published[side]) < depth:
+                assert venue.levels(side, depth) == published[side], f"row {step.row}"
+        assert (step.expected is None) == (step.row == 0)
+        before = published
+    assert mapper.counts.rows == len(book) and mapper.counts.uncovered_rows == 0
+    assert mapper.counts.short_lots == mapper.counts.unknown == 0
+    assert revealed > ROWS // 10
+    assert mapper.counts.revealed_rows == (revealed if depth == 1 else 0)

@@ -1,0 +1,269 @@
+"""Commands for one's account: what it is, its settings, and money that moves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from client.cli_submit import (
+    FIRST_TRADER,
+    NUMBER_MAX,
+    Market,
+    Sub,
+    Timeout,
+    send,
+    submit_one,
+    tell,
+    trader_of,
+)
+from client.console import As, Json, emit, exchange_of, note, run
+
+Number = Annotated[
+    int,
+    typer.Option(
+        "--number", min=0, max=NUMBER_MAX, help="An account by number; 0 for the trader's."
+    ),
+]
+To = Annotated[
+    str,
+    typer.Argument(
+        metavar="ACCOUNT",
+        help="0: the master account; 3: sub-account 3; 3:BTC-PERP: isolated in a market; "
+        "insurance; backstop; or #NUMBER.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (account, margin, leverage, protection, transfer, deposit, withdraw):
+        app.command()(command)
+    app.command("transfer-position")(transfer_position)
+
+
+def account(
+    context: typer.Context,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    number: Number = 0,
+    as_json: Json = False,
+) -> None:
+    """Show an account: cash, equity, margin, positions, orders, and what waits."""
+    from client.reports import account_data, account_lines
+
+    exchange = exchange_of(context)
+
+    async def work() -> Any:
+        async with exchange:
+            account = number or (await trader_of(exchange, trader, sub)).account
+            view = await exchange.account(account)
+            orders = await exchange.orders(account)
+            return view, orders.orders, await exchange.questions.standing(account)
+
+    markets = exchange.chain.genesis.markets
+    data = account_data(markets, *run(work()))
+    emit(data, account_lines(markets, data), as_json=as_json)
+
+
+def margin(
+    context: typer.Context,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    number: Number = 0,
+    as_json: Json = False,
+) -> None:
+    """Report an account's margin: equity, requirements, free collateral, liquidation prices."""
+    from client.reports import margin_data, margin_text
+
+    exchange = exchange_of(context)
+
+    async def work() -> Any:
+        async with exchange:
+            account = number or (await trader_of(exchange, trader, sub)).account
+            return await exchange.questions.margin(account, ranks=True)
+
+    markets = exchange.chain.genesis.markets
+    data = margin_data(markets, run(work()))
+    emit(data, margin_text(markets, data), as_json=as_json)
+
+
+def leverage(
+    context: typer.Context,
+    market: Market,
+    cap: Annotated[int, typer.Argument(min=0, max=1_000_000, help="0 takes the cap away.")],
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Cap the account's leverage in a market."""
+    from protocol.actions import SetLeverage
+
+    exchange = exchange_of(context)
+    action = SetLeverage(exchange.market(market).market, cap)
+    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
+    tell(data, None, as_json=as_json)
+
+
+def protection(
+    context: typer.Context,
+    market: Market,
+    fills: Annotated[int, typer.Argument(min=0, max=1_000_000, help="0 switches it off.")],
+    window: Annotated[str, typer.Argument(help="Such as 500ms or 10s.")] = "0s",
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Market-maker protection: so many fills within the window cancel all orders in the market."""
+    from client.orders import parse_span_ms
+    from protocol.actions import SetProtection
+
+    exchange = exchange_of(context)
+    action = SetProtection(exchange.market(market).market, fills, parse_span_ms(window))
+    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
+    tell(data, None, as_json=as_json)
+
+
+def transfer(
+    context: typer.Context,
+    amount: Annotated[str, typer.Argument(help="Dollars.")],
+    to: To,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Move dollars to another account of the same master, or give them to a fund."""
+    from client.units import usd_to_uusd
+    from protocol.actions import Transfer
+
+    amount_uusd = usd_to_uusd(amount)
+    _move(context, trader, sub, to, lambda number: Transfer(number, amount_uusd), timeout, as_json)
+
+
+def transfer_position(
+    context: typer.Context,
+    market: Market,
+    size: Annotated[str, typer.Argument(help="Signed: after -- where it is below 0.")],
+    to: To,
+    trader: As = FIRST_TRADER,
+    sub: Sub = "",
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Move a position, or a part of it, to another account of the same master."""
+    from client.orders import signed_lots
+    from protocol.actions import TransferPosition
+
+    config = exchange_of(context).market(market)
+    lots = signed_lots(config, size)
+    _move(
+        context, trader, sub, to,
+        lambda number: TransferPosition(number, config.market, lots), timeout, as_json,
+    )  # fmt: skip
+
+
+def _move(
+    context: typer.Context,
+    name: str,
+    sub: str,
+    to: str,
+    action: Any,
+    timeout_s: float,
+    as_json: bool,
+) -> None:
+    from client.orders import account_text, parse_account
+    from client.submission import ActionRejected
+    from protocol.meanings import meaning
+
+    exchange = exchange_of(context)
+    markets = exchange.chain.genesis.markets
+    parse_account(to, 0, markets)  # what cannot be meant is told at once
+
+    async def work() -> tuple[int, dict[str, Any]]:
+        async with exchange:
+            trader = await trader_of(exchange, name, sub)
+            number = parse_account(to, trader.account, markets)
+            return number, await send(trader, [action(number)], "executed", timeout_s)
+
+    number, data = run(work())
+    row = data.pop("results")[0]
+    if row["code"]:
+        raise ActionRejected(row["code"], meaning(row["code"]))
+    data.update(status=row["status"], to_account=number)
+    emit(data, f"moved to account {account_text(number, markets)}", as_json=as_json)
+
+
+def deposit(
+    context: typer.Context,
+    amount: Annotated[str, typer.Argument(help="Dollars.")],
+    trader: As = FIRST_TRADER,
+    timeout: Timeout = 30.0,
+    as_json: Json = False,
+) -> None:
+    """Move dollars from the ledger into the exchange, and wait until they can be traded with."""
+    from client.units import usd_to_uusd, uusd_to_usd
+
+    amount_uusd = usd_to_uusd(amount)
+    exchange = exchange_of(context)
+
+    async def work() -> dict[str, Any]:
+        async with exchange:
+            key = exchange.key(trader)
+            height = await exchange.ledger.deposit_and_wait(
+                key, amount_uusd, timeout_ms=int(timeout * 1000)
+            )
+            view = await exchange.account_of(key.address)
+            return {"account": view.account, "cash_uusd": view.cash_uusd, "ledger_height": height}
+
+    data = run(work())
+    cash = uusd_to_usd(data["cash_uusd"])
+    emit(data, f"deposited; account {data['account']} has {cash} dollars cash", as_json=as_json)
+
+
+def withdraw(
+    context: typer.Context,
+    amount: Annotated[str, typer.Argument(help="Dollars.")],
+    to: Annotated[str, typer.Option(help="Ledger address in hex; the trader's if not given.")] = "",
+    trader: As = FIRST_TRADER,
+    timeout: Timeout = 120.0,
+    as_json: Json = False,
+) -> None:
+    """Withdraw dollars: wait for the settlement, have the ledger pay, print its balance."""
+    from client.units import usd_to_uusd, uusd_to_usd
+
+    usd_to_uusd(amount)
+    exchange = exchange_of(context)
+    address = _address(to) if to else exchange.key(trader).address
+
+    async def work() -> dict[str, Any]:
+        async with exchange:
+            owner = await exchange.trader(trader)
+            note("waiting for the withdrawal to settle")
+            number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000))
+            balance = await exchange.ledger.balance(address)
+            return {
+                "withdrawal": number,
+                "address": address.hex(),
+                "balance_uusd": balance.balance_uusd,
+            }
+
+    data = run(work())
+    balance = uusd_to_usd(data["balance_uusd"])
+    text = f"withdrawal {data['withdrawal']} is paid; {address.hex()} has {balance} dollars"
+    emit(data, text, as_json=as_json)
+
+
+def _address(text: str) -> bytes:
+    from protocol.errors import ConfigError
+    from protocol.keys import ADDRESS_BYTES
+
+    try:
+        address = bytes.fromhex(text)
+    except ValueError:
+        address = b""
+    if len(address) != ADDRESS_BYTES:
+        raise ConfigError(f"an address is {ADDRESS_BYTES} bytes in hex, not {text!r}")
+    return address

@@ -1,0 +1,87 @@
+"""Dead-man's switches: everything of an account is cancelled at a time, unless it is set anew."""
+
+from __future__ import annotations
+
+from sortedcontainers import SortedList
+
+from execution.leaves import DeadManLeaf, dead_man_key, parse_account_key
+from execution.state import State
+from execution.trading import OK, REFUSED, Trading
+from margin.account import Account
+from protocol.actions import ALL_MARKETS, DEAD_MAN_DAILY, DEAD_MAN_LEAST_MS, ScheduleCancel
+from protocol.errors import Code, SafetyViolation
+from protocol.events import REASON_DEAD_MAN, DeadManSet, Result
+from protocol.genesis import DAY_MS
+
+UNSET = DeadManLeaf(0, 0, 0)
+
+
+class DeadMen:
+    """The switches of all accounts. A row stays after its switch went off, for the day's count."""
+
+    __slots__ = ("_due", "_state", "_trading")
+
+    def __init__(self, state: State, trading: Trading) -> None:
+        self._state = state
+        self._trading = trading
+        self._due: SortedList[tuple[int, int]] = SortedList(
+            (row.time_ms, parse_account_key(key))
+            for key, row in state.dead_men.rows.items()
+            if row.time_ms
+        )
+        """(time_ms, account) of the switches that are on."""
+
+    def schedule_cancel(self, account: Account, action: ScheduleCancel) -> Result:
+        """Set the switch, set it anew, or switch it off."""
+        state, time_ms = self._state, action.time_ms
+        before = state.dead_men.get(dead_man_key(account.number)) or UNSET
+        today = state.time_ms // DAY_MS
+        fired = before.fired if before.day == today else 0
+        if time_ms:
+            if time_ms < state.time_ms + DEAD_MAN_LEAST_MS:
+                return REFUSED[Code.DEAD_MAN_TOO_SOON]
+            if fired >= DEAD_MAN_DAILY:
+                return REFUSED[Code.DEAD_MAN_USED_UP]
+        self._write(account.number, before, DeadManLeaf(time_ms, today, fired))
+        state.events.append(DeadManSet(account.number, time_ms, False))
+        return OK
+
+    def _write(self, account: int, before: DeadManLeaf, after: DeadManLeaf) -> None:
+        if before.time_ms:
+            self._due.remove((before.time_ms, account))
+        if after.time_ms:
+            self._due.add((after.time_ms, account))
+        key = dead_man_key(account)
+        if after.time_ms or after.fired:
+            self._state.dead_men.put(key, after)
+        else:
+            self._state.dead_men.drop(key)
+
+    def run(self) -> None:
+        """Let the switches go off whose time has come, the earliest first.
+
+        Each, and everything that it cancels, counts against `expiries_per_block`; the last one may
+        exceed it, and those left go off in the next block.
+        """
+        state = self._state
+        budget = state.limits.expiries_per_block
+        while self._due and budget > 0:
+            time_ms, number = self._due[0]
+            if time_ms > state.time_ms:
+                return
+            account = state.accounts[number]
+            budget -= 1 + len(account.orders) + len(account.triggers) + len(account.twaps)
+            before = state.dead_men.get(dead_man_key(number)) or UNSET
+            today = state.time_ms // DAY_MS
+            fired = before.fired if before.day == today else 0
+            self._write(number, before, DeadManLeaf(0, today, fired + 1))
+            state.events.append(DeadManSet(number, time_ms, True))
+            self._trading.touch(account)
+            self._trading.cancel_everything(account, ALL_MARKETS, REASON_DEAD_MAN)
+
+    def check(self) -> None:
+        """Raise `SafetyViolation` unless the index is that of the rows."""
+        rows = self._state.dead_men.rows.items()
+        due = sorted((row.time_ms, parse_account_key(key)) for key, row in rows if row.time_ms)
+        if due != list(self._due):
+            raise SafetyViolation("the dead-man's switches are not those of the state")

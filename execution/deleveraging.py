@@ -1,0 +1,276 @@
+"""Closing the positions of accounts that are worth nothing against those who profit.
+
+The insurance fund pays first. What it cannot pay is shared by the counterparties that take the
+positions over, in cash; what they cannot carry without falling below maintenance is bad debt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from execution.liquidation_moves import Items, Moves, off_book
+from execution.realised import Realised
+from execution.receipts import Receipts
+from execution.state import State
+from execution.trading import Trading
+from margin.account import Account, Exposure
+from margin.deleveraging import (
+    Opposite,
+    Ranking,
+    allocate,
+    divide_lots,
+    divide_shortfall,
+    haircut_room_uusd,
+)
+from margin.liquidation import SAFE, stage
+from margin.market import Market
+from protocol.errors import SafetyViolation
+from protocol.events import LIQUIDATION_DELEVERAGED, BadDebt, Fill
+
+
+class Opposites:
+    """Who holds positions in each market, ranked by profit when a deleveraging asks.
+
+    Rankings are built from the state when a block first needs them and follow what the block does;
+    they live no longer than the block.
+    """
+
+    __slots__ = ("_holders", "_moves", "_rankings", "_realised", "_seen", "_state")
+
+    def __init__(self, state: State, realised: Realised, moves: Moves) -> None:
+        self._state = state
+        self._realised = realised
+        self._moves = moves
+        self._holders: list[dict[int, None]] = [{} for _ in state.markets]
+        self._rankings: dict[tuple[int, bool], Ranking] = {}
+        self._seen = 0
+        self.begin(state.accounts)
+
+    def begin(self, changed: Iterable[int]) -> None:
+        """A block's liquidations begin; these accounts changed since the last one's."""
+        for number in changed:
+            for market, e in self._state.accounts[number].exposures.items():
+                if e.size_lots:
+                    self._holders[market][number] = None
+                else:
+                    self._holders[market].pop(number, None)
+        self._rankings = {}
+        self._seen = len(self._state.events)
+        self._moves.changed.clear()
+
+    def ranking(self, market: Market, longs: bool) -> Ranking:
+        """The longs or the shorts of a market as they stand now."""
+        self.follow()
+        key = (market.number, longs)
+        found = self._rankings.get(key)
+        if found is None:
+            holders = self._holders[market.number]
+            sided = [number for number in holders if self._side(number, market.number) == longs]
+            found = self._rankings[key] = Ranking(self.opposite(number, market) for number in sided)
+        return found
+
+    def _side(self, account: int, market: int) -> bool | None:
+        """Whether an account is long (True) or short (False) in a market, None for neither."""
+        e = self._state.accounts[account].exposures.get(market)
+        return e.size_lots > 0 if e is not None and e.size_lots else None
+
+    def opposite(self, number: int, market: Market) -> Opposite:
+        """An account's size and profit in a market."""
+        e = self._state.accounts[number].exposures.get(market.number)
+        if e is None or not e.size_lots:
+            return Opposite(number, 0, 0)
+        profit_uusd = market.product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
+        profit_uusd += self._realised.within_day_uusd(number, market.number)
+        return Opposite(number, profit_uusd, abs(e.size_lots))
+
+    def follow(self) -> None:
+        """Take over what fills and moves changed since the last look."""
+        events, moved = self._state.events, self._moves.changed
+        for event in events[self._seen :]:
+            if type(event) is Fill:
+                self.put(event.maker_account, event.market)
+                self.put(event.taker_account, event.market)
+        self._seen = len(events)
+        for number, market in moved:
+            self.put(number, market)
+        moved.clear()
+
+    def put(self, number: int, market: int) -> None:
+        """An account's position in a market is another now, or was taken out of its ranking."""
+        self._holders[market][number] = None
+        side = self._side(number, market)
+        for longs in (False, True):
+            ranking = self._rankings.get((market, longs))
+            if ranking is None:
+                continue
+            if side == longs:
+                ranking.put(self.opposite(number, self._state.markets[market]))
+            else:
+                ranking.put(Opposite(number, 0, 0))
+
+
+class Deleveraging:
+    """Makes accounts flat at the expense of the insurance fund and of their counterparties."""
+
+    __slots__ = ("_moves", "_receipts", "_state", "_trading", "opposites")
+
+    def __init__(
+        self,
+        state: State,
+        trading: Trading,
+        receipts: Receipts,
+        moves: Moves,
+        opposites: Opposites,
+    ) -> None:
+        self._state = state
+        self._trading = trading
+        self._receipts = receipts
+        self._moves = moves
+        self.opposites = opposites
+
+    def close(self, account: Account, rank: int, items: Items) -> None:
+        """Close an account with TV <= 0. Positions in stale or frozen markets stay, with their
+        share of the shortfall; when the budget ends, so does the rest until the next block."""
+        state, risk = self._state, self._state.risk
+        tv, mm = risk.liquidation(account)
+        held = self._moves.positions(account)
+        movable = [e for e in held if off_book(state.markets[e.market])]
+        if held and not movable:
+            return
+        weights = [risk.maintenance_of_uusd(state.markets[e.market], e.size_lots) for e in movable]
+        due_uusd = max(-tv, 0)
+        if len(movable) < len(held):
+            due_uusd = -(-due_uusd * sum(weights) // mm)
+        paid_uusd = min(max(state.insurance.cash_uusd, 0), due_uusd)
+        if paid_uusd:
+            self._moves.pay(account, paid_uusd)
+        shares = allocate(due_uusd - paid_uusd, weights, [due_uusd] * len(weights))
+        left_uusd = 0 if movable else due_uusd - paid_uusd
+        for e, share_uusd in zip(movable, shares, strict=True):
+            if items.over:
+                return
+            left_uusd = self._close_position(
+                account, e, left_uusd + share_uusd, rank, items, paid_uusd, (tv, mm)
+            )
+            paid_uusd, (tv, mm) = 0, risk.liquidation(account)
+        if left_uusd and not items.over:
+            self._owe(account, left_uusd)
+
+    def _owe(self, account: Account, amount_uusd: int) -> None:
+        """What nobody could carry becomes open bad debt: the fund's cash falls below 0."""
+        self._moves.pay(account, amount_uusd)
+        total_uusd = -self._state.insurance.cash_uusd
+        self._state.events.append(BadDebt(account.number, amount_uusd, total_uusd))
+
+    def reduce(self, account: Account, items: Items) -> None:
+        """Close positions of an account with TV > 0 at the mark, one after another, until it is no
+        longer below maintenance: the backstop's own end."""
+        risk, markets = self._state.risk, self._state.markets
+        for e in self._moves.positions(account):
+            tv, mm = risk.liquidation(account)
+            if items.over or stage(tv, mm) == SAFE:
+                return
+            if off_book(markets[e.market]):
+                self._close_position(account, e, 0, 0, items, 0, (tv, mm))
+
+    def _close_position(
+        self,
+        account: Account,
+        e: Exposure,
+        share_uusd: int,
+        rank: int,
+        items: Items,
+        paid_uusd: int,
+        before: tuple[int, int],
+    ) -> int:
+        """Close a position, in as many steps as its counterparties need; returns what of its share
+        of the shortfall they could not carry. `paid_uusd`, `before`: what the fund has just paid,
+        and TV and MM before that, for the first step's receipt."""
+        market = self._state.markets[e.market]
+        ranking = self.opposites.ranking(market, e.size_lots < 0)
+        place = 0
+        while e.size_lots and (place == 0 or not items.over):
+            size = abs(e.size_lots)
+            taken = ranking.take(self._state.limits.deleverage_counterparties)
+            parts = divide_lots(size, taken)
+            lots = sum(parts)
+            if not lots:
+                raise SafetyViolation(f"market {market.number}: nobody is opposite to {size} lots")
+            part_uusd = share_uusd if lots == size else share_uusd * lots // size
+            carried = self._step(
+                account, e, taken, parts, part_uusd, (rank, place), paid_uusd, before
+            )
+            share_uusd -= carried
+            place += len(taken)
+            items.spend(sum(1 for part in parts if part))
+            for opposite, part in zip(taken, parts, strict=True):
+                if not part:
+                    self.opposites.put(opposite.account, market.number)
+            paid_uusd, before = 0, self._state.risk.liquidation(account)
+        return share_uusd
+
+    def _step(
+        self,
+        account: Account,
+        e: Exposure,
+        opposites: list[Opposite],
+        parts: list[int],
+        share_uusd: int,
+        places: tuple[int, int],
+        paid_uusd: int,
+        before: tuple[int, int],
+    ) -> int:
+        """One step: each opposite takes its part and its haircut; returns the sum of haircuts."""
+        market, accounts = self._state.markets[e.market], self._state.accounts
+        rank, place = places
+        others = [accounts[opposite.account] for opposite in opposites]
+        standing = [
+            self._standing(other, market, part) for other, part in zip(others, parts, strict=True)
+        ]
+        cuts = divide_shortfall(share_uusd, parts, [room for _, _, room in standing])
+        sign = 1 if e.size_lots > 0 else -1
+        worth_uusd = market.product.value_uusd(sign * sum(parts), market.mark_ticks)
+        self._add(
+            account, account, market, -sign * sum(parts), worth_uusd + sum(cuts), before, rank,
+            -paid_uusd, share_uusd,
+        )  # fmt: skip
+        for number, (other, part, cut) in enumerate(zip(others, parts, cuts, strict=True)):
+            if not part:
+                continue
+            cash_uusd = market.product.value_uusd(sign * part, market.mark_ticks) + cut
+            self._add(
+                other, account, market, sign * part, -cash_uusd, standing[number][:2],
+                place + number, 0, cut,
+            )  # fmt: skip
+            self._moves.exchange(other, account, market, sign * part, -cash_uusd)
+        return sum(cuts)
+
+    def _standing(self, other: Account, market: Market, lots: int) -> tuple[int, int, int]:
+        """TV and MM of a counterparty, and the most that it can lose when it closes this many lots:
+        nothing where it is below maintenance itself."""
+        risk = self._state.risk
+        self._trading.touch(other)
+        tv, mm = risk.liquidation(other)
+        if tv < mm or not lots:
+            return tv, mm, 0
+        size = other.exposures[market.number].size_lots
+        after = size - lots if size > 0 else size + lots
+        released = risk.maintenance_of_uusd(market, size) - risk.maintenance_of_uusd(market, after)
+        return tv, mm, haircut_room_uusd(tv, mm - released)
+
+    def _add(
+        self,
+        account: Account,
+        of_account: Account,
+        market: Market,
+        size_lots: int,
+        amount_uusd: int,
+        before: tuple[int, int],
+        rank: int,
+        insurance_uusd: int,
+        share_uusd: int,
+    ) -> None:
+        self._receipts.add(
+            LIQUIDATION_DELEVERAGED, account.number, of_account.number, market.number, size_lots,
+            market.mark_ticks, 0, amount_uusd, *before, rank, insurance_uusd, share_uusd,
+        )  # fmt: skip

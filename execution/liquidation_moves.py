@@ -1,0 +1,107 @@
+"""What all ways of closing a position for the system share: positions, moves and the budget."""
+
+from __future__ import annotations
+
+from execution.state import State
+from execution.trading import Trading
+from margin.account import Account, Exposure
+from margin.market import Market
+from protocol.actions import CANCEL_ONLY, HALTED, OPEN, REDUCE_ONLY_MODE
+from protocol.markets import CASH_MOVE_LIMIT
+
+
+class Items:
+    """What is left of a block's budget. A step may begin while it is not below 0, so that even the
+    smallest budget lets an account do something once it has had its turn."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    def spend(self, count: int = 1) -> None:
+        """Count accounts, cancels, fills and moves."""
+        self.left -= count
+
+    @property
+    def over(self) -> bool:
+        """Whether no further step may begin."""
+        return self.left < 0
+
+
+class Moves:
+    """Moves positions between accounts at a price in cash, outside the book."""
+
+    __slots__ = ("_state", "_trading", "changed")
+
+    def __init__(self, state: State, trading: Trading) -> None:
+        self._state = state
+        self._trading = trading
+        self.changed: dict[tuple[int, int], None] = {}
+        """(account, market) of moves that rankings have not taken over yet."""
+
+    def exchange(
+        self, account: Account, other: Account, market: Market, lots: int, cash_uusd: int
+    ) -> None:
+        """Change the position of `account` by signed lots for cash received (negative: paid); the
+        other account takes the opposite. The totals of both are fresh.
+
+        Large ones go in pieces of one cash movement each.
+        """
+        pieces = min(-(-abs(cash_uusd) // (CASH_MOVE_LIMIT - 1)), abs(lots)) or 1
+        done_lots = done_uusd = 0
+        for piece in range(1, pieces + 1):
+            next_lots, next_uusd = lots * piece // pieces, cash_uusd * piece // pieces
+            self._move(account, market, next_lots - done_lots, next_uusd - done_uusd)
+            self._move(other, market, done_lots - next_lots, done_uusd - next_uusd)
+            done_lots, done_uusd = next_lots, next_uusd
+        for one in (account, other):
+            self.changed[one.number, market.number] = None
+            e = one.exposures[market.number]
+            if e.reducing:
+                self._trading.crossing.fit_reduce_only(one, e)
+
+    def _move(self, account: Account, market: Market, lots: int, cash_uusd: int) -> None:
+        state, risk = self._state, self._state.risk
+        e = account.exposure(market.number)
+        after = risk.moved(account, e, market, lots, cash_uusd)
+        market.open_interest_lots += max(after.size_lots, 0) - max(e.size_lots, 0)
+        if after.realised_uusd:
+            key = (account.number, market.number)
+            state.realised_uusd[key] = state.realised_uusd.get(key, 0) + after.realised_uusd
+        risk.commit(account, e, after)
+        state.dirty_accounts[account] = None
+        state.dirty_exposures[e] = None
+        state.dirty_markets[market] = None
+
+    def pay(self, account: Account, amount_uusd: int) -> None:
+        """Give an account cash out of the insurance fund."""
+        state = self._state
+        account.cash_uusd += amount_uusd
+        account.tv_uusd += amount_uusd
+        state.insurance.cash_uusd -= amount_uusd
+        state.dirty_accounts[account] = state.dirty_accounts[state.insurance] = None
+
+    def positions(self, account: Account) -> list[Exposure]:
+        """Open positions, the largest maintenance margin first, then by market."""
+        risk, markets = self._state.risk, self._state.markets
+        keyed = sorted(
+            (-risk.maintenance_of_uusd(markets[number], e.size_lots), number)
+            for number, e in account.exposures.items()
+            if e.size_lots
+        )
+        return [account.exposures[number] for _, number in keyed]
+
+
+def in_book(market: Market) -> bool:
+    """Whether positions are sold in the market's book: prices are fresh and orders may take."""
+    return _priced(market) and market.mode in (OPEN, REDUCE_ONLY_MODE)
+
+
+def off_book(market: Market) -> bool:
+    """Whether positions are moved at the mark: prices are fresh and the market is not frozen."""
+    return _priced(market) and market.mode not in (CANCEL_ONLY, HALTED)
+
+
+def _priced(market: Market) -> bool:
+    return not market.stale and not market.settled_ticks

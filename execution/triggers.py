@@ -1,0 +1,392 @@
+"""Orders that wait for the mark: stops, take-profits, trailing stops, OCO pairs and brackets.
+
+A trigger is due from the block whose mark touches it. What is due fires by market and then
+placement, at most `triggers_per_block` in a block and while half of the block's fills are left; the
+others fire in the blocks after it, whatever the mark does then. Nothing is due or fires in a market
+that is stale, halted, cancel-only, post-only or expired; what is due there waits for its opening.
+
+Firing takes the trigger out, then what it is linked with, and enters its order: reduce-only where
+the market only reduces. The order has the trigger's client id, flags and expiry.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from execution.checks import MAX_SLIPPAGE_PPM
+from execution.leaves import TriggerLeaf, parse_trigger_key
+from execution.state import State
+from execution.trading import REFUSED, Trading
+from execution.trigger_book import KINDS, TriggerBook
+from execution.trigger_index import falls
+from margin.account import Account
+from margin.market import Market
+from matching.book import Resting
+from protocol.actions import (
+    ALL_MARKETS,
+    BUY,
+    GTC,
+    HALTED,
+    ORDER_FLAGS,
+    POST_ONLY,
+    REDUCE_ONLY,
+    REDUCE_ONLY_MODE,
+    SELL,
+    TAKE_PROFIT,
+    TRAILING,
+    Bracket,
+    MarketOrder,
+    Oco,
+    Order,
+    TriggerOrder,
+)
+from protocol.errors import Code, SafetyViolation
+from protocol.events import (
+    REASON_EXPIRED,
+    REASON_FIRED,
+    REASON_LINKED,
+    REASON_MARKET_CLOSED,
+    WAITING,
+    Result,
+    TriggerFired,
+)
+from protocol.markets import NOTIONAL_LIMIT
+from protocol.settlement import isolated_market
+
+
+class Triggers:
+    """Executes trigger orders, OCO pairs and brackets, and fires what is due.
+
+    Results of what waits: status `WAITING`, the id and size of the trigger, of the first leg, or of
+    the bracket's parent; the ids of the others follow it.
+    """
+
+    __slots__ = ("_state", "_trading", "book")
+
+    def __init__(self, state: State, trading: Trading) -> None:
+        self._state = state
+        self._trading = trading
+        self.book = TriggerBook(state)
+
+    # -- actions
+
+    def trigger_order(self, account: Account, action: TriggerOrder) -> Result:
+        """A trigger of its own."""
+        code = self._refusal(account, action) or self.book.refusal(account, action.market, 1)
+        if code:
+            return REFUSED[code]
+        trigger_id = self._trading.next_id()
+        self.book.open(account, trigger_id, action)
+        return Result(0, WAITING, trigger_id, 0, action.size_lots)
+
+    def oco(self, account: Account, action: Oco) -> Result:
+        """Two orders of one market and side, of which one takes the other out.
+
+        A first order that fills at once leaves no second one behind.
+        """
+        first, second = action.first, action.second
+        code = _bad_pair(first, second) or self._refusal(account, second)
+        if code:
+            return REFUSED[code]
+        if isinstance(first, Order):
+            return self._order_and_trigger(account, first, second)
+        code = self._refusal(account, first) or self.book.refusal(account, first.market, 2)
+        if code:
+            return REFUSED[code]
+        ids = self._trading.next_id(), self._trading.next_id()
+        self.book.open(account, ids[0], first, ids[1])
+        self.book.open(account, ids[1], second, ids[0])
+        return Result(0, WAITING, ids[0], 0, first.size_lots)
+
+    def _order_and_trigger(self, account: Account, first: Order, second: TriggerOrder) -> Result:
+        code = self.book.refusal(account, second.market, 1)
+        if code:
+            return REFUSED[code]
+        result = self._trading.order(account, first, self._state.next_order_id + 1)
+        if result.code:
+            return result
+        trigger_id = self._trading.next_id()
+        order = account.orders.get(result.order_id)
+        if order is not None and result.filled_lots:
+            self._unlink(order)
+        elif order is not None:
+            self.book.open(account, trigger_id, second, order.order_id)
+        return result
+
+    def bracket(self, account: Account, action: Bracket) -> Result:
+        """An order with its exits. The exits wait with what the order has filled; they need not
+        suit the mark before there is a position to close."""
+        parent, exits = action.parent, (action.take_profit, action.stop)
+        code = _bad_bracket(action)
+        for leg in exits:
+            code = code or self._refusal(account, leg, leaves=True)
+        code = code or self.book.refusal(account, parent.market, len(exits))
+        if code:
+            return REFUSED[code]
+        result = self._trading.order(account, parent, self._state.next_order_id + 1)
+        if result.code:
+            return result
+        order = account.orders.get(result.order_id)
+        ids = self._trading.next_id(), self._trading.next_id()
+        if order is None and not result.filled_lots:
+            return result
+        for leg, trigger_id, link in zip(exits, ids, reversed(ids), strict=True):
+            sized = msgspec.structs.replace(
+                leg, size_lots=result.filled_lots, flags=leg.flags | REDUCE_ONLY
+            )
+            parent_id = 0 if order is None else order.order_id
+            self.book.open(account, trigger_id, sized, link, parent_id)
+        return result
+
+    def _refusal(self, account: Account, action: TriggerOrder, leaves: bool = False) -> Code:
+        """What is wrong with a trigger; one that leaves a bracket's position has no size yet, and
+        only ever reduces."""
+        state = self._state
+        if not 0 <= action.market < len(state.markets):
+            return Code.UNKNOWN_MARKET
+        market = state.markets[action.market]
+        code = _bad_fields(market, action)
+        if code:
+            return code
+        if isolated_market(account.number) not in (-1, market.number):
+            return Code.ISOLATED_ACCOUNT
+        if not leaves:
+            code = _bad_size(market, action)
+            if code:
+                return code
+        if action.expires_ms and action.expires_ms < state.time_ms:
+            return Code.BAD_EXPIRY if action.expires_ms < 0 else Code.ACTION_EXPIRED
+        if action.client_id and action.client_id in account.clients:
+            return Code.DUPLICATE_CLIENT_ID
+        flags = action.flags | REDUCE_ONLY if leaves else action.flags
+        code = self._trading.checks.mode(account, market, POST_ONLY, flags)
+        if not code and not leaves and _would_fire(action, market.mark_ticks):
+            return Code.WOULD_FIRE
+        return code
+
+    # -- leaving
+
+    def cancel(self, account: Account, trigger_id: int, market: int, reason: int) -> bool:
+        """Cancel a trigger, and what it is linked with, if the account has it in this market."""
+        key = account.triggers.get(trigger_id)
+        if key is None or parse_trigger_key(key)[0] != market:
+            return False
+        self._take_out(account, market, trigger_id, reason)
+        return True
+
+    def cancel_all(self, account: Account, market: int, reason: int) -> None:
+        """Cancel an account's triggers in a market (`ALL_MARKETS`: in all that are not halted),
+        oldest first."""
+        markets = self._state.markets
+        for trigger_id in sorted(account.triggers):
+            key = account.triggers.get(trigger_id)
+            if key is None:  # it went with one that it was linked with
+                continue
+            number = parse_trigger_key(key)[0]
+            if number == market or (market == ALL_MARKETS and markets[number].mode != HALTED):
+                self._take_out(account, number, trigger_id, reason)
+
+    def expire(self, market: int, trigger_id: int) -> None:
+        """Take out a trigger whose time is over."""
+        account = self._state.accounts[self.book.row(market, trigger_id).account]
+        self._trading.touch(account)
+        self._take_out(account, market, trigger_id, REASON_EXPIRED)
+
+    def close(self, market: int, budget: int) -> int:
+        """Take up to so many triggers of an expired market out; returns what is left of the
+        budget."""
+        for trigger_id in self.book.ids(market):
+            if not budget:
+                break
+            key = (market, trigger_id)
+            if not self.book.has(*key):
+                continue
+            budget -= 1
+            account = self._state.accounts[self.book.row(*key).account]
+            self._trading.touch(account)
+            self._take_out(account, market, trigger_id, REASON_MARKET_CLOSED)
+        return budget
+
+    def _take_out(self, account: Account, market: int, trigger_id: int, reason: int) -> None:
+        row = self.book.drop(account, market, trigger_id, reason)
+        self._take_linked(account, market, row)
+        if row.parent:
+            self._unlink(self._parent(account, row))
+
+    def _take_linked(self, account: Account, market: int, row: TriggerLeaf) -> None:
+        """Take out what went with a trigger that is gone."""
+        if not row.link:
+            return
+        if row.link in account.triggers:
+            self.book.drop(account, market, row.link, REASON_LINKED)
+            return
+        order = account.orders.get(row.link)
+        if order is None:
+            raise SafetyViolation(f"a trigger was linked with {row.link}, which is gone")
+        order.link = 0
+        self._trading.take_out(account, order, REASON_LINKED)
+
+    def _parent(self, account: Account, row: TriggerLeaf) -> Resting:
+        order = account.orders.get(row.parent)
+        if order is None:
+            raise SafetyViolation(f"order {row.parent} of a bracket is gone")
+        return order
+
+    def _unlink(self, order: Resting) -> None:
+        order.link = 0
+        self._state.dirty_orders[order] = None
+
+    # -- what happens to a linked order
+
+    def linked(self, account: Account, order: Resting, filled_lots: int, gone: bool) -> None:
+        """A resting order with a link filled so much, or left the book."""
+        market, trigger_id = order.market, order.link
+        row = self.book.row(market, trigger_id)
+        if row.parent == order.order_id:
+            self._follow_parent(account, market, (trigger_id, row.link), filled_lots, gone)
+        elif filled_lots or gone:
+            self._unlink(order)
+            self.book.drop(account, market, trigger_id, REASON_LINKED)
+
+    def _follow_parent(
+        self, account: Account, market: int, exits: tuple[int, int], filled_lots: int, gone: bool
+    ) -> None:
+        """Exits grow with their parent; they go with one that never filled."""
+        if filled_lots:
+            for trigger_id in exits:
+                self.book.grow(market, trigger_id, filled_lots)
+        if not gone:
+            return
+        filled = self.book.row(market, exits[0]).size_lots
+        for trigger_id in exits:
+            if filled:
+                self.book.orphan(market, trigger_id)
+            else:
+                self.book.drop(account, market, trigger_id, REASON_LINKED)
+
+    # -- firing
+
+    def run(self) -> None:
+        """Fire what is due, as much as the block allows."""
+        state, book = self._state, self.book
+        firing = book.follow_marks()
+        if not firing:
+            return
+        budget = state.limits.triggers_per_block
+        kept_fills = state.limits.fills_per_block // 2
+        for number in firing:
+            trigger_id = book.first_due(number)
+            while trigger_id and budget and state.fills_left > kept_fills:
+                budget -= 1
+                self._fire(state.markets[number], trigger_id)
+                trigger_id = book.first_due(number)
+        book.remember_due()
+
+    def _fire(self, market: Market, trigger_id: int) -> None:
+        state, trading, number = self._state, self._trading, market.number
+        row = self.book.row(number, trigger_id)
+        account = state.accounts[row.account]
+        if row.expires_ms and row.expires_ms < state.time_ms:
+            self.expire(number, trigger_id)
+            return
+        trading.touch(account)
+        self.book.drop(account, number, trigger_id, REASON_FIRED)
+        self._take_linked(account, number, row)
+        if row.parent:  # what it would still fill would have no exit any more
+            parent = self._parent(account, row)
+            parent.link = 0
+            trading.take_out(account, parent, REASON_LINKED)
+        flags = row.flags
+        if market.mode == REDUCE_ONLY_MODE:
+            flags |= REDUCE_ONLY
+        if row.limit_ticks:
+            limited = Order(
+                number, row.side, row.limit_ticks, row.size_lots, GTC, row.client_id, flags,
+                row.expires_ms,
+            )  # fmt: skip
+            result = trading.order(account, limited)
+        else:
+            taker = MarketOrder(
+                number, row.side, row.size_lots, row.slippage_ppm, row.client_id, flags
+            )
+            result = trading.market_order(account, taker)
+        state.events.append(
+            TriggerFired(number, trigger_id, account.number, market.mark_ticks, result)
+        )
+
+    def check(self) -> None:
+        """Raise `SafetyViolation` unless rows, indexes and links agree."""
+        self.book.check()
+        for key, row in self._state.triggers.rows.items():
+            market, trigger_id = parse_trigger_key(key)
+            account = self._state.accounts[row.account]
+            if row.link in account.triggers:
+                back = self.book.row(market, row.link).link
+            else:
+                order = account.orders.get(row.link)
+                back = trigger_id if not row.link else 0 if order is None else order.link
+            if back != trigger_id:
+                raise SafetyViolation(f"trigger {trigger_id} is linked one way")
+            if row.parent and self._parent(account, row).link not in (trigger_id, row.link):
+                raise SafetyViolation(f"order {row.parent} does not know its exits")
+
+
+def _bad_fields(market: Market, action: TriggerOrder) -> Code:
+    if action.side not in (BUY, SELL):
+        return Code.WRONG_TYPE
+    if action.flags & ~ORDER_FLAGS:
+        return Code.BAD_FLAGS
+    if (
+        action.kind not in KINDS
+        or not 0 < action.trigger_ticks < market.price_limit
+        or not 0 <= action.limit_ticks < market.price_limit
+    ):
+        return Code.BAD_TRIGGER
+    slippage = action.slippage_ppm
+    if slippage if action.limit_ticks else not 1 <= slippage <= MAX_SLIPPAGE_PPM:
+        return Code.BAD_SLIPPAGE
+    return Code.OK
+
+
+def _bad_size(market: Market, action: TriggerOrder) -> Code:
+    """A size is held to the price that the order is expected to have."""
+    lots = action.size_lots
+    price = action.limit_ticks or action.trigger_ticks
+    if action.kind == TRAILING and not action.limit_ticks:
+        price = market.mark_ticks
+    if not 0 < lots <= market.max_order_lots:
+        return Code.BAD_SIZE
+    if price * lots >= NOTIONAL_LIMIT:
+        return Code.NOTIONAL_LIMIT
+    if market.product.notional_uusd(lots, price) < market.min_notional_uusd:
+        return Code.BELOW_MIN_NOTIONAL
+    return Code.OK
+
+
+def _would_fire(action: TriggerOrder, mark_ticks: int) -> bool:
+    if action.kind == TRAILING:
+        return False
+    if falls(action.side, action.kind):
+        return mark_ticks <= action.trigger_ticks
+    return mark_ticks >= action.trigger_ticks
+
+
+def _bad_pair(first: Order | TriggerOrder, second: TriggerOrder) -> Code:
+    if (first.market, first.side) != (second.market, second.side):
+        return Code.BAD_LINK
+    if isinstance(first, Order) and first.tif not in (GTC, POST_ONLY):
+        return Code.BAD_LINK
+    if first.client_id and first.client_id == second.client_id:
+        return Code.DUPLICATE_CLIENT_ID
+    return Code.OK
+
+
+def _bad_bracket(action: Bracket) -> Code:
+    parent, profit, stop = action.parent, action.take_profit, action.stop
+    for leg in (profit, stop):
+        if leg.market != parent.market or leg.side != 1 - parent.side or leg.size_lots:
+            return Code.BAD_LINK
+    if profit.kind != TAKE_PROFIT or stop.kind == TAKE_PROFIT:
+        return Code.BAD_LINK
+    named = [one.client_id for one in (parent, profit, stop) if one.client_id]
+    return Code.OK if len(named) == len(set(named)) else Code.DUPLICATE_CLIENT_ID

@@ -1,0 +1,194 @@
+"""The command line against a running exchange: every kind of order, what became of it, market data,
+and a liquidation whose receipt is proven offline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_world import ROOT, Cluster, eventually
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+async def call(cluster: Cluster, *arguments: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command."""
+    environment = {**os.environ, "TRILEMMA_TESTNET": str(cluster.testnet.directory)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", *arguments, cwd=ROOT, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def data(cluster: Cluster, *arguments: str) -> Any:
+    """What a command prints with --json."""
+    status, out, err = await call(cluster, *arguments, "--json")
+    assert status == 0, (arguments, err)
+    return json.loads(out)
+
+
+async def test_orders_of_every_kind_and_what_became_of_them(testnet_cluster: Cluster) -> None:
+    cluster = testnet_cluster
+    placed = await data(
+        cluster, "order", "BTC-PERP", "buy", "0.5", "59900", "--client-id", "7", "--expires", "10m"
+    )
+    assert (placed["status"], placed["remaining_lots"]) == ("resting", 500)
+    await data(
+        cluster, "order", "BTC-PERP", "sell", "0.2", "59900", "--tif", "ioc", "--client-id", "3",
+        "--as", "trader-01",
+    )  # fmt: skip
+    kept, taken = await asyncio.gather(
+        data(cluster, "order-status", "7", "--client-id"),
+        data(cluster, "order-status", "3", "--client-id", "--as", "trader-01"),
+    )
+    assert (kept["status"], kept["filled"], kept["remaining"]) == ("resting", "0.2", "0.3")
+    assert (taken["status"], taken["average"]) == ("filled", "59900")
+    changed = await data(cluster, "modify", "BTC-PERP", str(placed["order_id"]), "0.4", "59950")
+    old = await data(cluster, "order-status", str(placed["order_id"]))
+    assert old["replaced_by"] == changed["order_id"]
+    scaled = await data(
+        cluster, "scale", "BTC-PERP", "sell", "0.6", "60100", "60500", "--orders", "3",
+        "--weights", "rising", "--as", "trader-02",
+    )  # fmt: skip
+    assert [row["remaining_lots"] for row in scaled["results"]] == [100, 200, 300]
+    quote = await data(
+        cluster, "quote", "ETH-PERP", "--bid", "2999:1", "--ask", "3001:1", "--as", "trader-02"
+    )
+    assert quote["status"] == "resting"
+    status, _, err = await call(cluster, "order", "BTC-PERP", "buy", "9", "60100", "--tif", "fok")
+    assert status == 3 and "not_fillable" in err
+    status, _, err = await call(cluster, "cancel", "BTC-PERP")
+    assert status == 0, err
+    assert (await data(cluster, "account"))["orders"] == []
+
+
+async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> None:
+    cluster, who = testnet_cluster, ("--as", "trader-03")
+    await data(cluster, "bracket", "ETH-PERP", "buy", "1", "3001", "--take-profit", "3100",
+               "--stop", "2900", *who)  # fmt: skip
+    await data(cluster, "trigger", "BTC-PERP", "sell", "0.1", "trailing", "500", "--client-id", "4",
+               *who)  # fmt: skip
+    await data(cluster, "oco", "BTC-PERP", "sell", "0.1", "--price", "61000", "--stop", "58000",
+               *who)  # fmt: skip
+    await data(cluster, "twap", "BTC-PERP", "sell", "0.2", "1m", "--client-id", "5", *who)
+    await data(cluster, "dead-man", "1h", *who)
+    await data(cluster, "leverage", "BTC-PERP", "10", *who)
+    await data(cluster, "protection", "ETH-PERP", "5", "1s", *who)
+    moved = await data(cluster, "transfer", "1000", "2:ETH-PERP", *who)
+    held = await data(cluster, "account", *who)
+    assert {one["kind"] for one in held["triggers"]} == {"take-profit", "stop", "trailing"}
+    assert len(held["twaps"]) == 1 and held["dead_man_ms"] > 0
+    assert [one["leverage"] for one in held["settings"]] == [10, 0]
+    assert moved["to_account"] in held["accounts"]
+    sub = await data(cluster, "account", "--sub", "2:ETH-PERP", *who)
+    assert (sub["account"], sub["cash_uusd"]) == (moved["to_account"], 1_000_000_000)
+    report = await data(cluster, "margin", *who)
+    assert report["positions"][-1]["market"] == "ETH-PERP"
+    assert report["free_uusd"] <= report["equity_uusd"]
+    seen = await data(cluster, "preview", "ETH-PERP", "sell", "1", "2999", *who)
+    assert seen["filled"] == "1" and seen["after"]["positions"][0]["market"] == "BTC-PERP"
+    assert (await call(cluster, "cancel", "--all", *who))[0] == 0
+    held = await data(cluster, "account", *who)
+    assert held["orders"] == held["triggers"] == held["twaps"] == []
+
+
+async def test_market_data_and_modes(testnet_cluster: Cluster) -> None:
+    cluster = testnet_cluster
+    stats, trades, candles, book = await asyncio.gather(
+        data(cluster, "stats", "BTC-PERP"),
+        data(cluster, "trades", "BTC-PERP"),
+        data(cluster, "candles", "BTC-PERP", "--interval", "1h"),
+        data(cluster, "book", "ETH-PERP"),
+    )
+    (one,) = stats["markets"]
+    assert one["last"] == trades["trades"][0]["price"] and one["mode"] == "open"
+    assert sum(candle["trades"] for candle in candles["candles"]) >= len(trades["trades"]) > 0
+    assert book["bids"] and book["checksum"]
+    await data(cluster, "vote", "AAPL-PERP", "halted")
+    status, _, err = await call(cluster, "order", "AAPL-PERP", "buy", "1", "500")
+    assert status == 3 and "market_halted" in err
+    await data(cluster, "vote", "AAPL-PERP", "open")
+
+
+async def test_a_liquidation_and_its_receipt(testnet_cluster: Cluster, tmp_path: Path) -> None:
+    cluster, who = testnet_cluster, ("--as", "trader-05", "--sub", "2")
+    await data(cluster, "transfer", "1100", "2", "--as", "trader-05")
+    await data(cluster, "order", "GOOG-PERP", "sell", "15", "578", "--as", "trader-06")
+    await data(cluster, "order", "GOOG-PERP", "buy", "15", "578", "--tif", "ioc", *who)
+    await data(cluster, "order", "GOOG-PERP", "buy", "100", "530", "--as", "trader-07")
+    before = await data(cluster, "margin", *who)
+    assert 500 < float(before["positions"][0]["liquidation"]) < 570
+    following = asyncio.ensure_future(first_line(cluster))
+    await call(cluster, "oracle", "--price", "GOOG-PERP=530", "--every", "0.2", "--seconds", "2")
+
+    async def told() -> bool:
+        return (await data(cluster, "liquidations"))["receipts"] > 0
+
+    await eventually("a liquidation", told)
+    found = await data(cluster, "liquidations")
+    events = [entry["event"] for entry in found["entries"]]
+    assert events[0] == "begun" and "receipt" in events
+    assert json.loads(await asyncio.wait_for(following, 30))["event"] == "begun"
+    file = tmp_path / "receipt.json"
+    fetched = await data(cluster, "receipt", "0", "--out", str(file))
+    assert fetched["receipt"]["market"] == "GOOG-PERP" and fetched["batch"] > 0
+    assert (await call(cluster, "verify-receipt", str(file)))[0] == 0
+    root = fetched["state_root"]
+    assert (await call(cluster, "verify-receipt", str(file), "--state-root", root))[0] == 0
+    wrong = "00" + root[2:] if root[:2] != "00" else "11" + root[2:]
+    status, _, err = await call(cluster, "verify-receipt", str(file), "--state-root", wrong)
+    assert status == 6 and "invalid proof" in err
+    file.write_text(file.read_text().replace('"number": 0', '"number": 1'))
+    assert (await call(cluster, "verify-receipt", str(file)))[0] == 6
+    assert (await call(cluster, "receipt", "99"))[0] == 3
+
+
+async def first_line(cluster: Cluster) -> str:
+    """The first line of `trilemma liquidations --follow`."""
+    environment = {**os.environ, "TRILEMMA_TESTNET": str(cluster.testnet.directory)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", "liquidations", "--follow", "--json", cwd=ROOT,
+        env=environment, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        return (await process.stdout.readline()).decode()
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_what_is_known_survives_a_kill(testnet_cluster: Cluster) -> None:
+    cluster = testnet_cluster
+    before = await asyncio.gather(
+        data(cluster, "order-status", "1"),
+        data(cluster, "trades", "BTC-PERP"),
+        data(cluster, "liquidations"),
+    )
+    pid = cluster.supervisor.pid("execution-0")
+    assert pid is not None
+    os.kill(pid, 9)
+
+    async def same() -> bool:
+        after = await asyncio.gather(
+            call(cluster, "order-status", "1", "--json"),
+            call(cluster, "trades", "BTC-PERP", "--json"),
+            call(cluster, "liquidations", "--json"),
+        )
+        if any(status for status, _, _ in after):
+            return False
+        status, trades, liquidations = (json.loads(out) for _, out, _ in after)
+        return (
+            status == before[0]
+            and trades["trades"] == before[1]["trades"]
+            and liquidations["entries"] == before[2]["entries"]
+        )
+
+    await eventually("the same answers after a restart", same)
