@@ -7,12 +7,17 @@ exchange: both are a `SafetyViolation`.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from sortedcontainers import SortedDict
 
 from protocol.actions import BUY, SELL
 from protocol.depth import CHECKED_LEVELS, depth_checksum
 from protocol.errors import SafetyViolation
-from protocol.events import Event, Fill, OrderChanged, OrderOpened
+from protocol.events import BlockEvents, Event, Fill, OrderChanged, OrderOpened
+from protocol.messages_market_data import BookView
+
+KEPT_CHECKSUMS = 256
 
 
 class MirrorOrder:
@@ -137,3 +142,37 @@ class BookMirror:
         if not level.orders:
             key = -order.price_ticks if order.side == BUY else order.price_ticks
             del self._sides[order.side][key]
+
+
+class ProvenBook:
+    """A mirror that is compared with what execution shows when asked.
+
+    Give it every block of the stream, from the first event on. It remembers the checksums of the
+    last `KEPT_CHECKSUMS` blocks, since an answer is of some block that may be past already.
+    """
+
+    def __init__(self, market: int) -> None:
+        self.mirror = BookMirror(market)
+        self._checksums: OrderedDict[int, int] = OrderedDict()
+
+    def take(self, block: BlockEvents) -> None:
+        """Apply a block of the stream; raises `SafetyViolation` as the mirror does."""
+        for event in block.events:
+            self.mirror.apply(event)
+        self._checksums[block.next_seq] = self.mirror.checksum()
+        if len(self._checksums) > KEPT_CHECKSUMS:
+            self._checksums.popitem(last=False)
+
+    def agrees(self, view: BookView) -> bool:
+        """Whether an answer could be compared: its block is among those remembered.
+
+        Raises `SafetyViolation` where the mirror was another book then.
+        """
+        checksum = self._checksums.get(view.next_seq)
+        if view.market != self.mirror.market or checksum is None:
+            return False
+        if checksum != view.checksum:
+            raise SafetyViolation(
+                f"before event {view.next_seq} the mirror has another book than execution"
+            )
+        return True

@@ -345,7 +345,7 @@ def status_data(markets: Markets, view: OrderStatusView) -> Row:
 
 def status_text(data: Row) -> str:
     """`status_data` for people."""
-    at = {ID_KINDS[KIND_ORDER]: "at", ID_KINDS[KIND_TRIGGER]: "fires at"}.get(data["kind"], "")
+    at = {ID_KINDS[KIND_ORDER]: "at", ID_KINDS[KIND_TRIGGER]: "with trigger"}.get(data["kind"], "")
     text = f"{data['kind']} {data['order_id']}  {data['market']} {data['side']} {data['size']}"
     text += f" {at} {data['price']}" if data["price"] else ""
     lines = [text + _client(data)]

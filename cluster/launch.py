@@ -13,6 +13,7 @@ import uvloop
 from client.faults import NoProgress
 from client.status import Values, sample
 from protocol.errors import TrilemmaError
+from store.config import Role
 from store.testnet import Testnet
 
 POLL_S = 0.2
@@ -56,9 +57,16 @@ def launch_detached(directory: Path, wait_s: float) -> int:
 
 
 def _funded(testnet: Testnet, statuses: dict[str, Values | None]) -> bool:
-    """Whether execution has taken in the deposits that genesis makes."""
-    deposits = sum(1 for account in testnet.chain().genesis.accounts if account.deposit_uusd)
-    cursors = [
-        (statuses[one.name] or {}).get("inbox_cursor") for one in testnet.of_role("execution")
-    ]
-    return all(isinstance(cursor, int) and cursor >= deposits for cursor in cursors)
+    """Whether execution has taken in what the base layer's inbox holds: since genesis, the start of
+    the funds and the first deposits."""
+    entries = _numbers(testnet, statuses, "node", "inbox_entries")
+    cursors = _numbers(testnet, statuses, "execution", "inbox_cursor")
+    return min(cursors, default=0) >= min(entries, default=0)
+
+
+def _numbers(
+    testnet: Testnet, statuses: dict[str, Values | None], role: Role, field: str
+) -> list[int]:
+    """A number of the status of each process of a role; -1 where it tells none."""
+    values = [(statuses[one.name] or {}).get(field) for one in testnet.of_role(role)]
+    return [value if isinstance(value, int) else -1 for value in values]

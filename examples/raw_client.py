@@ -85,7 +85,7 @@ def main() -> None:
     # Ask execution who we are and where the market stands, then listen from there on.
     execution = Session(address["execution"], chain_id)
     account = execution.ask(ACCOUNT, 0, sha256(public).digest()[:20])[2]
-    # BookView: tag, id, market, height, next_seq, mark, bids, asks
+    # BookView: tag, id, market, height, next_seq, mark, bids, asks, checksum
     book = execution.ask(BOOK, 0, 1)
     next_seq, mark_ticks = book[4], book[5]
     execution.send(SUBSCRIBE_EVENTS, next_seq, [account])
@@ -93,8 +93,12 @@ def main() -> None:
 
     # Sign: the batch's bytes, bound to chain and shard.
     nonce_ms = time.time_ns() // 1_000_000
-    market, buy, good_till_cancelled, client_id = 0, 0, 0, nonce_ms
-    order = [ORDER, market, buy, mark_ticks * 9 // 10, 1, good_till_cancelled, client_id]
+    market, buy, good_till_cancelled, client_id, flags, expires_ms = 0, 0, 0, nonce_ms, 0, 0
+    price_ticks, size_lots = mark_ticks * 9 // 10, 1
+    order = [
+        ORDER, market, buy, price_ticks, size_lots, good_till_cancelled, client_id, flags,
+        expires_ms,
+    ]  # fmt: skip
     cancel = [CANCEL_CLIENT, market, client_id]
     payload = msgpack.packb([account, nonce_ms, 0, [order, cancel]], use_bin_type=True)
     digest = domain_hash(b"trilemma/actions", chain_id, shard.to_bytes(2, "big"), payload)

@@ -1,7 +1,7 @@
 """Rebuild a market's order-by-order book from the event stream and print its best levels.
 
-The mirror starts empty, so it is right from the exchange's first event on. Ctrl-C ends it, or
-`--seconds`.
+The mirror starts empty, so it is right from the exchange's first event on, and proves its copy by
+the checksum that execution gives with its own book. Ctrl-C ends it, or `--seconds`.
 
 Usage::
 
@@ -14,30 +14,26 @@ import argparse
 import asyncio
 import contextlib
 
-from client.book import BookMirror
+from client.book import ProvenBook
 from client.sdk import Exchange
 from client.units import lots_to_size, ticks_to_price
 from protocol.actions import BUY, SELL
-from protocol.events import BlockEvents
 
 
 async def watch(directory: str, market: str, depth: int, seconds: float) -> None:
     """Follow all events from the first one on and print the book twice a second."""
     async with Exchange.connect(directory) as exchange:
         config = exchange.market(market)
-        mirror = BookMirror(config.market)
-
-        def apply(block: BlockEvents) -> None:
-            for event in block.events:
-                mirror.apply(event)
-
-        exchange.watchers.append(apply)
+        book = ProvenBook(config.market)
+        exchange.watchers.append(book.take)
         await exchange.follow(from_seq=1)
         until = asyncio.get_running_loop().time() + seconds
         while not seconds or asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.5)
             exchange.check()
-            print(f"{config.symbol}: {len(mirror.orders)} orders, event {exchange.stream.next_seq}")
+            proven = "proven" if book.agrees(await exchange.book(market, 1)) else "not compared"
+            mirror, event = book.mirror, exchange.stream.next_seq
+            print(f"{config.symbol}: {len(mirror.orders)} orders, event {event}, {proven}")
             for name, side in (("ask", SELL), ("bid", BUY)):
                 for price, lots, orders in mirror.levels(side, depth):
                     shown = ticks_to_price(config, price), lots_to_size(config, lots)

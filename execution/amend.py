@@ -172,7 +172,7 @@ class Amend:
         if crosses and tif == POST_ONLY:
             return Code.WOULD_TAKE
         if flags & REDUCE_ONLY:
-            return Code.OK
+            lots = min(lots, abs(exposure.size_lots))
         fills = min(state.limits.fills_per_action, state.fills_left)
         if crosses and fills <= 0:
             return Code.BUSY
@@ -247,7 +247,7 @@ class Amend:
             exposure = account.exposure(order.market)
             code = risk.place(
                 account, exposure, market, order.side, order.price_ticks, order.remaining_lots,
-                False,
+                bool(order.flags & REDUCE_ONLY),
             )  # fmt: skip
             if code:
                 break

@@ -70,6 +70,11 @@ class Checks:
             return Code.DUPLICATE_CLIENT_ID
         if tif in RESTING_TIFS and len(account.orders) >= state.limits.orders_per_account:
             return Code.TOO_MANY_ORDERS
+        if action.flags & REDUCE_ONLY and tif in RESTING_TIFS:
+            exposure = account.exposures.get(market.number)
+            limit = state.limits.reduce_only_orders
+            if exposure is not None and len(exposure.reducing) >= limit:
+                return Code.TOO_MANY_ORDERS
         return self.mode(account, market, tif, action.flags)
 
     def _size(self, account: Account, market: Market, price: int, lots: int) -> Code:

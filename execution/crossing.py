@@ -186,14 +186,16 @@ class Crossing:
             lots = policy.allowed_lots(price, lots)
             if lots <= 0:
                 return STOP
-        fees = market.fees_ppm
-        maker_out = risk.outcome(
-            owner, theirs, market, maker.side, price, lots, fees[owner.tier][1], maker
-        )
-        if not risk.legal(owner, theirs, market, maker_out):
+        maker_rate, rate = market.fees_ppm[owner.tier][1], market.fees_ppm[taker.tier][0]
+        if policy is not None:
+            # The taker pays the insurance fund, so that nobody pays for a rebate.
+            maker_rate, rate = max(maker_rate, 0), 0
+        maker_out = risk.outcome(owner, theirs, market, maker.side, price, lots, maker_rate, maker)
+        if _outgrows(market, theirs.size_lots, maker_out.size_lots, price) or not risk.legal(
+            owner, theirs, market, maker_out
+        ):
             self.reason = REASON_MARGIN
             return REMOVE
-        rate = 0 if policy is not None else fees[taker.tier][0]
         taker_out = risk.outcome(taker, mine, market, side, price, lots, rate, None)
         if self.closing and policy is None and not risk.legal(taker, mine, market, taker_out):
             self.stopped = Code.INSUFFICIENT_MARGIN
@@ -328,6 +330,17 @@ class Crossing:
                     order.remaining_lots, REASON_REDUCE_ONLY,
                 )
             )  # fmt: skip
+
+
+def _outgrows(market: Market, before_lots: int, after_lots: int, price_ticks: int) -> bool:
+    """Whether a fill takes a position beyond its limits: what the position was when the order was
+    taken in may have been closed since by an order that needed no margin."""
+    if abs(after_lots) <= abs(before_lots):
+        return False
+    if abs(after_lots) <= market.max_position_lots and price_ticks <= market.safe_ticks:
+        return False
+    side = BUY if after_lots > 0 else SELL
+    return market.limit_code(after_lots, 0, 0, 0, 0, side, price_ticks) != Code.OK
 
 
 def _unlinked(account: Account, order: Resting, filled_lots: int, gone: bool) -> None:

@@ -105,7 +105,9 @@ class Custody:
         return -(-amount_uusd * bad // claims)
 
     def approve(self, account: Account, action: ApproveAgent) -> Result:
-        """Approve an agent key, or move the expiry of one; a revoked one stays revoked."""
+        """Approve an agent key of the master account, or move the expiry of one; a revoked one
+        stays revoked."""
+        account = self._state.accounts[account.master]
         agents = account.agents
         if len(action.agent) != AGENT_BYTES:
             return REFUSED[Code.WRONG_TYPE]
@@ -120,7 +122,8 @@ class Custody:
         return OK
 
     def revoke(self, account: Account, action: RevokeAgent) -> Result:
-        """Revoke an agent key for ever."""
+        """Revoke an agent key of the master account for ever."""
+        account = self._state.accounts[account.master]
         before = account.agents.get(action.agent)
         if before is None:
             return REFUSED[Code.UNKNOWN_SIGNER]

@@ -112,7 +112,7 @@ class Opposites:
 class Deleveraging:
     """Makes accounts flat at the expense of the insurance fund and of their counterparties."""
 
-    __slots__ = ("_moves", "_receipts", "_state", "_trading", "opposites")
+    __slots__ = ("_bearers", "_moves", "_receipts", "_state", "_trading", "opposites")
 
     def __init__(
         self,
@@ -122,6 +122,9 @@ class Deleveraging:
         moves: Moves,
         opposites: Opposites,
     ) -> None:
+        self._bearers: dict[int, tuple[Market, int]] = {}
+        """Counterparties of the account in hand that may carry something, in their rank: where they
+        took a position over first, and the worth of all that they took."""
         self._state = state
         self._trading = trading
         self._receipts = receipts
@@ -137,6 +140,7 @@ class Deleveraging:
         movable = [e for e in held if off_book(state.markets[e.market])]
         if held and not movable:
             return
+        self._bearers = {}
         weights = [risk.maintenance_of_uusd(state.markets[e.market], e.size_lots) for e in movable]
         due_uusd = max(-tv, 0)
         if len(movable) < len(held):
@@ -145,7 +149,11 @@ class Deleveraging:
         if paid_uusd:
             self._moves.pay(account, paid_uusd)
         shares = allocate(due_uusd - paid_uusd, weights, [due_uusd] * len(weights))
-        left_uusd = 0 if movable else due_uusd - paid_uusd
+        left_uusd = 0
+        if not held:
+            left_uusd = due_uusd - paid_uusd
+            market = state.markets[0]
+            self._add(account, account, market, 0, 0, (tv, mm), rank, -paid_uusd, left_uusd)
         for e, share_uusd in zip(movable, shares, strict=True):
             if items.over:
                 return
@@ -153,8 +161,30 @@ class Deleveraging:
                 account, e, left_uusd + share_uusd, rank, items, paid_uusd, (tv, mm)
             )
             paid_uusd, (tv, mm) = 0, risk.liquidation(account)
-        if left_uusd and not items.over:
-            self._owe(account, left_uusd)
+        if left_uusd and not any(e.size_lots for e in movable):
+            left_uusd -= self._share_rest(account, left_uusd, rank)
+            if left_uusd:
+                self._owe(account, left_uusd)
+
+    def _share_rest(self, account: Account, rest_uusd: int, rank: int) -> int:
+        """Share what the last steps could not carry among all counterparties of the account, in
+        proportion to what they took, in cash alone; returns the sum of haircuts."""
+        accounts, risk = self._state.accounts, self._state.risk
+        others = [accounts[number] for number in self._bearers]
+        weights = [worth_uusd for _, worth_uusd in self._bearers.values()]
+        standing = [risk.liquidation(other) for other in others]
+        cuts = divide_shortfall(rest_uusd, weights, [haircut_room_uusd(*one) for one in standing])
+        if not sum(cuts):
+            return 0
+        market = next(iter(self._bearers.values()))[0]
+        before = risk.liquidation(account)
+        self._add(account, account, market, 0, sum(cuts), before, rank, 0, rest_uusd)
+        for place, (other, cut) in enumerate(zip(others, cuts, strict=True)):
+            if cut:
+                market = self._bearers[other.number][0]
+                self._add(other, account, market, 0, -cut, standing[place], place, 0, cut)
+                self._moves.transfer(other, account, cut)
+        return sum(cuts)
 
     def _owe(self, account: Account, amount_uusd: int) -> None:
         """What nobody could carry becomes open bad debt: the fund's cash falls below 0."""
@@ -243,6 +273,11 @@ class Deleveraging:
                 place + number, 0, cut,
             )  # fmt: skip
             self._moves.exchange(other, account, market, sign * part, -cash_uusd)
+            tv, mm, _ = standing[number]
+            if tv >= mm:
+                first, worth = self._bearers.get(other.number, (market, 0))
+                worth += market.product.notional_uusd(part, market.mark_ticks)
+                self._bearers[other.number] = (first, worth)
         return sum(cuts)
 
     def _standing(self, other: Account, market: Market, lots: int) -> tuple[int, int, int]:

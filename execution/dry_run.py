@@ -44,15 +44,19 @@ class _Shadow:
 
 def fillable(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_steps: int) -> bool:
     """Whether the taker that `crossing.begin` set would fill `lots` within its limit and
-    `max_steps` fills and removals."""
+    `max_steps` fills and removals. What it looked at counts against the block's fills, for looking
+    costs as much as filling."""
     open_interest_lots = crossing.market.open_interest_lots
-    try:
-        return _walk(crossing, state, limit_ticks, lots, max_steps)
-    finally:
-        crossing.market.open_interest_lots = open_interest_lots
+    found, steps = _walk(crossing, state, limit_ticks, lots, max_steps)
+    crossing.market.open_interest_lots = open_interest_lots
+    state.fills_left -= steps
+    return found
 
 
-def _walk(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_steps: int) -> bool:
+def _walk(
+    crossing: Crossing, state: State, limit_ticks: int, lots: int, max_steps: int
+) -> tuple[bool, int]:
+    """(whether it would fill, fills and removals looked at)."""
     market, side = crossing.market, crossing.side
     taker = _Shadow(state, crossing.account, market)
     owners: dict[int, _Shadow] = {}
@@ -60,7 +64,7 @@ def _walk(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_ste
     for maker in market.book.walk(SELL if side == BUY else BUY):
         beyond = maker.price_ticks > limit_ticks if side == BUY else maker.price_ticks < limit_ticks
         if beyond or steps >= max_steps:
-            return False
+            return False, steps
         owner = state.accounts[maker.account]
         if maker.expires_ms and maker.expires_ms < state.time_ms:
             steps += 1
@@ -69,7 +73,7 @@ def _walk(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_ste
             crossing.flags & STP_MASTER and owner.master == crossing.account.master
         ):
             if crossing.flags & STP_MODES != STP_CANCEL_MAKER:
-                return False
+                return False, steps
             steps += 1
             continue
         shadow = owners.get(owner.number)
@@ -78,12 +82,12 @@ def _walk(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_ste
             shadow = owners[owner.number] = _Shadow(state, owner, market)
         filled, used = _fill(crossing, maker, shadow, taker, lots, max_steps - steps)
         if filled < 0:
-            return False
+            return False, steps
         lots -= filled
         steps += used
         if not lots:
-            return True
-    return False
+            return True, steps
+    return False, steps
 
 
 def _fill(

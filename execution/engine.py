@@ -48,11 +48,11 @@ from protocol.actions import (
     Twap,
     Withdraw,
 )
+from protocol.depth import CHECKED_LEVELS, depth_checksum
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.events import BatchExecuted, Event
 from protocol.genesis import Chain
 from protocol.keys import verify
-from protocol.depth import CHECKED_LEVELS, depth_checksum
 from protocol.messages_market_data import BookView
 from protocol.messages_trading import AccountView, PositionView
 from protocol.settlement import InboxEntry, OutboxEntry

@@ -76,11 +76,14 @@ class Moves:
 
     def pay(self, account: Account, amount_uusd: int) -> None:
         """Give an account cash out of the insurance fund."""
-        state = self._state
-        account.cash_uusd += amount_uusd
-        account.tv_uusd += amount_uusd
-        state.insurance.cash_uusd -= amount_uusd
-        state.dirty_accounts[account] = state.dirty_accounts[state.insurance] = None
+        self.transfer(self._state.insurance, account, amount_uusd)
+
+    def transfer(self, giver: Account, taker: Account, amount_uusd: int) -> None:
+        """Move cash."""
+        for one, change_uusd in ((giver, -amount_uusd), (taker, amount_uusd)):
+            one.cash_uusd += change_uusd
+            one.tv_uusd += change_uusd
+            self._state.dirty_accounts[one] = None
 
     def positions(self, account: Account) -> list[Exposure]:
         """Open positions, the largest maintenance margin first, then by market."""

@@ -219,7 +219,9 @@ class Trading:
         may still close a position, fill by fill, as long as each one reduces risk. What is left
         after the fills that the action or the block may have is cancelled."""
         state = self._state
-        max_fills = min(state.limits.fills_per_action, state.fills_left)
+        # Fill or kill is looked through before it fills, and both count.
+        fills_left = state.fills_left // 2 if tif == FOK else state.fills_left
+        max_fills = min(state.limits.fills_per_action, fills_left)
         if max_fills <= 0:
             return REFUSED[Code.BUSY]
         code = self.admissible(account, exposure, market, side, limit, lots, flags, max_fills)

@@ -300,7 +300,8 @@ class Receipt(Wire, frozen=True, tag=23):
     size, fee excluded. `price_ticks`: zero price of an order (0 where priced in cash).
     `insurance_uusd`: what the insurance fund received (negative: paid). For a counterparty of a
     deleveraging `account` is the counterparty, `of_account` the liquidated one, `rank` the place
-    by profit, and `share_uusd` its part of the shortfall.
+    by profit, and `share_uusd` its part of the shortfall. Without lots a deleveraging is one of
+    cash: what the last counterparties could not carry, or a debt that has no position (market 0).
     """
 
     number: int

@@ -70,12 +70,14 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Bounds that everybody enforces alike."""
+    """Bounds that everybody enforces alike. `reduce_only_orders`: resting ones of an account in a
+    market, since each fill of the account may have to shrink them."""
 
     orders_per_account: int = 2_000
     fills_per_action: int = 500
     fills_per_block: int = 50_000
     agents_per_account: int = 32
+    reduce_only_orders: int = 32
     inbox_per_block: int = 256
     subaccounts: int = 16
     triggers_per_account: int = 100

@@ -11,6 +11,7 @@ from protocol.messages_trading import (
     AccountRequest,
     DiffPush,
     EventsPush,
+    OrdersRequest,
     ResultRequest,
     SubscribeDiffs,
     SubscribeEvents,
@@ -50,7 +51,7 @@ class SimExecution(Process):
         if snapshot is not None:
             self.history.count("snapshots_restored")
         self.replay = Replay(self.chain, snapshot, self.store.feed(snapshot))
-        queries = Queries(self.replay)
+        self.queries = queries = Queries(self.replay)
         self._snapshot_height = self.replay.height
         self.inbox = InboxFollower(self, self._validators)
         self.log = LogFollower(self, self.next_sequencers, self.replay.height, self.replay.block_id)
@@ -59,6 +60,7 @@ class SimExecution(Process):
         self.on(SubscribeEvents, self._subscribe_events)
         self.on(SubscribeDiffs, self._subscribe_diffs)
         self.on(AccountRequest, lambda _, request: queries.account(request))
+        self.on(OrdersRequest, lambda _, request: queries.orders(request))
         self.on(ResultRequest, lambda _, request: queries.result(request))
         self.inbox.start()
         self.log.start()

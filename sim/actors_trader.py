@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from protocol.actions import (
-    GTC,
-    IOC,
     NONCE_FUTURE_MS,
     NONCE_PAST_MS,
-    POST_ONLY,
+    OPEN,
     Action,
     ActionBatch,
-    CancelClient,
-    MarketOrder,
     OraclePrice,
     Order,
+    SetMode,
+    Transfer,
+    TransferPosition,
     Withdraw,
     sign_batch,
 )
@@ -35,24 +34,35 @@ from protocol.messages import (
     WithdrawalView,
     session_digest,
 )
-from protocol.messages_trading import ResultRequest, ResultView
+from protocol.messages_trading import OrdersRequest, OrdersView, ResultRequest, ResultView
 from protocol.ordering import verify_receipt
-from protocol.settlement import Deposit, OutboxEntry, Payout
+from protocol.settlement import (
+    BACKSTOP_ACCOUNT,
+    INSURANCE_ACCOUNT,
+    Deposit,
+    OutboxEntry,
+    Payout,
+    account_number,
+)
+from sim.actors_flow import Flow
 from sim.actors_keys import SimKey
 from sim.actors_ledger_client import LedgerClient
 from sim.actors_process import Setting
 from sim.actors_results import decode_result
+from sim.kernel import US_PER_MS
+from sim.pipeline_venue import DOLLAR, PricePath, Venue
 
 OPEN_MAX = 12
 SUBMIT_TIMEOUT_MS = 600
 RETRY_MS = 150
 ATTEMPTS = 40
 KEPT_BATCHES = 60
-DOLLAR = 1_000_000
+NEWCOMER_UUSD = 2_000 * DOLLAR
 
 
 class Trader(LedgerClient):
-    """One client. `stop_us`: when it sends its last batch; `pause_ms`: mean time between two."""
+    """One client. `executions`: nodes that it asks; `path`: prices that it believes in; `stop_us`:
+    when it sends its last batch; `pause_ms`: mean time between two."""
 
     def __init__(
         self,
@@ -61,27 +71,30 @@ class Trader(LedgerClient):
         key: SimKey,
         validators: list[str],
         sequencer: str,
-        execution: str,
+        executions: list[str],
         prover: str,
         *,
+        venue: Venue,
+        path: PricePath,
         pause_ms: int,
         stop_us: int,
         skew_us: int = 0,
     ) -> None:
         super().__init__(setting, name, key, validators, skew_us)
-        self.sequencer, self.execution, self.prover = sequencer, execution, prover
+        self.sequencer, self.executions, self.prover = sequencer, executions, prover
+        self.venue, self.path = venue, path
         self.account = 0
         self.open_submissions = 0
         self.open_withdrawals = 0
         self._pause_ms = pause_ms
         self._stop_us = stop_us
         self._nonce_ms = 0
-        self._client_id = 0
+        self._accounts: list[int] = []
+        self._flow = Flow(self.random, venue, self.price, self.now_ms)
         self._sent: list[bytes] = []
         self._session = False
         self._greeting = False
         self._noticed: dict[int, bytes] = {}
-        self._prices = [market.initial_price_ticks for market in self.chain.genesis.markets]
 
     def start(self) -> None:
         """Begin to trade."""
@@ -97,6 +110,10 @@ class Trader(LedgerClient):
             or self.open_transactions
             or self.open_withdrawals
         )
+
+    def price(self, market: int) -> int:
+        """What a market is worth outside."""
+        return self.path.ticks(market, self.kernel.now_us // US_PER_MS)
 
     # --- submissions
 
@@ -184,8 +201,8 @@ class Trader(LedgerClient):
     async def _trade(self) -> None:
         await self._enter()
         kinds: list[tuple[int, Callable[[], None]]] = [
-            (74, self._orders), (8, self._repeat), (8, self._wrong),
-            (6, self._withdraw), (4, self._deposit),
+            (66, self._orders), (5, self._look), (5, self._transfer), (8, self._repeat),
+            (7, self._wrong), (5, self._withdraw), (4, self._deposit),
         ]  # fmt: skip
         while self.kernel.now_us < self._stop_us:
             await self.sleep(1 + self.random.below(2 * self._pause_ms))
@@ -204,29 +221,51 @@ class Trader(LedgerClient):
             view = await self.balance()
             if view.account:
                 self.account = view.account
+                self._accounts = [view.account]
                 return
-            await self.send_action(Deposit(self.key.address, 2_000 * DOLLAR))
+            await self.send_action(Deposit(self.key.address, NEWCOMER_UUSD))
             self.history.count("newcomers")
 
     def _orders(self) -> None:
-        random = self.random
-        actions: list[Action] = []
-        for _ in range(random.between(1, 4)):
-            market = random.below(len(self._prices))
-            self._prices[market] += random.between(-60, 60)
-            draw = random.below(10)
-            side = random.below(2)
-            lots = random.between(1, 30)
-            if draw < 2 and self._client_id:
-                actions.append(CancelClient(market, random.between(1, self._client_id)))
-            elif draw == 2:
-                actions.append(MarketOrder(market, side, lots, 5_000))
-            else:
-                self._client_id += 1
-                price = self._prices[market] + random.between(-900, 900)
-                tif = random.pick((GTC, GTC, GTC, IOC, POST_ONLY))
-                actions.append(Order(market, side, price, lots, tif, self._client_id))
-        self._send(self.sign(*actions))
+        account = self.account if self.random.chance(800_000) else self.random.pick(self._accounts)
+        self._send(self.sign(*self._flow.actions(), account=account))
+
+    def _look(self) -> None:
+        self.spawn(self._look_at_orders())
+
+    async def _look_at_orders(self) -> None:
+        """Learn the ids of what rests."""
+        account = self.account
+        try:
+            view = await self.ask(
+                self.random.pick(self.executions),
+                OrdersView,
+                lambda request_id: OrdersRequest(request_id, account),
+            )
+        except (TimeoutError, RemoteFault):
+            return
+        self._flow.orders = view.orders
+
+    def _transfer(self) -> None:
+        """Move money or a position between own accounts, or give to a fund."""
+        random, markets = self.random, len(self.venue.markets)
+        draw = random.below(10)
+        if draw == 0:
+            fund = random.pick((INSURANCE_ACCOUNT, BACKSTOP_ACCOUNT))
+            self._send(self.sign(Transfer(fund, random.between(1, DOLLAR))))
+            return
+        isolated = random.pick((-1, -1, random.below(markets)))
+        other = account_number(self.account, random.between(0, 2), isolated)
+        if draw < 7:
+            if other not in self._accounts:
+                self._accounts.append(other)
+            source = self.account if draw < 5 else random.pick(self._accounts)
+            amount_uusd = random.between(1, self.venue.deposit_uusd // 5)
+            self._send(self.sign(Transfer(other, amount_uusd), account=source))
+            return
+        lots = random.pick((1, -1)) * random.between(1, 40)
+        moved = TransferPosition(other, random.below(markets), lots)
+        self._send(self.sign(moved, account=random.pick(self._accounts)))
 
     def _send(self, raw: bytes) -> None:
         self._sent.append(raw)
@@ -244,7 +283,7 @@ class Trader(LedgerClient):
     def _wrong(self) -> None:
         """Something that must be refused, by the sequencer or by execution."""
         random, now_ms = self.random, self.now_ms()
-        order = Order(0, 0, self._prices[0], 1)
+        order = Order(0, 0, self.price(0), 1)
         raw = self.sign(order)
         kind = random.below(7)
         if kind == 0:
@@ -260,7 +299,8 @@ class Trader(LedgerClient):
         elif kind == 5:
             raw = self.sign(Withdraw(1 << 41, self.key.address))
         else:
-            raw = self.sign(Order(random.between(0, 5), 0, 0, 0), OraclePrice(0, 1))
+            committee = (OraclePrice(0, 1), SetMode(0, OPEN))
+            raw = self.sign(Order(random.between(0, 5), 0, 0, 0), *committee)
         self.history.count(f"wrong_{kind}")
         self.spawn(self._deliver(raw))
 
@@ -316,7 +356,7 @@ class Trader(LedgerClient):
         while (self.key.public, nonce_ms) not in self.history.refused:
             try:
                 view = await self.ask(
-                    self.execution,
+                    self.random.pick(self.executions),
                     ResultView,
                     lambda request_id: ResultRequest(request_id, self.key.public, nonce_ms),
                 )
@@ -335,22 +375,3 @@ class Trader(LedgerClient):
                 )
             except (TimeoutError, RemoteFault):
                 await self.sleep(2 * RETRY_MS)
-
-
-class Oracle(Trader):
-    """Sends prices that wander."""
-
-    def start(self) -> None:
-        """Begin to send prices."""
-        self.on(Ordered, self._ordered)
-        self.spawn(self._watch_prices())
-
-    async def _watch_prices(self) -> None:
-        while self.kernel.now_us < self._stop_us:
-            prices: list[Action] = []
-            for market in range(len(self._prices)):
-                self._prices[market] += self.random.between(-300, 300)
-                prices.append(OraclePrice(market, self._prices[market]))
-            if self.open_submissions < OPEN_MAX:
-                self._send(self.sign(*prices, account=0))
-            await self.sleep(self._pause_ms)

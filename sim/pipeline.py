@@ -8,8 +8,7 @@ settle, and then the books are checked.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -21,7 +20,6 @@ from protocol.genesis import (
     GenesisAccount,
     Identity,
     Limits,
-    MarketConfig,
     Pace,
     Staking,
     parse_genesis,
@@ -30,35 +28,32 @@ from prover.tree import StateTree
 from sim.actors_byzantine import ByzantineValidator
 from sim.actors_execution import SimExecution
 from sim.actors_keys import SimKey
+from sim.actors_oracle import Guardian, Maker, Oracle, Servant, planned_votes
 from sim.actors_process import Process, Setting
 from sim.actors_prover import SimProver
 from sim.actors_results import EventReader
 from sim.actors_sequencer import SimSequencer
 from sim.actors_staker import Staker
-from sim.actors_trader import DOLLAR, Oracle, Trader
+from sim.actors_trader import Trader
 from sim.actors_validator import SimValidator
 from sim.checkers import Stalled
 from sim.disk import DiskRule
 from sim.kernel import US_PER_MS, US_PER_S, Kernel
 from sim.network import LinkRule, Network, Uniform
 from sim.pipeline_history import History
+from sim.pipeline_trading import is_calm
+from sim.pipeline_venue import DOLLAR, GENESIS_MS, STEP_MS, USUAL, PricePath, Venue
 
-GENESIS_MS = 1_700_000_000_000
+AnyTrader = TypeVar("AnyTrader", bound=Trader)
+
 STAKE_UUSD = 1_000 * DOLLAR
 LEDGER_PACE = Pace(150, 40, 1_000, 500, 3_000, 1 << 20)
 SEQUENCER_PACE = Pace(40, 10, 0, 500, 3_000, 1 << 20)
 NO_FEES = Fees()
 CHECK_EVERY_US = 250 * US_PER_MS
-MARKETS = (
-    MarketConfig(
-        0, "BTC-PERP", 100_000, 1_000, 50_000, 30_000, 450, 150, 1_000_000, 1_000_000, 100_000_000,
-        600_000,
-    ),
-    MarketConfig(
-        1, "ETH-PERP", 10_000, 10_000, 50_000, 30_000, 450, -150, 1_000_000, 1_000_000,
-        100_000_000, 300_000,
-    ),
-)  # fmt: skip
+STATE_ROOTS_MAX = 64
+ORACLES = ["oracle", "oracle-1", "oracle-2"]
+GUARDIANS = ["guardian", "guardian-1", "guardian-2"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Options:
     `pause_ms`: mean time between two batches of one trader. `spare`: validators that are not in
     genesis and bond later, for which epochs must have an end (`epoch_ms`). `behaviour`: that of the
     last validator of genesis, none where it is empty. `lie_ppm`: share of the prover's batches
-    before which it tries something else.
+    before which it tries something else. `executions`: execution nodes.
     """
 
     validators: int = 4
@@ -87,16 +82,24 @@ class Options:
     spare: int = 0
     epoch_ms: int = 0
     fees: Fees = NO_FEES
+    executions: int = 1
+    venue: Venue = USUAL
 
 
-@cache
-def make_chain(validators: int, spare: int, traders: int, epoch_ms: int, fees: Fees) -> Chain:
+def make_chain(
+    validators: int,
+    spare: int,
+    traders: int,
+    epoch_ms: int,
+    fees: Fees,
+    venue: Venue = USUAL,
+) -> Chain:
     """The genesis of a run; the last trader has money on the ledger only."""
     accounts = [
         GenesisAccount(
             SimKey(f"trader-{n}").address.hex(),
             5_000 * DOLLAR,
-            20_000 * DOLLAR if n < traders - 1 else 0,
+            venue.deposit_uusd if n < traders - 1 else 0,
         )
         for n in range(traders)
     ]
@@ -104,6 +107,7 @@ def make_chain(validators: int, spare: int, traders: int, epoch_ms: int, fees: F
         GenesisAccount(SimKey(name).address.hex(), 1_000 * DOLLAR, 0)
         for name in ("prover", *(f"validator-{n}" for n in range(validators + spare)))
     ]
+    accounts.append(GenesisAccount(SimKey("maker").address.hex(), 0, venue.maker_uusd))
     genesis = Genesis(
         name="simulated",
         time_ms=GENESIS_MS,
@@ -111,14 +115,20 @@ def make_chain(validators: int, spare: int, traders: int, epoch_ms: int, fees: F
         validators=[_identity(f"validator-{n}", STAKE_UUSD) for n in range(validators)],
         sequencers=[_identity("sequencer", 1)],
         provers=[SimKey("prover").public.hex()],
-        oracles=[SimKey("oracle").public.hex()],
-        markets=list(MARKETS),
+        oracles=[SimKey(name).public.hex() for name in ORACLES],
+        guardians=[SimKey(name).public.hex() for name in GUARDIANS],
+        markets=list(venue.markets),
         accounts=accounts,
         ledger_pace=LEDGER_PACE,
         sequencer_pace=SEQUENCER_PACE,
         limits=Limits(inbox_per_block=4),
         staking=Staking(epoch_ms=epoch_ms, jail_ms=1_500),
         fees=fees,
+        insurance_uusd=venue.insurance_uusd,
+        backstop_uusd=venue.backstop_uusd,
+        liquidation=venue.liquidation,
+        reopening=venue.reopening,
+        cancels_first=venue.cancels_first,
     )
     return parse_genesis(msgspec.json.encode(genesis))
 
@@ -135,6 +145,8 @@ def genesis_state_root(chain: Chain) -> bytes:
     root = _STATE_ROOTS.get(chain.chain_id)
     if root is None:
         root = StateTree(sorted(Engine(chain).leaves().items())).root
+        if len(_STATE_ROOTS) >= STATE_ROOTS_MAX:
+            _STATE_ROOTS.clear()
         _STATE_ROOTS[chain.chain_id] = root
     return root
 
@@ -145,8 +157,9 @@ class Exchange:
     def __init__(self, seed: int, options: Options, keep_trace: int = 0) -> None:
         self.options = options
         self.chain = make_chain(
-            options.validators, options.spare, options.traders, options.epoch_ms, options.fees
-        )
+            options.validators, options.spare, options.traders, options.epoch_ms, options.fees,
+            options.venue,
+        )  # fmt: skip
         self.kernel = kernel = Kernel(seed, keep_trace=keep_trace, max_events=3_000_000)
         self.network = Network(kernel, options.link)
         self.history = History(kernel)
@@ -158,23 +171,48 @@ class Exchange:
         self.sequencer = SimSequencer(
             self.setting, "sequencer", 0, SimKey("sequencer"), names, skew()
         )
-        self.execution = SimExecution(self.setting, "execution", names, ["sequencer"], skew())
+        nodes = ["execution", *(f"execution-{n}" for n in range(1, options.executions))]
+        self.executions = [
+            SimExecution(self.setting, node, names, ["sequencer"], skew()) for node in nodes
+        ]
         self.prover = SimProver(
-            self.setting, "prover", SimKey("prover"), names, ["sequencer"], ["execution"], skew()
+            self.setting, "prover", SimKey("prover"), names, ["sequencer"], nodes, skew()
         )
         self.prover.lie_ppm = options.lie_ppm
-        self.traders = [self._trader(f"trader-{n}") for n in range(options.traders)]
-        self.oracle = self._trader("oracle", Oracle)
+        steps = options.load_us // (STEP_MS * US_PER_MS)
+        self.path = PricePath(kernel.stream("prices"), options.venue, steps)
+        self.traders = [self._trader(f"trader-{n}", Trader) for n in range(options.traders)]
+        self.servants = self._servants()
         self.stakers = [self._staker(number, names) for number in range(len(names))]
         if not options.epoch_ms:
             self.stakers = []
-        self.reader = EventReader(self.setting, "reader", ["execution"])
+        self.reader = EventReader(self.setting, "reader", nodes)
         self.servers: list[Process] = [
-            *self.validators, self.sequencer, self.execution, self.prover,
+            *self.validators, self.sequencer, *self.executions, self.prover,
         ]  # fmt: skip
         self.clients: list[Process] = [
-            *self.traders, self.oracle, *self.stakers, self.reader,
+            *self.traders, *self.servants, *self.stakers, self.reader,
         ]  # fmt: skip
+
+    @property
+    def execution(self) -> SimExecution:
+        """The execution node that is furthest."""
+        return max(self.executions, key=lambda node: node.height if node.alive else -1)
+
+    def _servants(self) -> list[Servant]:
+        """Oracles, guardians and the market maker."""
+        venue = self.options.venue
+        until_ms = self.options.load_us // US_PER_MS
+        planned = planned_votes(self.kernel.stream("votes"), len(venue.markets), until_ms)
+        servants: list[Servant] = [self._trader(name, Oracle) for name in ORACLES]
+        for name in GUARDIANS:
+            guardian = self._trader(name, Guardian)
+            guardian.votes = planned
+            servants.append(guardian)
+        servants.append(self._trader("maker", Maker))
+        for servant in servants:
+            servant.calm = self.calm
+        return servants
 
     def _skew(self) -> int:
         most_us = self.options.skew_us
@@ -201,15 +239,17 @@ class Exchange:
             skew_us=self._skew(),
         )  # fmt: skip
 
-    def _trader(self, name: str, kind: type[Trader] = Trader) -> Trader:
+    def _trader(self, name: str, kind: type[AnyTrader]) -> AnyTrader:
         return kind(
             self.setting,
             name,
             SimKey(name),
             [validator.name for validator in self.validators],
             "sequencer",
-            "execution",
+            [node.name for node in self.executions],
             "prover",
+            venue=self.options.venue,
+            path=self.path,
             pause_ms=self.options.pause_ms,
             stop_us=self.options.load_us,
             skew_us=self._skew(),
@@ -247,13 +287,22 @@ class Exchange:
         """Validators that are held to everything."""
         return [validator for validator in self.validators if validator.honest]
 
+    def calm(self) -> bool:
+        """Whether nobody waits to be sold, and all markets are open."""
+        node = self.execution
+        return node.alive and node.height > 0 and is_calm(node.engine)
+
     def settled(self) -> bool:
         """Whether everything that anybody waits for has been executed and settled everywhere."""
         history = self.history
-        if any(client.busy for client in (*self.traders, self.oracle, *self.stakers)):
+        if any(client.busy for client in (*self.traders, *self.servants, *self.stakers)):
+            return False
+        if not self.calm():
             return False
         pool, ordered = self.sequencer.machine.pool, self.sequencer.store.height
         if len(pool) or history.executed_height < ordered:
+            return False
+        if any(not node.alive or node.height < ordered for node in self.executions):
             return False
         if self.reader.next_seq != self.execution.next_seq:
             return False
@@ -275,7 +324,7 @@ class Exchange:
         waiting = [
             f"{trader.name} ({trader.open_submissions}, {trader.open_transactions}, "
             f"{trader.open_withdrawals})"
-            for trader in (*self.traders, self.oracle)
+            for trader in (*self.traders, *self.servants)
             if trader.busy
         ]
         shards = [
@@ -288,7 +337,7 @@ class Exchange:
             f"not settled within patience: clients {waiting}; ordered {self.sequencer.store.height}"
             f", pool {len(self.sequencer.machine.pool)}, executed {self.history.executed_height}, "
             f"active {self.history.active_height}, reader {self.reader.next_seq} of "
-            f"{self.execution.next_seq}; {'; '.join(shards)}"
+            f"{self.execution.next_seq}, calm {self.calm()}; {'; '.join(shards)}"
         )
 
     def close(self) -> None:

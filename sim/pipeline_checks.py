@@ -27,6 +27,7 @@ from sim.actors_prover import WAITING_MAX
 from sim.actors_validator import MAX_EVENTS, SimValidator
 from sim.checkers import Violation
 from sim.pipeline import Exchange
+from sim.pipeline_trading import check_books, check_liquidations
 
 AUDIT_BLOCKS = 200
 
@@ -74,8 +75,8 @@ def check_end(world: Exchange) -> AuditReport:
     prover = world.prover.batcher
     if prover.position.number == settled and prover.tree.root.hex() != report.state_root:
         raise Violation("root", "the prover's tree has another root than re-execution")
-    if not world.execution.engine.money_conserved():
-        raise Violation("conservation", "cash in the shard is not deposits less withdrawals")
+    check_books(world.chain, world.executions)
+    check_liquidations(history.liquidations, world.executions, world.prover)
     history.count("audited_batches", report.batches)
     history.count("audited_actions", report.actions)
     return report

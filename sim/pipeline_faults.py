@@ -25,12 +25,13 @@ def again(world: Exchange, low_ms: int, high_ms: int, act: Callable[[], None]) -
     world.kernel.after(random.between(low_ms, high_ms) * US_PER_MS, turn)
 
 
-def crashes(low_ms: int = 150, high_ms: int = 900) -> Plan:
-    """Processes of every kind die at any moment, half of them within a sync, and come back after a
-    while."""
+def crashes(low_ms: int = 150, high_ms: int = 900, roles: tuple[str, ...] = ()) -> Plan:
+    """Processes of every kind (or of some `roles`) die at any moment, half of them within a sync,
+    and come back after a while."""
 
     def plan(world: Exchange) -> None:
-        random = world.kernel.stream("crashes")
+        random = world.kernel.stream(" ".join(("crashes", *roles)))
+        mortal = [one for one in world.servers if not roles or one.role in roles]
 
         def revive(process: Process) -> None:
             if not process.alive:
@@ -38,7 +39,7 @@ def crashes(low_ms: int = 150, high_ms: int = 900) -> Plan:
                 process.boot()
 
         def strike() -> None:
-            process = random.pick(world.servers)
+            process = random.pick(mortal)
             if process.alive:
                 if random.chance(500_000):
                     process.doomed = True

@@ -13,11 +13,32 @@ from node.outcomes import NOT_FINAL
 from protocol.actions import batch_id
 from protocol.codec import encode
 from protocol.errors import Code
-from protocol.events import BatchExecuted, BlockDiff, Deposited, Event, WithdrawalQueued
+from protocol.events import (
+    LIQUIDATION_BACKSTOP,
+    LIQUIDATION_DELEVERAGED,
+    LIQUIDATION_ORDER,
+    BatchExecuted,
+    BlockDiff,
+    Deposited,
+    Event,
+    FundingPaid,
+    LiquidationBegun,
+    MarketChanged,
+    TriggerFired,
+    WithdrawalQueued,
+)
+from protocol.events import Receipt as LiquidationReceipt
 from protocol.messages import Committed
 from protocol.ordering import Receipt
 from sim.checkers import Violation
 from sim.kernel import Kernel
+
+_TOLD = {LiquidationBegun: "liquidated", TriggerFired: "triggered", FundingPaid: "funded"}
+_RECEIPTS = {
+    LIQUIDATION_ORDER: "sold_in_book",
+    LIQUIDATION_BACKSTOP: "taken_by_backstop",
+    LIQUIDATION_DELEVERAGED: "deleveraged",
+}
 
 
 class History:
@@ -40,6 +61,8 @@ class History:
         self.refused: set[tuple[bytes, int]] = set()
         self.deposited: dict[int, Deposited] = {}
         self.withdrawn: dict[int, WithdrawalQueued] = {}
+        self.liquidations: list[LiquidationReceipt] = []
+        """Receipts of liquidations, in order."""
         self.executed_height = 0
         self.active_height = 0
         """The newest executed block in which anything happened."""
@@ -102,8 +125,13 @@ class History:
             self._take_event(event)
 
     def _take_event(self, event: Event) -> None:
-        self.count(type(event).__name__)
-        if isinstance(event, BatchExecuted):
+        self.count(_TOLD.get(type(event), type(event).__name__))
+        if isinstance(event, LiquidationReceipt):
+            self.liquidations.append(event)
+            self.count(_RECEIPTS[event.kind])
+        elif isinstance(event, MarketChanged):
+            self.count("market_stale" if event.stale else f"market_mode_{event.mode}")
+        elif isinstance(event, BatchExecuted):
             place = (event.signer, event.nonce_ms)
             if event.duplicate:
                 self.count("duplicates_answered")
@@ -122,6 +150,9 @@ class History:
                 )
             else:
                 self.batch_results[place] = event
+                for result in event.results:
+                    if result.code:
+                        self.count(f"code_{Code(result.code).label}")
         elif isinstance(event, Deposited):
             if event.index in self.deposited:
                 raise Violation("exactly_once", f"deposit {event.index} was credited twice")

@@ -14,6 +14,7 @@ from sim.pipeline import Exchange, Options
 from sim.pipeline_checks import check_bounds, check_end
 from sim.pipeline_faults import Plan, plans
 from sim.pipeline_lies import LIES
+from sim.pipeline_venue import STEP_MS, crashing
 from sim.random import SplitMix64, derive_seed
 from sim.runner import Outcome, Scenario, guarded
 
@@ -96,7 +97,17 @@ def _epochs(random: SplitMix64, size: int) -> Options:
     )  # fmt: skip
 
 
-USUAL = ("accepted", "Fill", "payouts_made", "duplicates_answered", "audited_batches")
+def _crash(random: SplitMix64, size: int) -> Options:
+    load_us = 7 * US_PER_S
+    venue = crashing(random, load_us // (STEP_MS * US_PER_MS))
+    return Options(
+        validators=size, traders=6, executions=3, load_us=load_us, pause_ms=70, venue=venue
+    )
+
+
+USUAL = (
+    "accepted", "Fill", "payouts_made", "duplicates_answered", "audited_batches", "triggered",
+)  # fmt: skip
 
 _ALL = [
     scenario(
@@ -127,6 +138,19 @@ _ALL = [
         "exchange-epochs", "validators join and leave while the exchange runs and processes die",
         (*USUAL, "epochs_entered", "bonded", "stake_added", "unbonded", "crashed_validator"),
         _epochs, plans(faults.weather, faults.crashes(500, 1_500), faults.forgetful),
+    ),
+    scenario(
+        "exchange-crash", "prices crash while execution nodes die and come back",
+        (
+            *USUAL, "liquidated", "LiquidationEnded", "sold_in_book", "taken_by_backstop",
+            "deleveraged", "BadDebt", "TwapChanged", "Expired", "market_stale",
+            "crashed_execution", "crashed_in_sync", "snapshots_restored", "blocks_executed_again",
+        ),
+        _crash,
+        plans(
+            faults.crashes(100, 600, ("execution",)), faults.crashes(1_000, 4_000),
+            faults.forgetful,
+        ),
     ),
 ]  # fmt: skip
 

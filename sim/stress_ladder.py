@@ -1,6 +1,7 @@
 """Who pays for liquidations: the loss ladder of a stress run, and whether everybody can be paid.
 
     trader       what liquidated accounts gave up against the mark, liquidation fees included
+                 (negative: they were sold above a mark that was late)
     backstop     what the backstop lost (negative: won) until the end, at the last mark
     fund         what the insurance fund lost, down to nothing (negative: it earned)
     deleveraging haircuts of counterparties

@@ -107,7 +107,7 @@ class Maker:
         self._next_ms = now_ms + QUOTE_MS + (0 if self._next_ms else self._phase_ms)
         if self._acknowledged_ms(now_ms) > self.ack_limit_ms:
             if not self.withdrawn:
-                self.withdrawn = True
+                self.withdrawn = self._spoilt = True
                 self.withdrawals += 1
                 return self._send(now_ms, CancelAll(0), Lane.REDUCING)
             self._next_ms = now_ms + PROBE_MS
@@ -168,7 +168,7 @@ class Maker:
             self._unanswered.remove(sent_ms)
         self._latency_ms = now_ms - sent_ms
         self._wider = min(self._wider * 2, 8) if code else 1
-        self._spoilt = bool(code)
+        self._spoilt = self._spoilt or bool(code)
 
     def holds(self, size_lots: int) -> None:
         """Inventory after a block."""

@@ -113,7 +113,7 @@ def cut(
     end_ms = lowest + length_ms + shape.after_ms
     week = [c for c in candles if begin_ms - WEEK_MS <= c.time_ms < begin_ms]
     run = [c for c in candles if begin_ms <= c.time_ms < end_ms]
-    if not week or len(run) * length_ms < shape.before_ms + shape.after_ms:
+    if not week or len(run) * length_ms < shape.before_ms + length_ms + shape.after_ms:
         raise ConfigError(f"the prices do not reach around the low of {title}")
     if run[-1].time_ms - run[0].time_ms != (len(run) - 1) * length_ms:
         raise ConfigError(f"the prices have a gap near the low of {title}")
@@ -123,7 +123,7 @@ def cut(
 def synthetic(shape: Shape, seed: int = 0) -> Window:
     """A made-up crash of about a fifth, on candles of a minute after a calm week of hours."""
     length_ms, start_ms = 60_000, 1_700_000_000_000
-    hours = synthetic_candles(seed, 168, 3_600_000, start_ms, 50_000_000_000)[:168]
+    hours = synthetic_candles(seed, 168, 3_600_000, start_ms, 50_000_000_000, 6_000)[:168]
     minutes = shape.before_ms // length_ms
     candles = synthetic_candles(seed, minutes, length_ms, start_ms + WEEK_MS, hours[-1].close_uusd)
     lowest = min(candles, key=lambda candle: candle.low_uusd).time_ms

@@ -34,13 +34,13 @@ def tiered_chain(**changes: Any) -> Chain:
     markets = [
         market(
             0, margin_tiers=tiers, fee_tiers=fees, scale_from_uusd=50 * DOLLAR,
-            scale_to_uusd=400 * DOLLAR, max_open_interest_lots=120, price_band_ppm=60_000,
+            scale_to_uusd=400 * DOLLAR, max_open_interest_lots=50, price_band_ppm=60_000,
             min_notional_uusd=2 * DOLLAR, maker_fee_ppm=-1,
         ),
         market(1, lot_micro=3_000, fee_tiers=fees, oracle_age_ms=60, max_position_lots=80),
     ]  # fmt: skip
     limits = Limits(
-        orders_per_account=5, fills_per_action=3, fills_per_block=9, subaccounts=2,
+        orders_per_account=5, fills_per_action=3, fills_per_block=5, subaccounts=2,
         triggers_per_account=3, triggers_per_market=7, twaps_per_account=1, triggers_per_block=2,
         expiries_per_block=2,
     )  # fmt: skip
@@ -58,7 +58,7 @@ def vast_chain() -> Chain:
         market(1, tick_uusd=32_767, lot_micro=1_000_000, max_order_lots=1 << 30,
             max_position_lots=(1 << 31) - 1, max_open_interest_lots=1 << 26),
     ]  # fmt: skip
-    return chain_of(markets, Limits(orders_per_account=8, fills_per_action=20))
+    return chain_of(markets, Limits(orders_per_account=5, fills_per_action=20))
 
 
 CHAINS: dict[str, tuple[Callable[[], Chain], int]] = {

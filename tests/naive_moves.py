@@ -29,7 +29,8 @@ LARGE_LOTS = 10_000_000
 """Markets with such orders are for the bounds of cash movements and positions."""
 
 WEIGHTS = {
-    "limit": 18, "market": 5, "cancel": 2, "client": 1, "all": 1, "reduce": 2, "modify": 5,
+    "limit": 18, "kill": 4, "market": 5, "cancel": 2, "client": 1, "all": 1, "reduce": 2,
+    "modify": 5,
     "quote": 5, "withdraw": 1, "transfer": 1, "position": 2, "leverage": 1, "protection": 1,
     "trigger": 3, "oco": 2, "bracket": 2, "twap": 1, "switch": 1,
 }  # fmt: skip
@@ -48,9 +49,10 @@ class Moves:
         self.last: list[Sent] = []
         """What the last block was made of."""
         self.kinds: dict[str, Callable[[int], Any]] = {
-            "limit": self.limit, "market": self.market_order, "cancel": self.cancel,
-            "client": self.cancel_client, "all": self.cancel_all, "reduce": self.reduce,
-            "modify": self.modify, "quote": self.quote, "withdraw": self.withdraw,
+            "limit": self.limit, "kill": self.kill, "market": self.market_order,
+            "cancel": self.cancel, "client": self.cancel_client, "all": self.cancel_all,
+            "reduce": self.reduce, "modify": self.modify, "quote": self.quote,
+            "withdraw": self.withdraw,
             "transfer": self.transfer, "position": self.move_position, "leverage": self.leverage,
             "protection": self.protection, "trigger": self.trigger, "oco": self.oco,
             "bracket": self.bracket, "twap": self.twap, "switch": self.switch,
@@ -71,7 +73,10 @@ class Moves:
     def draw(self, account: int) -> tuple[int, int, int]:
         """(market, side, flags) of an order; reduce-only mostly where there is a position."""
         rng, market, side = self.rng, self.market(account), self.rng.randrange(2)
-        held = position(self.duel.x, account, self.known(market))
+        x = self.duel.x
+        held = position(x, account, self.known(market))
+        if held and rng.randrange(2) and tv_uusd(x, account) < im_uusd(x, account):
+            side = 0 if held < 0 else 1
         flags = rng.choice((0, 2, 4, 6)) if rng.randrange(3) == 0 else 0
         flags |= act.STP_MASTER if rng.randrange(4) == 0 else 0
         if rng.randrange(3 if held else 20) == 0:
@@ -91,7 +96,9 @@ class Moves:
         away = self.rng.randint(1, 12) * (1 if side else -1)
         through = -self.rng.randint(1, 80) * (1 if side else -1)
         choices = [mark, mark + away, mark + away, mark + through, *best, *best, *last]
-        return max(0, self.rng.choice(choices))
+        if self.rng.randrange(80) == 0:
+            return self.one_of(0, 1 << 31)
+        return max(1, self.rng.choice(choices))
 
     def lots(self, account: int, market: int, side: int) -> int:
         """A size that ends something exactly, or one more, or any."""
@@ -133,11 +140,23 @@ class Moves:
 
     def limit(self, account: int) -> Any:
         market, side, flags = self.draw(account)
-        tif = self.one_of(*[act.GTC] * 5, act.IOC, act.POST_ONLY, act.FOK)
+        tif = self.one_of(*[act.GTC] * 5, act.IOC, act.POST_ONLY)
         return act.Order(
             market, side, self.price(market, side), self.lots(account, market, side), tif,
             self.client(), flags, self.expires(),
         )  # fmt: skip
+
+    def kill(self, account: int) -> Any:
+        """Fill-or-kill of what the first orders opposite have together, or a lot more."""
+        market, side, flags = self.draw(account)
+        found = self.duel.x.side_of(self.known(market), 1 - side)
+        if not found:
+            return self.limit(account)
+        count = self.rng.randint(1, len(found))
+        met = [o.lots for o in found[:count] if o.account != account or self.rng.randrange(2)]
+        lots = max(1, sum(met) + self.one_of(-1, 0, 0, 1))
+        price = found[count - 1].price
+        return act.Order(market, side, price, lots, act.FOK, self.client(), flags)
 
     def market_order(self, account: int) -> Any:
         market, side, flags = self.draw(account)
@@ -192,7 +211,7 @@ class Moves:
 
     def amount(self, account: int) -> int:
         free, settled = withdrawable_uusd(self.duel.x, account)
-        return int(self.one_of(free, free + 1, settled, settled + 1, DOLLAR, free // 2, 1))
+        return int(self.one_of(free, free + 1, settled, settled + 1, DOLLAR, free // 2, 0))
 
     def withdraw(self, account: int) -> Any:
         return act.Withdraw(self.amount(account), TO)
@@ -317,12 +336,20 @@ class Moves:
         return [(key, 0, [act.SetMode(number, mode)]) for key in keys]
 
     def batch(self, size: int, kinds: tuple[str, ...] = ()) -> Sent:
-        """A batch of an account's owner: any actions, or those of certain kinds."""
-        everybody = [a.number for a in self.duel.x.traders()]
-        rich = [n for n in everybody if tv_uusd(self.duel.x, n) >= DOLLAR]
-        account = self.rng.choice(rich if rich and self.rng.randrange(8) else everybody)
+        """A batch of an account's owner: any actions, or those of certain kinds.
+
+        Often it is somebody with less than the initial margin, who can do little but close.
+        """
+        x, rng = self.duel.x, self.rng
         names = kinds or tuple(name for name, weight in WEIGHTS.items() for _ in range(weight))
-        actions = [self.kinds[self.rng.choice(names)](account) for _ in range(size)]
+        everybody = [a.number for a in x.traders()]
+        rich = [n for n in everybody if tv_uusd(x, n) >= DOLLAR]
+        short = [n for n in everybody if tv_uusd(x, n) < im_uusd(x, n)]
+        account = rng.choice(rich if rich and rng.randrange(8) else everybody)
+        if short and rng.randrange(4) == 0:
+            account = rng.choice(short)
+            names = kinds or ("limit", "limit", "market", "modify", "position", "leverage")
+        actions = [self.kinds[rng.choice(names)](account) for _ in range(size)]
         return signer(master_of(account)), account, actions
 
     def block(self, batches: int, size: int, kinds: tuple[str, ...] = ()) -> list[Event]:

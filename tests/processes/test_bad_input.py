@@ -290,8 +290,13 @@ def sample_requests() -> list[Any]:
 
 
 def _sample(kind: Any) -> Any:
-    known = {int: 1, bytes: b"\x01" * 32, str: "x"}
-    return known[kind] if kind in known else [_sample(get_args(kind)[0])]
+    known = {int: 1, bytes: b"\x01" * 32, str: "x", bool: True}
+    if kind in known:
+        return known[kind]
+    first = get_args(kind)[0]
+    if isinstance(first, type) and issubclass(first, msgspec.Struct):
+        return first(*(_sample(field.type) for field in msgspec.structs.fields(first)))
+    return [_sample(first)]
 
 
 @pytest.mark.parametrize("name", PORTS)
@@ -460,7 +465,7 @@ async def test_actions_with_their_own_codes(exchange: Exchange) -> None:
         (Order(0, 0, 500_000, huge), Code.BAD_SIZE),
         (Order(0, 0, 500_000, lots + 1), Code.BAD_SIZE),
         (Order(0, 0, 1, 1), Code.BELOW_MIN_NOTIONAL),
-        (Order(0, 0, 100_000_000, lots, 2), Code.POSITION_LIMIT),
+        (Order(0, 0, 100_000_000, lots, 2), Code.PRICE_BAND),
         (MarketOrder(0, 0, 0, 10_000), Code.BAD_SIZE),
         (MarketOrder(9, 0, 1, 10_000), Code.UNKNOWN_MARKET),
         (MarketOrder(0, 0, 1, 0), Code.BAD_SLIPPAGE),
@@ -486,8 +491,8 @@ async def test_actions_with_their_own_codes(exchange: Exchange) -> None:
         for (action, code), result in zip(cases, event.results, strict=True):
             assert result.code == code, (action, Code(result.code).label)
     assert (await trader.view()).open_orders == 0
-    first = Order(0, 0, 100_000, 100, 0, 4_711)
-    event = await (await trader.batch([first, first, Order(0, 1, 90_000, 1, 2)])).executed()
+    first = Order(0, 0, 590_000, 100, 0, 4_711)
+    event = await (await trader.batch([first, first, Order(0, 1, 580_000, 1, 2)])).executed()
     codes = [result.code for result in event.results]
     assert codes == [0, Code.DUPLICATE_CLIENT_ID, Code.WOULD_TAKE]
     await (await trader.cancel_client(0, 4_711)).executed()

@@ -149,7 +149,7 @@ def test_an_order_from_signature_to_event(chain: Chain) -> None:
     account = account_of(chain)
     execution = chain.connect("execution-0")
     book = execution.ask([BOOK, 1, 1, 5])
-    assert book[0] == BOOK_VIEW and len(book) == 8
+    assert book[0] == BOOK_VIEW and len(book) == 9
     execution.send([EVENTS, 2, book[4], [account]])
 
     sequencer = chain.connect("sequencer-0")
@@ -157,7 +157,7 @@ def test_an_order_from_signature_to_event(chain: Chain) -> None:
     proof = chain.key.sign(domain_hash(b"trilemma/session", chain.id, challenge))
     assert sequencer.ask([AUTHENTICATE, 2, 1, chain.public, proof]) == [DONE, 2]
     nonce_ms = time.time_ns() // 1_000_000
-    order = [ORDER, 1, BUY, 250_000, 3, POST_ONLY, 77]
+    order = [ORDER, 1, BUY, 250_000, 3, POST_ONLY, 77, 0, 0]
     signed = chain.sign_batch(account, nonce_ms, [order])
     accepted = sequencer.ask([SUBMIT, 3, signed])
     assert accepted[:2] == [ACCEPTED, 3]
@@ -172,7 +172,7 @@ def test_an_order_from_signature_to_event(chain: Chain) -> None:
     assert seqs[0] == first_seq and seqs[-1] < next_seq and len(seqs) == len(events)
     opened = next(event for event in events if event[0] == ORDER_OPENED)
     executed = next(event for event in events if event[0] == BATCH_EXECUTED)
-    assert opened[1] == 1 and opened[3:] == [account, 77, BUY, 250_000, 3]
+    assert opened[1] == 1 and opened[3:8] == [account, 77, BUY, 250_000, 3]
     assert executed[1:5] == [account, chain.public, nonce_ms, 0]
     assert executed[5] == [[0, RESTING, opened[2], 0, 3]] and executed[6] is False
 

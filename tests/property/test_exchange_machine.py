@@ -43,7 +43,7 @@ class Exchange(RuleBasedStateMachine):
 
     @rule(rng=CHANCE)
     def takers(self, rng: random.Random) -> None:
-        self.block(rng, "market", "limit")
+        self.block(rng, "market", "limit", "kill")
 
     @rule(rng=CHANCE)
     def changes(self, rng: random.Random) -> None:
@@ -79,7 +79,7 @@ class Exchange(RuleBasedStateMachine):
 
 
 Exchange.TestCase.settings = settings(
-    max_examples=100 * RUNS,
+    max_examples=60 * RUNS,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

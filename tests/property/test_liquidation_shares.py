@@ -65,6 +65,7 @@ def naive_deleverage(
     others = sorted((h for h in holders if h.profit <= 0), key=lambda h: (-h.lots, h.account))
     ranked = winners + others
     done: dict[int, list[int]] = {}
+    rooms_left: dict[int, int] = {}
     while lots:
         batch, ranked = ranked[:count], ranked[count:]
         parts = naive_shares(lots, [max(h.profit, 0) for h in batch], [h.lots for h in batch])
@@ -81,9 +82,20 @@ def naive_deleverage(
         for h, part, cut in zip(batch, parts, naive_shares(share, parts, rooms), strict=True):
             if part:
                 done[h.account] = [part, cut]
+                if h.equity >= margin(h.lots):
+                    rooms_left[h.account] = max(h.equity - margin(h.lots - part) - cut, 0)
             shortfall -= cut
         lots -= taken
-    return done, shortfall
+    # What is left over goes to everybody who took something and can carry more.
+    bearers = list(rooms_left)
+    rest = naive_shares(
+        min(shortfall, sum(rooms_left.values())),
+        [done[number][0] for number in bearers],
+        [rooms_left[number] for number in bearers],
+    )
+    for number, cut in zip(bearers, rest, strict=True):
+        done[number][1] += cut
+    return done, shortfall - sum(rest)
 
 
 def outcome(receipts: list[Receipt]) -> dict[int, list[int]]:

@@ -36,6 +36,7 @@ from protocol.events import (
     REASON_REDUCED,
     REASON_REPLACED,
     RESTING,
+    BatchExecuted,
     Fill,
     OrderChanged,
     OrderOpened,
@@ -143,6 +144,21 @@ def test_a_modified_reduce_only_order_stays_reduce_only() -> None:
     world.act(B, Order(0, SELL, 1_000, 10))
     world.act(A, Order(0, BUY, 1_000, 10), Order(0, SELL, 1_100, 4, GTC, 0, REDUCE_ONLY))
     assert world.one(A, Modify(0, 3, 1_090, 25)) == Result(0, RESTING, 4, 0, 10)
+
+
+def test_a_reduce_only_order_is_not_lost_where_its_successor_would_be_refused() -> None:
+    world = World(limits=Limits(fills_per_block=2))
+    world.act(B, Order(0, SELL, 1_000, 10), Order(0, BUY, 990, 5))
+    world.act(A, Order(0, BUY, 1_000, 10), Order(0, SELL, 1_100, 4, GTC, 0, REDUCE_ONLY))
+    world.act(C, Order(1, SELL, 1_000, 10))
+    world.block(
+        [
+            world.batch(B, Order(1, BUY, 1_000, 1), Order(1, BUY, 1_000, 1)),
+            world.batch(A, Modify(0, 4, 990, 4)),
+        ]
+    )
+    assert [r.code for r in world.of(BatchExecuted)[-1].results] == [Code.BUSY]
+    assert [o[1] for o in world.engine.orders_of(A)] == [4]
 
 
 # -- mass quotes

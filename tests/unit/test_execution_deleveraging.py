@@ -229,9 +229,40 @@ def test_what_one_market_cannot_carry_the_next_one_does() -> None:
     }
     w = Crash(holders)
     w.mark(700)
-    # Shortfall 290, of which 35 / 80 falls on market 0. Its counterparty carries 301 - 250.
+    # Shortfall 290, of which 35 / 80 falls on market 0. Its counterparty carries 301 - 250; the
+    # rest of it comes back to 21, which was dealt with before.
     assert shares(w) == {20: (1_000, usd(51)), 21: (900, usd(239))}
+    assert [(r.account, r.size_lots, r.share_uusd) for r in w.of(Receipt)[-2:]] == [
+        (LOSER, 0, usd(75.875)), (21, 0, usd(75.875)),
+    ]  # fmt: skip
     assert w.of(BadDebt) == [] and w.cash(LOSER) == 0
+
+
+def test_poor_counterparties_of_the_last_step_leave_the_rest_to_the_first() -> None:
+    shorts = {20: (RICH, 600), 21: (usd(20), 300), 22: (usd(10), 100)}
+    w = loser_and(shorts, limits=Limits(deleverage_counterparties=1))
+    w.mark(700)
+    # Shortfall 250: 150, 75 and 25, in steps of one.
+    assert shares(w) == {20: (600, usd(150)), 21: (300, usd(75)), 22: (100, usd(25))}
+    holders = {
+        LOSER: (usd(50), {0: 1_000}), 20: (RICH, {0: -900}), 21: (usd(10), {0: -100, 1: 600}),
+        22: (RICH, {1: -600}),
+    }  # fmt: skip
+    w = Crash(holders, limits=Limits(deleverage_counterparties=1))
+    w.block([w.batch(0, OraclePrice(0, 700), OraclePrice(1, 990), by=o) for o in ORACLES])
+    # 21 has 10 + 30 - 6 and keeps 29.7: it carries 4.3 of its 25.
+    assert shares(w) == {20: (900, usd(245.7)), 21: (100, usd(4.3))}
+    assert w.of(BadDebt) == [] and w.cash(LOSER) == 0
+
+
+@pytest.mark.parametrize("items", [1, 2, 3, 4])
+def test_the_rest_is_shared_whatever_the_budget(items: int) -> None:
+    holders = {
+        LOSER: (usd(50), {0: 1_000}), 20: (RICH, {0: -1_000}),
+    }  # fmt: skip
+    w = Crash(holders, limits=Limits(liquidation_items_per_block=items))
+    w.mark(700)
+    assert shares(w) == {20: (1_000, usd(250))} and w.of(BadDebt) == []
 
 
 def test_more_counterparties_than_the_limit_only_where_size_asks_for_them() -> None:
@@ -272,13 +303,14 @@ def test_who_bought_in_the_same_block_is_opposite_at_once() -> None:
     # 16 is sold to 19, who had nothing; then 17, who is short and lost in market 1, is closed
     # against 19, who is the only long there is.
     holders = {
-        LOSER: (usd(60), {0: 1_000}), 17: (usd(0.9), {0: -10, 1: 10}), 18: (RICH, {0: -990}),
+        LOSER: (usd(60), {0: 1_000}), 17: (usd(1.1), {0: -10, 1: 10}), 18: (RICH, {0: -990}),
         19: (RICH, {}), 20: (RICH, {1: -10}),
     }  # fmt: skip
     w = Crash(holders)
     w.bid(19, 940, 1_000)
-    w.block([w.batch(0, OraclePrice(0, 985), OraclePrice(1, 880), by=o) for o in ORACLES])
-    assert shares(w, 17) == {19: (10, 0), 20: (10, usd(0.15))}
+    w.block([w.batch(0, OraclePrice(0, 985), OraclePrice(1, 870), by=o) for o in ORACLES])
+    cuts = {number: lots for number, (lots, _) in shares(w, 17).items()}
+    assert cuts == {19: 10, 20: 10}
     assert w.size(19) == 990 and w.size(17) == 0
 
 
@@ -347,9 +379,12 @@ def test_a_debt_without_a_position_is_paid_or_becomes_bad_debt() -> None:
     w.block([])
     assert w.of(BadDebt) == [BadDebt(LOSER, usd(2), usd(2))]
     assert (w.cash(LOSER), w.cash(INSURANCE_ACCOUNT), w.cash(20)) == (0, -usd(2), usd(100))
-    assert w.distressed() == {} and w.receipts == []
+    assert w.distressed() == {}
+    (receipt,) = w.receipts
+    assert (receipt.size_lots, receipt.equity_uusd, receipt.insurance_uusd) == (0, -usd(5), -usd(3))
+    assert receipt.share_uusd == usd(2)
     w.block([])
-    assert w.of(BadDebt) == []
+    assert w.of(BadDebt) == [] and len(w.receipts) == 1
 
 
 def test_unsettled_funding_counts_and_is_settled_first() -> None:

@@ -26,6 +26,7 @@ from protocol.actions import (
     Cancel,
     CancelAll,
     MarketOrder,
+    Modify,
     Order,
     Transfer,
 )
@@ -95,6 +96,16 @@ def test_fill_or_kill_counts_what_self_trade_prevention_leaves() -> None:
     assert changes(world) == []
     assert world.one(A, Order(0, BUY, 1_000, 5, FOK)).status == FILLED
     assert changes(world) == [(1, 0, REASON_SELF_TRADE)]
+
+
+def test_what_a_fill_or_kill_order_looks_at_counts_against_the_block() -> None:
+    world = World(limits=Limits(fills_per_block=8))
+    world.act(B, *[Order(0, SELL, 1_000, 1) for _ in range(4)])
+    wanted = Order(0, BUY, 1_000, 5, FOK)
+    results = world.act(A, wanted, wanted, wanted)
+    assert [r.code for r in results] == [Code.NOT_FILLABLE, Code.NOT_FILLABLE, Code.NOT_FILLABLE]
+    assert world.act(A, wanted, wanted, Order(0, BUY, 1_000, 2, FOK))[2].code != 0
+    assert world.one(A, Order(0, BUY, 1_000, 4, FOK)).status == FILLED
 
 
 def test_fill_or_kill_counts_the_fills_it_may_have() -> None:
@@ -169,6 +180,28 @@ def test_reduce_only_rests_where_margin_is_used_up() -> None:
     world.mark(950)
     assert world.one(A, Order(1, BUY, 900, 1)).code == Code.INSUFFICIENT_MARGIN
     assert world.one(A, Order(0, SELL, 1_100, 100, GTC, 0, REDUCE_ONLY)).remaining_lots == 100
+
+
+def test_reduce_only_orders_per_market_are_limited() -> None:
+    world = World(limits=Limits(reduce_only_orders=1))
+    world.act(B, Order(0, SELL, 1_000, 10))
+    world.act(A, Order(0, BUY, 1_000, 10))
+    again = Order(0, SELL, 1_100, 4, GTC, 0, REDUCE_ONLY)
+    assert [r.code for r in world.act(A, again, again)] == [0, Code.TOO_MANY_ORDERS]
+    assert world.one(A, Modify(0, 3, 1_200, 4)).status == RESTING
+
+
+def test_an_order_is_gone_where_its_fill_would_pass_the_position_limit() -> None:
+    world = World([market(0, max_position_lots=100)])
+    world.act(B, Order(0, BUY, 1_000, 100))
+    world.act(A, Order(0, SELL, 1_000, 100), Order(0, BUY, 990, 100), Order(0, BUY, 980, 100))
+    world.act(D, Order(0, SELL, 1_000, 100))
+    # From short 100 the two bids reach long 100. Closing needs no margin, and they rest on.
+    assert world.one(A, Order(0, BUY, 1_000, 100, IOC, 0, REDUCE_ONLY)).filled_lots == 100
+    assert world.one(C, Order(0, SELL, 980, 100)).filled_lots == 100
+    assert world.one(D, Order(0, SELL, 980, 100)).filled_lots == 0
+    assert changes(world) == [(4, 0, REASON_MARGIN)]
+    assert world.position(A)[0] == 100
 
 
 # -- expiry

@@ -5,11 +5,15 @@ from __future__ import annotations
 import random
 from zlib import crc32
 
+import msgspec
+import pytest
 from engine_world import World, market
 
-from client.book import BookMirror
+from client.book import KEPT_CHECKSUMS, BookMirror, ProvenBook
 from protocol.actions import BUY, IOC, SELL, CancelAll, Order
 from protocol.depth import CHECKED_LEVELS, depth_checksum
+from protocol.errors import SafetyViolation
+from protocol.events import BlockEvents
 
 
 def test_the_bytes_are_those_of_the_documentation() -> None:
@@ -60,3 +64,24 @@ def test_a_mirror_of_the_stream_proves_its_copy() -> None:
         assert mirror.levels(SELL, 3) == view.asks
         seen.add(view.checksum)
     assert len(seen) > 60
+
+
+def test_an_answer_is_compared_with_the_mirror_of_its_block() -> None:
+    world, book = World([market(0), market(1)], accounts=3), ProvenBook(0)
+    seq, views = 1, []
+    for number in range(KEPT_CHECKSUMS + 5):
+        world.one(world.accounts[0], Order(0, BUY, 900 + number % 50, 1))
+        block = BlockEvents(
+            world.height, world.time_ms, seq, seq + len(world.events), [], world.events
+        )
+        seq = block.next_seq
+        view = world.engine.book_view(0, 0, 3, seq)
+        assert not book.agrees(view), "its block has not come yet"
+        book.take(block)
+        views.append(view)
+        assert book.agrees(view)
+    assert book.agrees(views[-KEPT_CHECKSUMS]) and not book.agrees(views[0])
+    assert not book.agrees(world.engine.book_view(0, 1, 3, seq)), "another market"
+    wrong = msgspec.structs.replace(views[-1], checksum=views[-1].checksum ^ 1)
+    with pytest.raises(SafetyViolation, match="another book"):
+        book.agrees(wrong)
