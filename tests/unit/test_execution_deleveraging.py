@@ -255,14 +255,29 @@ def test_poor_counterparties_of_the_last_step_leave_the_rest_to_the_first() -> N
     assert w.of(BadDebt) == [] and w.cash(LOSER) == 0
 
 
-@pytest.mark.parametrize("items", [1, 2, 3, 4])
-def test_the_rest_is_shared_whatever_the_budget(items: int) -> None:
+@pytest.mark.parametrize("items", [2, 3, 4])
+def test_the_rest_is_shared_where_the_budget_ends(items: int) -> None:
     holders = {
-        LOSER: (usd(50), {0: 1_000}), 20: (RICH, {0: -1_000}),
+        LOSER: (usd(50), {0: 1_000}), 20: (RICH, {0: -900}), 21: (usd(10), {0: -100, 1: 600}),
+        22: (RICH, {1: -600}),
     }  # fmt: skip
-    w = Crash(holders, limits=Limits(liquidation_items_per_block=items))
+    limits = Limits(deleverage_counterparties=1, liquidation_items_per_block=items)
+    w = Crash(holders, limits=limits)
+    w.block([w.batch(0, OraclePrice(0, 700), OraclePrice(1, 990), by=o) for o in ORACLES])
+    assert shares(w) == {20: (900, usd(245.7)), 21: (100, usd(4.3))}
+    assert w.of(BadDebt) == [] and w.cash(LOSER) == 0
+
+
+def test_what_the_first_market_cannot_carry_goes_on_to_the_second() -> None:
+    holders = {
+        LOSER: (usd(10), {0: 1_000, 1: -600}), 20: (usd(1), {0: -1_000, 1: -5_000}),
+        21: (RICH, {1: 5_600}),
+    }  # fmt: skip
+    w = Crash(holders)
     w.mark(700)
-    assert shares(w) == {20: (1_000, usd(250))} and w.of(BadDebt) == []
+    # 35 / 65 of the 290 fall on market 0, which comes first, and of them 51 are carried.
+    assert shares(w) == {20: (1_000, usd(51)), 21: (600, usd(239))}
+    assert [r.size_lots for r in w.of(Receipt)] == [-1_000, 1_000, 600, -600]
 
 
 def test_more_counterparties_than_the_limit_only_where_size_asks_for_them() -> None:

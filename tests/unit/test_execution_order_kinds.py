@@ -199,7 +199,7 @@ def test_an_order_is_gone_where_its_fill_would_pass_the_position_limit() -> None
     # From short 100 the two bids reach long 100. Closing needs no margin, and they rest on.
     assert world.one(A, Order(0, BUY, 1_000, 100, IOC, 0, REDUCE_ONLY)).filled_lots == 100
     assert world.one(C, Order(0, SELL, 980, 100)).filled_lots == 100
-    assert world.one(D, Order(0, SELL, 980, 100)).filled_lots == 0
+    assert world.one(B, Order(0, SELL, 980, 100)).filled_lots == 0
     assert changes(world) == [(4, 0, REASON_MARGIN)]
     assert world.position(A)[0] == 100
 
