@@ -23,6 +23,7 @@ from client.load import LoadGenerator, LoadOptions
 from client.load_report import LoadReport
 from client.sdk import Exchange
 from client.submission import STATES
+from cluster.demo_scene import Scene, play, summary
 from cluster.supervisor import Supervisor
 from cluster.testnet import TestnetOptions, create_testnet
 from node.audit import AuditReport
@@ -82,6 +83,7 @@ class DemoReport(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
     duplicated: int
     errors: dict[str, int]
+    scene: Scene
     audit: AuditReport
     duration_s: float
     seed: int
@@ -123,10 +125,13 @@ async def _demo(options: DemoOptions) -> int:
                 before = await _store_bytes(exchange)
                 load = await _flow(exchange, options)
                 after = await _store_bytes(exchange)
+                traders = testnet.traders[options.accounts :]
+                scene = await play(exchange, traders[0], traders[1])
                 note("everything sent is settled; auditing from base-layer data alone")
                 audited = await audit(exchange, every_few_seconds("audited {} of {} ledger blocks"))
             note("stopping")
-    report = _report(options, load, before, after, audited, time.monotonic() - started)
+    took_s = time.monotonic() - started
+    report = _report(options, load, before, after, scene, audited, took_s)
     options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     _summarise(report, options.report)
     return EXIT_OK if report.passed else EXIT_FAILED
@@ -208,6 +213,7 @@ def _report(
     load: LoadReport,
     before: dict[str, int],
     after: dict[str, int],
+    scene: Scene,
     audited: AuditReport,
     duration_s: float,
 ) -> DemoReport:
@@ -238,6 +244,7 @@ def _report(
         lost=load.lost,
         duplicated=load.duplicated,
         errors=load.errors,
+        scene=scene,
         audit=audited,
         duration_s=round(duration_s, 1),
         seed=options.seed,
@@ -255,5 +262,7 @@ def _summarise(report: DemoReport, path: Path) -> None:
         f"{finality['p50']:.0f} ms, p99 {finality['p99']:.0f} ms"
     )
     print(f"base-layer data: {report.data_bytes_per_order} bytes per order")
+    for line in summary(report.scene):
+        print(line)
     print(report.audit.line())
     print(f"{'passed' if report.passed else 'FAILED'} in {report.duration_s} s; report in {path}")

@@ -32,7 +32,7 @@ def run_tasks(
         return
     context = multiprocessing.get_context("spawn")
     workers = min(jobs, len(tasks))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
         pending: set[Future[Result]] = {pool.submit(work, task) for task in tasks}
         try:
             while pending:
@@ -47,7 +47,7 @@ def run_tasks(
             raise
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """Ctrl-C goes to the whole group; the parent ends the workers, and its death does too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()

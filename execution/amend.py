@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Final
 
 from execution.state import State
 from execution.trading import REFUSED, Trading
@@ -25,7 +26,6 @@ from protocol.actions import (
     CancelClient,
     MassQuote,
     Modify,
-    Order,
     Reduce,
 )
 from protocol.errors import Code
@@ -38,7 +38,9 @@ from protocol.events import (
     Result,
 )
 
-GONE = Result(0, CANCELLED)
+GONE: Final = Result(0, CANCELLED)
+
+_OK: Final = Code.OK
 
 
 class Amend:
@@ -79,7 +81,7 @@ class Amend:
         markets = self._state.markets
         if not 0 <= market < len(markets):
             return Code.UNKNOWN_MARKET
-        return Code.MARKET_HALTED if markets[market].mode == HALTED else Code.OK
+        return Code.MARKET_HALTED if markets[market].mode == HALTED else _OK
 
     def _cancel(self, account: Account, market: int, order_id: int) -> Result:
         order = account.orders.get(order_id)
@@ -159,11 +161,10 @@ class Amend:
         trading, state = self._trading, self._state
         flags = order.flags
         tif = POST_ONLY if flags & POSTED else GTC
-        wanted = Order(
-            order.market, order.side, price, lots, tif, 0, flags & ~(POSTED | QUOTE),
+        code = trading.checks.order(
+            account, order.market, order.side, price, lots, tif, 0, flags & ~(POSTED | QUOTE),
             order.expires_ms,
         )  # fmt: skip
-        code = trading.checks.order(account, wanted)
         if code == Code.TOO_MANY_ORDERS:  # the old order makes room for the new one
             code = trading.checks.mode(account, market, tif, flags)
         if code:
@@ -272,9 +273,8 @@ class Amend:
             return Code.TOO_MANY_ORDERS
         for side, levels in ((BUY, bids), (SELL, asks)):
             for price, lots in levels:
-                wanted = Order(market.number, side, price, lots, POST_ONLY)
                 checks = self._trading.checks
-                code = checks.order(account, wanted)
+                code = checks.order(account, market.number, side, price, lots, POST_ONLY, 0, 0, 0)
                 if code == Code.TOO_MANY_ORDERS:  # the old quotes make room
                     code = checks.mode(account, market, POST_ONLY, 0)
                 if code:

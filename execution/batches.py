@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from execution import leaves as lv
 from execution.pricing import Pricing
@@ -54,6 +54,9 @@ COMMITTEE = frozenset({OraclePrice, SetMode})
 MAKING = frozenset({Cancel, CancelAll, CancelClient, MassQuote, Reduce})
 """Actions that never take."""
 
+QUOTING = MAKING | {Order}
+"""And orders, which may be post-only."""
+
 
 class Kind(IntEnum):
     """What a batch is made of, which says when in the block it comes."""
@@ -61,18 +64,30 @@ class Kind(IntEnum):
     TAKING = 0
     MAKING = 1
     """Cancels, quotes and post-only orders alone."""
-    ORACLE = 2
-    GUARDIAN = 3
+    MIXED = 2
+    """Actions of a committee among others, which is refused."""
+    ORACLE = 3
+    GUARDIAN = 4
 
 
-class Opened(NamedTuple):
+class Opened:
     """A decoded batch, not verified yet; `refusal` says why it could not be decoded."""
 
-    identity: bytes
-    signed: SignedBatch | None
-    batch: ActionBatch | None
-    kind: Kind
-    refusal: Code
+    __slots__ = ("batch", "identity", "kind", "refusal", "signed")
+
+    def __init__(
+        self,
+        identity: bytes,
+        signed: SignedBatch | None,
+        batch: ActionBatch | None,
+        kind: Kind,
+        refusal: Code,
+    ) -> None:
+        self.identity = identity
+        self.signed = signed
+        self.batch = batch
+        self.kind = kind
+        self.refusal = refusal
 
 
 class Batches:
@@ -136,7 +151,7 @@ class Batches:
             return
         if not self._proven(opened, signed, batch, verify):
             return
-        if not COMMITTEE.isdisjoint(map(type, batch.actions)):
+        if opened.kind == Kind.MIXED:
             self._refuse(signed, batch, Code.MIXED_BATCH)
             return
         account = state.accounts.get(batch.account)
@@ -245,15 +260,18 @@ class Batches:
 
 def _kind(batch: ActionBatch) -> Kind:
     kinds = set(map(type, batch.actions))
-    if kinds == {OraclePrice}:
-        return Kind.ORACLE
-    if kinds == {SetMode}:
-        return Kind.GUARDIAN
-    making = all(
-        type(action) in MAKING or (type(action) is Order and action.tif == POST_ONLY)
-        for action in batch.actions
-    )
-    return Kind.MAKING if making else Kind.TAKING
+    if not COMMITTEE.isdisjoint(kinds):
+        if len(kinds) > 1:
+            return Kind.MIXED
+        return Kind.ORACLE if OraclePrice in kinds else Kind.GUARDIAN
+    if kinds <= MAKING:
+        return Kind.MAKING
+    if not kinds <= QUOTING:
+        return Kind.TAKING
+    for action in batch.actions:
+        if isinstance(action, Order) and action.tif != POST_ONLY:
+            return Kind.TAKING
+    return Kind.MAKING
 
 
 def kept_event(signer: bytes, leaf: bytes) -> BatchExecuted:

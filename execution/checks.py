@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from execution.leaves import distress_key
 from execution.state import State
 from margin.account import Account
@@ -21,7 +23,6 @@ from protocol.actions import (
     REDUCE_ONLY_MODE,
     SELL,
     MarketOrder,
-    Order,
 )
 from protocol.errors import Code
 from protocol.markets import NOTIONAL_LIMIT, PPM
@@ -30,52 +31,71 @@ from protocol.settlement import ISOLATED_SHIFT, isolated_market
 MAX_SLIPPAGE_PPM = 500_000
 """Widest slippage bound of a market order."""
 
-RESTING_TIFS = (GTC, POST_ONLY)
+RESTING_TIFS: Final = (GTC, POST_ONLY)
 """What of these orders does not fill rests."""
+
+# Compiled, a final value is a load, and a member of an enum a search through its class.
+_OK: Final = Code.OK
 
 
 class Checks:
     """Answers `Code.OK` or the first thing that is wrong; changes nothing."""
 
-    __slots__ = ("_isolated_from", "_state")
+    __slots__ = ("_isolated_from", "_most_orders", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._isolated_from = 1 << ISOLATED_SHIFT
+        self._most_orders = state.limits.orders_per_account
 
-    def order(self, account: Account, action: Order) -> Code:
-        """What is wrong with an order, margin and the book apart."""
+    def order(
+        self,
+        account: Account,
+        number: int,
+        side: int,
+        price: int,
+        lots: int,
+        tif: int,
+        client_id: int,
+        flags: int,
+        expires_ms: int,
+    ) -> Code:
+        """What is wrong with an order for market `number`, margin and the book apart."""
         state = self._state
-        if not 0 <= action.market < len(state.markets):
+        if not 0 <= number < len(state.markets):
             return Code.UNKNOWN_MARKET
-        market = state.markets[action.market]
-        side, price, lots, tif = action.side, action.price_ticks, action.size_lots, action.tif
+        market = state.markets[number]
         if side not in (BUY, SELL) or tif not in (GTC, IOC, POST_ONLY, FOK):
             return Code.WRONG_TYPE
-        if action.flags & ~ORDER_FLAGS:
+        if flags & ~ORDER_FLAGS:
             return Code.BAD_FLAGS
         if not 0 < price < market.price_limit:
             return Code.BAD_PRICE
         code = self._size(account, market, price, lots)
         if code:
             return code
-        if market.product.notional_uusd(lots, price) < market.min_notional_uusd:
+        # What only closes may be small: a position can be smaller than the least order.
+        if (
+            not flags & REDUCE_ONLY
+            and market.product.notional_uusd(lots, price) < market.min_notional_uusd
+        ):
             return Code.BELOW_MIN_NOTIONAL
-        if action.expires_ms and action.expires_ms < state.time_ms:
-            return Code.BAD_EXPIRY if action.expires_ms < 0 else Code.ACTION_EXPIRED
+        if expires_ms and expires_ms < state.time_ms:
+            return Code.BAD_EXPIRY if expires_ms < 0 else Code.ACTION_EXPIRED
         band = market.config.price_band_ppm
         if band and _beyond_band(market.mark_ticks, side, price, band):
             return Code.PRICE_BAND
-        if action.client_id and action.client_id in account.clients:
+        if client_id and client_id in account.clients:
             return Code.DUPLICATE_CLIENT_ID
-        if tif in RESTING_TIFS and len(account.orders) >= state.limits.orders_per_account:
-            return Code.TOO_MANY_ORDERS
-        if action.flags & REDUCE_ONLY and tif in RESTING_TIFS:
-            exposure = account.exposures.get(market.number)
-            limit = state.limits.reduce_only_orders
-            if exposure is not None and len(exposure.reducing) >= limit:
+        if tif in RESTING_TIFS:
+            if len(account.orders) >= self._most_orders:
                 return Code.TOO_MANY_ORDERS
-        return self.mode(account, market, tif, action.flags)
+            if flags & REDUCE_ONLY:
+                exposure = account.exposures.get(number)
+                limit = state.limits.reduce_only_orders
+                if exposure is not None and len(exposure.reducing) >= limit:
+                    return Code.TOO_MANY_ORDERS
+        return self.mode(account, market, tif, flags)
 
     def _size(self, account: Account, market: Market, price: int, lots: int) -> Code:
         if account.number >= self._isolated_from and (
@@ -86,7 +106,7 @@ class Checks:
             return Code.BAD_SIZE
         if price * lots >= NOTIONAL_LIMIT:
             return Code.NOTIONAL_LIMIT
-        return Code.OK
+        return _OK
 
     def mode(self, account: Account, market: Market, tif: int, flags: int) -> Code:
         """Whether the market takes such an order now, and the account may send it."""
@@ -108,7 +128,7 @@ class Checks:
         distressed = self._state.distressed.rows
         if distressed and not flags & REDUCE_ONLY and distress_key(account.number) in distressed:
             return Code.LIQUIDATING
-        return Code.OK
+        return _OK
 
     def market_order(self, account: Account, action: MarketOrder) -> Code:
         """What is wrong with a market order."""
@@ -127,7 +147,10 @@ class Checks:
         code = self._size(account, market, highest, lots)
         if code:
             return code
-        if market.product.notional_uusd(lots, market.mark_ticks) < market.min_notional_uusd:
+        if (
+            not action.flags & REDUCE_ONLY
+            and market.product.notional_uusd(lots, market.mark_ticks) < market.min_notional_uusd
+        ):
             return Code.BELOW_MIN_NOTIONAL
         if action.client_id and action.client_id in account.clients:
             return Code.DUPLICATE_CLIENT_ID

@@ -7,7 +7,7 @@ or the system closing a position of an account below maintenance (`ClosePolicy`)
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from execution.state import State
 from margin.account import Account, Exposure
@@ -35,8 +35,10 @@ from protocol.events import (
 )
 from protocol.genesis import CASH_MOVE_LIMIT
 
-REMOVE = 0
-STOP = -1
+_OK: Final = Code.OK
+
+REMOVE: Final = 0
+STOP: Final = -1
 """Answers of `matching.Gate.allowed_lots`: the maker leaves the book; the taker may not go on."""
 
 
@@ -114,7 +116,7 @@ class Crossing:
         self.flags = flags
         self.closing = closing
         self.policy = None
-        self.stopped = Code.OK
+        self.stopped = _OK
         self.decrement_lots = 0
 
     @property
@@ -287,7 +289,7 @@ class Crossing:
         state, market = self._state, self.market
         self.count_open_interest(e.size_lots, after.size_lots)
         if after.realised_uusd:
-            key = (account.number, market.number)
+            key = (account.master, market.number)
             state.realised_uusd[key] = state.realised_uusd.get(key, 0) + after.realised_uusd
         state.risk.commit(account, e, after)
 

@@ -21,6 +21,9 @@ from protocol.settlement import (
 AGENT_BYTES = 32
 """Length of an agent's public key."""
 
+REVOKED_PER_LIVE = 8
+"""Revoked keys are kept up to so many times the limit of live ones."""
+
 FUNDS = (INSURANCE_ACCOUNT, BACKSTOP_ACCOUNT)
 """System accounts that may be given money."""
 
@@ -116,10 +119,26 @@ class Custody:
             return REFUSED[Code.AGENT_REVOKED]
         if action.expires_ms <= self._state.time_ms:
             return REFUSED[Code.AGENT_EXPIRED]
-        if before is None and len(agents) >= self._state.limits.agents_per_account:
+        if before is None and not self._make_room(account):
             return REFUSED[Code.TOO_MANY_AGENTS]
         self._set_agent(account, action.agent, action.expires_ms)
         return OK
+
+    def _make_room(self, account: Account) -> bool:
+        """Whether another agent fits; where none does, the one that expired first gives way.
+        Revoked ones stay, so that they never return; there may be `REVOKED_PER_LIVE` times more."""
+        limit, agents = self._state.limits.agents_per_account, account.agents
+        live = {agent: expires_ms for agent, expires_ms in agents.items() if expires_ms != REVOKED}
+        if len(agents) - len(live) >= REVOKED_PER_LIVE * limit:
+            return False
+        if len(live) < limit:
+            return True
+        expires_ms, agent = min((expires_ms, agent) for agent, expires_ms in live.items())
+        if expires_ms >= self._state.time_ms:
+            return False
+        self._state.agents_before.setdefault((account.number, agent), expires_ms)
+        del agents[agent]
+        return True
 
     def revoke(self, account: Account, action: RevokeAgent) -> Result:
         """Revoke an agent key of the master account for ever."""

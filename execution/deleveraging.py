@@ -26,6 +26,7 @@ from margin.liquidation import SAFE, stage
 from margin.market import Market
 from protocol.errors import SafetyViolation
 from protocol.events import LIQUIDATION_DELEVERAGED, BadDebt, Fill
+from protocol.settlement import master_of
 
 
 class Opposites:
@@ -80,7 +81,7 @@ class Opposites:
         if e is None or not e.size_lots:
             return Opposite(number, 0, 0)
         profit_uusd = market.product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
-        profit_uusd += self._realised.within_day_uusd(number, market.number)
+        profit_uusd += self._realised.within_day_uusd(master_of(number), market.number)
         return Opposite(number, profit_uusd, abs(e.size_lots))
 
     def follow(self) -> None:

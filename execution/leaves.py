@@ -228,7 +228,7 @@ class VolumeLeaf(Wire, frozen=True):
 
 
 class RealisedLeaf(Wire, frozen=True):
-    """Realised profit of an account in a market: (hour since the epoch, micro-dollars)."""
+    """Realised profit of a master account in a market: (hour since the epoch, micro-dollars)."""
 
     hours: list[tuple[int, int]]
 
@@ -369,7 +369,7 @@ def settings_key(account: int, market: int) -> bytes:
 
 
 def realised_key(account: int, market: int) -> bytes:
-    """Key of an account's realised profit in a market."""
+    """Key of a master account's realised profit in a market."""
     return _position.pack(REALISED, account, market)
 
 

@@ -129,10 +129,19 @@ class Liquidations:
             if number not in handled:
                 handled.add(number)
                 self._handle(state.accounts[number], ranks[number], items)
+        self._end_relieved()
         if len(handled) == len(order):
             state.turns.drop(lv.TURN_KEY)
         elif last is not None:
             state.turns.put(lv.TURN_KEY, lv.TurnLeaf(*last))
+
+    def _end_relieved(self) -> None:
+        """What was done to others can lift an account, too: as a maker or a counterparty."""
+        state = self._state
+        accounts, changed = state.accounts, state.dirty_accounts
+        for number in sorted(number for number in self._since if accounts[number] in changed):
+            if stage(*state.risk.liquidation(accounts[number])) == SAFE:
+                self._end(accounts[number])
 
     def _in_turn(self, turn: lv.TurnLeaf | None, count: int) -> list[tuple[int, int]]:
         """The next accounts by waiting time, from behind the last one's turn and round."""

@@ -52,27 +52,15 @@ class Moves:
         done_lots = done_uusd = 0
         for piece in range(1, pieces + 1):
             next_lots, next_uusd = lots * piece // pieces, cash_uusd * piece // pieces
-            self._move(account, market, next_lots - done_lots, next_uusd - done_uusd)
-            self._move(other, market, done_lots - next_lots, done_uusd - next_uusd)
+            lots_now, uusd_now = next_lots - done_lots, next_uusd - done_uusd
+            self._state.move(account, account.exposure(market.number), lots_now, uusd_now)
+            self._state.move(other, other.exposure(market.number), -lots_now, -uusd_now)
             done_lots, done_uusd = next_lots, next_uusd
         for one in (account, other):
             self.changed[one.number, market.number] = None
             e = one.exposures[market.number]
             if e.reducing:
                 self._trading.crossing.fit_reduce_only(one, e)
-
-    def _move(self, account: Account, market: Market, lots: int, cash_uusd: int) -> None:
-        state, risk = self._state, self._state.risk
-        e = account.exposure(market.number)
-        after = risk.moved(account, e, market, lots, cash_uusd)
-        market.open_interest_lots += max(after.size_lots, 0) - max(e.size_lots, 0)
-        if after.realised_uusd:
-            key = (account.number, market.number)
-            state.realised_uusd[key] = state.realised_uusd.get(key, 0) + after.realised_uusd
-        risk.commit(account, e, after)
-        state.dirty_accounts[account] = None
-        state.dirty_exposures[e] = None
-        state.dirty_markets[market] = None
 
     def pay(self, account: Account, amount_uusd: int) -> None:
         """Give an account cash out of the insurance fund."""

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from bisect import insort
-from typing import NamedTuple
+from typing import Final
 
 from protocol.actions import NONCE_FUTURE_MS, NONCE_PAST_MS, NONCES_KEPT
 from protocol.errors import Code, SafetyViolation
 
+_OK: Final = Code.OK
 
-class Kept(NamedTuple):
+
+class Kept:
     """A kept batch: its slot, identity and encoded leaf (`leaves.NonceLeaf`)."""
 
-    slot: int
-    batch_id: bytes
-    leaf: bytes
+    __slots__ = ("batch_id", "leaf", "slot")
+
+    def __init__(self, slot: int, batch_id: bytes, leaf: bytes) -> None:
+        self.slot = slot
+        self.batch_id = batch_id
+        self.leaf = leaf
 
 
 class SignerNonces:
@@ -48,12 +53,12 @@ class Nonces:
             return Code.NONCE_TOO_NEW
         found = self.signers.get(signer)
         if found is None:
-            return Code.OK
+            return _OK
         if nonce_ms in found.kept:
             return Code.NONCE_USED
         if len(found.ascending) >= NONCES_KEPT and nonce_ms < found.ascending[0]:
             return Code.NONCE_EXPIRED
-        return Code.OK
+        return _OK
 
     def keep(self, signer: bytes, nonce_ms: int, batch_id: bytes, leaf: bytes) -> int:
         """Keep an executed batch; the lowest nonce gives way. Returns the slot it went to."""

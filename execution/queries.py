@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from execution import leaves as lv
 from execution.preview import preview
 from execution.replay import Replay
-from execution.report import MarginReport, PositionReport, deleverage_rank, margin_report
+from execution.report import DeleverageRanks, MarginReport, PositionReport, margin_report
 from execution.report import liquidation_ticks as last_safe_ticks
 from margin.account import Account
 from margin.market import Market
@@ -71,6 +71,7 @@ class Queries:
         self._replay = replay
         self._engine = replay.engine
         self._derived = replay.derived
+        self._ranks = DeleverageRanks(replay.engine.state)
         self.answers: dict[type, Answer] = {
             AccountRequest: self.account,
             BookRequest: self.book,
@@ -198,7 +199,7 @@ class Queries:
         )  # fmt: skip
 
     def _position(self, held: PositionReport, ranked: int) -> MarginPosition:
-        place = deleverage_rank(self._engine.state, held.market, ranked) if ranked else None
+        place = self._ranks.place(held.market, ranked) if ranked else None
         rank, count = place or (0, 0)
         return MarginPosition(
             held.market, held.size_lots, held.cost_uusd, held.entry_ticks, held.mark_ticks,

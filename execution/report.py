@@ -16,6 +16,7 @@ from margin.deleveraging import Opposite, rank_key, realised_uusd
 from margin.market import Market
 from margin.valuation import Valuation
 from protocol.markets import PPM
+from protocol.settlement import master_of
 
 RANKS_MS = 1_000
 """How old the ranks of deleveraging may be, in milliseconds of block time."""
@@ -204,7 +205,7 @@ class DeleverageRanks:
         """The exposure with its profit: unrealised at the mark, and realised within a day."""
         state = self._state
         profit = market.product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
-        row = state.realised.get(lv.realised_key(e.account, market.number))
+        row = state.realised.get(lv.realised_key(master_of(e.account), market.number))
         if row is not None:
             profit += realised_uusd(row.hours, state.time_ms)
         return Opposite(e.account, profit, abs(e.size_lots))

@@ -116,17 +116,20 @@ class State:
         self.volume_uusd: dict[int, int] = {}
         """Notional traded in this block, by master account."""
         self.realised_uusd: dict[tuple[int, int], int] = {}
-        """Profit realised in this block, by account and market."""
+        """Profit realised in this block, by master account and market."""
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
 
     def move(self, account: Account, e: Exposure, lots: int, cash_uusd: int) -> None:
-        """Change a position by signed lots for `cash_uusd` received, and count open interest: for
-        what moves without an order. The other side is the caller's."""
+        """Change a position by signed lots for `cash_uusd` received, and count open interest and
+        realised profit: for what moves without an order. The other side is the caller's."""
         market = self.markets[e.market]
-        before_lots = e.size_lots
-        self.risk.move(account, e, market, lots, cash_uusd)
-        market.open_interest_lots += max(e.size_lots, 0) - max(before_lots, 0)
+        after = self.risk.moved(account, e, market, lots, cash_uusd)
+        market.open_interest_lots += max(after.size_lots, 0) - max(e.size_lots, 0)
+        if after.realised_uusd:
+            key = (account.master, e.market)
+            self.realised_uusd[key] = self.realised_uusd.get(key, 0) + after.realised_uusd
+        self.risk.commit(account, e, after)
         self.dirty_accounts[account] = None
         self.dirty_exposures[e] = None
         self.dirty_markets[market] = None
@@ -168,9 +171,10 @@ class State:
             if leaf != market.leaf:
                 changes[lv.market_key(market.number)] = market.leaf = leaf
         for (number, agent), before in self.agents_before.items():
-            expires_ms = self.accounts[number].agents[agent]
+            expires_ms = self.accounts[number].agents.get(agent)
             if expires_ms != before:
-                changes[lv.agent_key(number, agent)] = encode(lv.AgentLeaf(expires_ms))
+                kept = None if expires_ms is None else encode(lv.AgentLeaf(expires_ms))
+                changes[lv.agent_key(number, agent)] = kept
         changes.update(self.written)
         for table in self.tables.values():
             table.commit(changes)

@@ -88,20 +88,17 @@ class Trading:
 
     def order(self, account: Account, action: Order, link: int = 0) -> Result:
         """A limit order: fills what it may, then rests (GTC, post-only) or is gone (IOC, FOK)."""
-        code = self.checks.order(account, action)
+        number, side, price, lots = action.market, action.side, action.price_ticks, action.size_lots
+        tif, client_id, flags = action.tif, action.client_id, action.flags
+        expires_ms = action.expires_ms
+        code = self.checks.order(
+            account, number, side, price, lots, tif, client_id, flags, expires_ms
+        )
         if code:
             return REFUSED[code]
+        market = self._state.markets[number]
         return self.enter(
-            account,
-            self._state.markets[action.market],
-            action.side,
-            action.price_ticks,
-            action.size_lots,
-            action.tif,
-            action.client_id,
-            action.flags,
-            action.expires_ms,
-            link,
+            account, market, side, price, lots, tif, client_id, flags, expires_ms, link
         )
 
     def market_order(self, account: Account, action: MarketOrder) -> Result:

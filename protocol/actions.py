@@ -6,82 +6,84 @@ carries the batch as bytes, so that everybody hashes, orders and stores exactly 
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Code, Rejected
 from protocol.keys import SCHEME_ED25519, Key, domain_hash
 
-BUY = 0
-SELL = 1
+BUY: Final = 0
+SELL: Final = 1
 
-GTC = 0
+GTC: Final = 0
 """Good till cancelled: what does not fill rests."""
-IOC = 1
+IOC: Final = 1
 """Immediate or cancel: what does not fill is cancelled."""
-POST_ONLY = 2
+POST_ONLY: Final = 2
 """Rests or is rejected; never takes."""
-FOK = 3
+FOK: Final = 3
 """Fill or kill: fills as a whole at once, or does nothing."""
 
-REDUCE_ONLY = 1
+REDUCE_ONLY: Final = 1
 """Order flag: only ever makes the position smaller; shrinks with it, and never flips it."""
-STP_CANCEL_MAKER = 0
-STP_CANCEL_TAKER = 2
-STP_CANCEL_BOTH = 4
-STP_DECREMENT = 6
+STP_CANCEL_MAKER: Final = 0
+STP_CANCEL_TAKER: Final = 2
+STP_CANCEL_BOTH: Final = 4
+STP_DECREMENT: Final = 6
 """Order flags: what happens when an incoming order meets one of its owner's. The resting one goes
 (the default); what is left of the incoming one goes; both go; both shrink by the smaller size."""
-STP_MODES = 6
+STP_MODES: Final = 6
 """Mask of the mode of self-trade prevention."""
-STP_MASTER = 8
+STP_MASTER: Final = 8
 """Order flag: all accounts of one master account count as the owner's, not this one alone."""
-ORDER_FLAGS = REDUCE_ONLY | STP_MODES | STP_MASTER
+ORDER_FLAGS: Final = REDUCE_ONLY | STP_MODES | STP_MASTER
 """Every flag that a client may set."""
-QUOTE = 16
-POSTED = 32
+QUOTE: Final = 16
+POSTED: Final = 32
 """Flags of resting orders, which no client sets: a mass quote placed it; it came in post-only, and
 stays that when it is modified."""
 
-STOP = 0
+STOP: Final = 0
 """Fires when the mark moves against: a sell at or below the trigger, a buy at or above it."""
-TAKE_PROFIT = 1
+TAKE_PROFIT: Final = 1
 """Fires when the mark moves in favour: a sell at or above the trigger, a buy at or below it."""
-TRAILING = 2
+TRAILING: Final = 2
 """A stop whose trigger follows the best mark since it was armed, `trigger_ticks` behind it."""
 
-ALL_MARKETS = -1
+ALL_MARKETS: Final = -1
 
-CANCEL_ONLY = 0
-POST_ONLY_MODE = 1
-OPEN = 2
-REDUCE_ONLY_MODE = 3
-HALTED = 4
+CANCEL_ONLY: Final = 0
+POST_ONLY_MODE: Final = 1
+OPEN: Final = 2
+REDUCE_ONLY_MODE: Final = 3
+HALTED: Final = 4
 """Modes of a market. Halted: not even cancels. Reduce-only: what only reduces, and cancels."""
 
-DEAD_MAN_LEAST_MS = 5_000
+DEAD_MAN_LEAST_MS: Final = 5_000
 """A dead-man's switch is set at least so far ahead."""
-DEAD_MAN_DAILY = 10
+DEAD_MAN_DAILY: Final = 10
 """It goes off at most so often in a UTC day, so that blocks are not filled with mass cancels."""
-TWAP_SLICE_MS = 30_000
+TWAP_SLICE_MS: Final = 30_000
 """Time between the slices of a TWAP order."""
-TWAP_SLIPPAGE_PPM = 30_000
+TWAP_SLIPPAGE_PPM: Final = 30_000
 """Slippage bound of each slice."""
-TWAP_CATCH_UP = 3
+TWAP_CATCH_UP: Final = 3
 """A slice that makes up for unfilled ones is at most so many times the plain slice."""
-TWAP_LONGEST_MS = 24 * 3600 * 1000
-MAX_QUOTES = 50
+TWAP_LONGEST_MS: Final = 24 * 3600 * 1000
+MAX_QUOTES: Final = 50
 """Most quotes of one side in a mass quote."""
 
-MAX_ACTIONS = 100
+MAX_ACTIONS: Final = 100
 """Most actions in one signed batch."""
 
-MAX_BATCH_BYTES = 16 * 1024
+MAX_BATCH_BYTES: Final = 16 * 1024
 """Most bytes of one encoded signed batch."""
 
-NONCE_PAST_MS = 2 * 24 * 3600 * 1000
-NONCE_FUTURE_MS = 24 * 3600 * 1000
+NONCE_PAST_MS: Final = 2 * 24 * 3600 * 1000
+NONCE_FUTURE_MS: Final = 24 * 3600 * 1000
 """A millisecond nonce is valid inside (T - 2 days, T + 1 day), T the block time."""
 
-NONCES_KEPT = 100
+NONCES_KEPT: Final = 100
 """The highest nonces of a signer that are kept, with their results."""
 
 

@@ -6,31 +6,33 @@ events travel together.
 
 from __future__ import annotations
 
+from typing import Final
+
 from protocol.codec import Decoder, Wire
 
-NONE = 0
-RESTING = 1
-FILLED = 2
-CANCELLED = 3
-WAITING = 4
+NONE: Final = 0
+RESTING: Final = 1
+FILLED: Final = 2
+CANCELLED: Final = 3
+WAITING: Final = 4
 """Status of the order an action was about: none, resting, filled, its rest cancelled, or waiting
 (a trigger or TWAP)."""
 
-REASON_CANCELLED = 1
-REASON_REDUCED = 2
-REASON_MARGIN = 3
-REASON_SELF_TRADE = 4
-REASON_REDUCE_ONLY = 5
-REASON_EXPIRED = 6
-REASON_LINKED = 7
-REASON_PROTECTION = 8
-REASON_DEAD_MAN = 9
-REASON_LIQUIDATION = 10
-REASON_MARKET_CLOSED = 11
-REASON_REPLACED = 12
-REASON_FIRED = 13
-REASON_DONE = 14
-REASON_REFUSED = 15
+REASON_CANCELLED: Final = 1
+REASON_REDUCED: Final = 2
+REASON_MARGIN: Final = 3
+REASON_SELF_TRADE: Final = 4
+REASON_REDUCE_ONLY: Final = 5
+REASON_EXPIRED: Final = 6
+REASON_LINKED: Final = 7
+REASON_PROTECTION: Final = 8
+REASON_DEAD_MAN: Final = 9
+REASON_LIQUIDATION: Final = 10
+REASON_MARKET_CLOSED: Final = 11
+REASON_REPLACED: Final = 12
+REASON_FIRED: Final = 13
+REASON_DONE: Final = 14
+REASON_REFUSED: Final = 15
 """Why an order, trigger or TWAP changed without a fill. 1: its owner cancelled it, 2: or made it
 smaller; 3: no margin left to fill it; 4: self-trade prevention; 5: reduce-only, and the position
 shrank; 6: expired; 7: the order it was linked with filled, fired or went; 8: market-maker
@@ -38,9 +40,9 @@ protection; 9: dead-man's switch; 10: its account is liquidated; 11: the market 
 or quoted anew; 13: the trigger fired; 14: a TWAP has run its time or size; 15: what a trigger
 entered was refused."""
 
-LIQUIDATION_ORDER = 0
-LIQUIDATION_BACKSTOP = 1
-LIQUIDATION_DELEVERAGED = 2
+LIQUIDATION_ORDER: Final = 0
+LIQUIDATION_BACKSTOP: Final = 1
+LIQUIDATION_DELEVERAGED: Final = 2
 """How a liquidated position was closed: by an order in the book, by the backstop, by
 deleveraging."""
 

@@ -6,24 +6,25 @@ Limits keep every product of the engine and of proofs inside its range.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from protocol.errors import ConfigError
 
-PRICE_LIMIT = 1 << 31
-SIZE_LIMIT = 1 << 31
-VALUE_LIMIT = 1 << 15
-NOTIONAL_LIMIT = 1 << 47
+PRICE_LIMIT: Final = 1 << 31
+SIZE_LIMIT: Final = 1 << 31
+VALUE_LIMIT: Final = 1 << 15
+NOTIONAL_LIMIT: Final = 1 << 47
 """Bound of price_ticks x size_lots of one order."""
-CASH_MOVE_LIMIT = 1 << 42
+CASH_MOVE_LIMIT: Final = 1 << 42
 """Bound of one cash movement in micro-dollars."""
-CASH_LIMIT = 1 << 61
-PPM = 1_000_000
-DAY_MS = 86_400_000
-FUNDING_SAMPLE_MS = 5_000
+CASH_LIMIT: Final = 1 << 61
+PPM: Final = 1_000_000
+DAY_MS: Final = 86_400_000
+FUNDING_SAMPLE_MS: Final = 5_000
 """A premium is sampled so often."""
-FUNDING_PERIOD_MS = 8 * 3600 * 1000
+FUNDING_PERIOD_MS: Final = 8 * 3600 * 1000
 """The period that funding rates are quoted for."""
 
 

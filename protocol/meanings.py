@@ -33,7 +33,7 @@ MEANINGS: dict[Code, str] = {
     Code.AGENT_REVOKED: "The agent key was revoked and never returns. Approve another key.",
     Code.SCHEME_UNKNOWN: "The signature scheme is not supported. 1 is Ed25519.",
     Code.ACTION_EXPIRED: "The batch or order came into a block after its expiry. Send it anew.",
-    Code.TOO_MANY_AGENTS: "The account has as many agents, revoked ones included, as are allowed.",
+    Code.TOO_MANY_AGENTS: "The account has as many live agents, or revoked ones, as are kept.",
     Code.WRONG_SHARD: "This is addressed to another shard.",
     Code.UNKNOWN_MARKET: "There is no such market. Genesis lists the markets.",
     Code.BAD_PRICE: "The price must be a whole number of ticks above zero and below 2^31.",

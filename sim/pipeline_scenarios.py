@@ -143,7 +143,7 @@ _ALL = [
         "exchange-crash", "prices crash while execution nodes die and come back",
         (
             *USUAL, "liquidated", "LiquidationEnded", "sold_in_book", "taken_by_backstop",
-            "deleveraged", "BadDebt", "TwapChanged", "Expired", "market_stale",
+            "deleveraged", "funded", "TwapChanged", "Expired", "market_stale",
             "crashed_execution", "crashed_in_sync", "snapshots_restored", "blocks_executed_again",
         ),
         _crash,

@@ -184,8 +184,8 @@ def _normal(rng: SplitMix64) -> int:
 def synthetic_candles(
     seed: int, calm: int, length_ms: int, start_ms: int, price_uusd: int, calm_ppm: int = 800
 ) -> list[Candle]:
-    """A calm series of `calm` candles that change by about `calm_ppm`, then a fall of a fifth within eight candles, half of which
-    comes back in the next eight."""
+    """`calm` candles that change by about `calm_ppm`, then a fall of a fifth within eight candles,
+    half of which comes back in the next eight."""
     rng = SplitMix64(derive_seed(seed, "candles"))
     changes_ppm = [_normal(rng) * calm_ppm // NORMAL_SD for _ in range(calm)]
     changes_ppm += [-6_000, -15_000, -22_000, -40_000, -70_000, -45_000, 9_000, -30_000]

@@ -18,8 +18,8 @@ from naive_moves import Moves
 from protocol.errors import Code
 from protocol.events import BatchExecuted, OrderChanged, TriggerChanged, TriggerFired
 
-SEEDS = 5 * int(os.environ.get("TRILEMMA_EXCHANGE_RUNS", "1"))
-BLOCKS = 250
+SEEDS = 4 * int(os.environ.get("TRILEMMA_EXCHANGE_RUNS", "1"))
+BLOCKS = 220
 
 
 def note(seen: Counter[str], event: Any) -> None:

@@ -19,6 +19,7 @@ from protocol.actions import (
     REDUCE_ONLY,
     SELL,
     STP_CANCEL_TAKER,
+    ActionBatch,
     CancelAll,
     CancelClient,
     MarketOrder,
@@ -55,8 +56,6 @@ class Desk:
         assert key is KEY
 
     def sign(self, key: Key, account: int, actions: list[Any], *, expires_ms: int = 0) -> Any:
-        from protocol.actions import ActionBatch
-
         raw = sign_batch(key, CHAIN.chain_id, 0, ActionBatch(account, 1, expires_ms, actions))
         return SimpleNamespace(raw=raw)
 

@@ -127,13 +127,29 @@ def test_agents_expire_may_be_renewed_and_never_return_once_revoked() -> None:
     assert again.leaves() == world.engine.leaves()
 
 
-def test_agents_per_account_are_limited_revoked_ones_included() -> None:
+def test_live_agents_are_limited_and_expired_ones_give_way() -> None:
     world = World(limits=Limits(agents_per_account=2))
-    approve = [ApproveAgent(bytes((n,)) * 32, START_MS * 2) for n in range(1, 4)]
-    codes = [r.code for r in world.act(A, *approve)]
+    soon = world.time_ms + 25
+    ends = (soon, START_MS * 2, START_MS * 2, START_MS * 2)
+    keys = [bytes((n,)) * 32 for n in range(1, 5)]
+    approve = [ApproveAgent(key, end) for key, end in zip(keys, ends, strict=True)]
+    codes = [r.code for r in world.act(A, *approve[:3])]
     assert codes == [0, 0, Code.TOO_MANY_AGENTS]
-    codes = [r.code for r in world.act(A, RevokeAgent(b"\x01" * 32), approve[2], approve[1])]
-    assert codes == [0, Code.TOO_MANY_AGENTS, 0]
+    codes = [r.code for r in world.act(A, RevokeAgent(keys[1]), approve[2], approve[3])]
+    assert codes == [0, 0, Code.TOO_MANY_AGENTS]
+    world.block([])
+    assert world.one(A, approve[3]).code == 0
+    assert world.last.changes[b"k" + A.to_bytes(8, "big") + keys[0]] is None
+    assert world.send(world.batch(A, BID, by=keys[0])).code == Code.NOT_AUTHORISED
+    assert world.one(A, approve[1]).code == Code.AGENT_REVOKED
+
+
+def test_revoked_agents_are_kept_up_to_their_own_limit() -> None:
+    world = World(limits=Limits(agents_per_account=1))
+    for number in range(1, 9):
+        key = bytes((number,)) * 32
+        assert world.act(A, ApproveAgent(key, START_MS * 2), RevokeAgent(key))[1].code == 0
+    assert world.one(A, ApproveAgent(b"\x77" * 32, START_MS * 2)).code == Code.TOO_MANY_AGENTS
 
 
 def test_an_approval_undone_in_its_own_block_changes_no_leaf() -> None:

@@ -314,6 +314,19 @@ def test_the_budget_may_end_inside_an_account() -> None:
     assert sum(cuts) == usd(6) and w.distressed() == {}
 
 
+def test_an_account_lifted_by_anothers_end_is_free_in_the_same_block() -> None:
+    # 20 is below maintenance and the budget does not reach it; closed against the loser it is not.
+    holders = {
+        LOSER: (usd(60), {0: 1_000}), 20: (usd(27), {0: -900, 1: 1_000}), 21: (RICH, {0: -100}),
+        22: (RICH, {1: -1_000}),
+    }  # fmt: skip
+    w = Crash(holders, limits=Limits(liquidation_items_per_block=1))
+    w.block([w.batch(0, OraclePrice(0, 930), OraclePrice(1, 970), by=o) for o in ORACLES])
+    assert shares(w) == {20: (900, 0), 21: (100, usd(10))}
+    assert [e.account for e in w.of(LiquidationEnded)] == [LOSER, 20]
+    assert w.distressed() == {} and w.size(20, 1) == 1_000
+
+
 def test_who_bought_in_the_same_block_is_opposite_at_once() -> None:
     # 16 is sold to 19, who had nothing; then 17, who is short and lost in market 1, is closed
     # against 19, who is the only long there is.
