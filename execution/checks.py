@@ -130,8 +130,8 @@ class Checks:
             return Code.LIQUIDATING
         return _OK
 
-    def market_order(self, account: Account, action: MarketOrder) -> Code:
-        """What is wrong with a market order."""
+    def market_order(self, account: Account, action: MarketOrder, least: bool) -> Code:
+        """What is wrong with a market order; `least`: it is held to the least notional."""
         state = self._state
         if not 0 <= action.market < len(state.markets):
             return Code.UNKNOWN_MARKET
@@ -148,7 +148,8 @@ class Checks:
         if code:
             return code
         if (
-            not action.flags & REDUCE_ONLY
+            least
+            and not action.flags & REDUCE_ONLY
             and market.product.notional_uusd(lots, market.mark_ticks) < market.min_notional_uusd
         ):
             return Code.BELOW_MIN_NOTIONAL

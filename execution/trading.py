@@ -101,9 +101,10 @@ class Trading:
             account, market, side, price, lots, tif, client_id, flags, expires_ms, link
         )
 
-    def market_order(self, account: Account, action: MarketOrder) -> Result:
-        """Take up to the slippage bound around the mark, rounded towards the mark."""
-        code = self.checks.market_order(account, action)
+    def market_order(self, account: Account, action: MarketOrder, least: bool = True) -> Result:
+        """Take up to the slippage bound around the mark, rounded towards the mark. What the
+        exchange enters itself, a fired trigger or a slice, may be small (`least` False)."""
+        code = self.checks.market_order(account, action, least)
         if code:
             return REFUSED[code]
         market = self._state.markets[action.market]

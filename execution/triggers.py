@@ -72,7 +72,8 @@ class Triggers:
 
     def trigger_order(self, account: Account, action: TriggerOrder) -> Result:
         """A trigger of its own."""
-        code = self._refusal(account, action) or self.book.refusal(account, action.market, 1)
+        code = self._refusal(account, action) or self._unbacked(account, action)
+        code = code or self.book.refusal(account, action.market, 1)
         if code:
             return REFUSED[code]
         trigger_id = self._trading.next_id()
@@ -90,7 +91,8 @@ class Triggers:
             return REFUSED[code]
         if isinstance(first, Order):
             return self._order_and_trigger(account, first, second)
-        code = self._refusal(account, first) or self.book.refusal(account, first.market, 2)
+        code = self._refusal(account, first) or self._unbacked(account, first)
+        code = code or self.book.refusal(account, first.market, 2)
         if code:
             return REFUSED[code]
         ids = self._trading.next_id(), self._trading.next_id()
@@ -137,6 +139,24 @@ class Triggers:
             parent_id = 0 if order is None else order.order_id
             self.book.open(account, trigger_id, sized, link, parent_id)
         return result
+
+    def _unbacked(self, account: Account, action: TriggerOrder) -> Code:
+        """Whether nothing stands behind a trigger, so that triggers cost somebody something: one
+        that may open needs the margin of its size now, one that reduces a position or an order."""
+        market = self._state.markets[action.market]
+        exposure = account.exposures.get(action.market)
+        if action.flags & REDUCE_ONLY:
+            if exposure is not None and (exposure.size_lots or exposure.im_uusd):
+                return Code.OK
+            return Code.NOT_REDUCING
+        leverage = 0 if exposure is None else exposure.leverage
+        needed_uusd = market.product.initial_uusd(
+            0, action.size_lots, 0, 0, 0, market.mark_ticks, market.scaled_ppm, leverage
+        )
+        backed = account.tv_uusd >= account.im_uusd + needed_uusd
+        size = 0 if exposure is None else exposure.size_lots
+        closes = abs(size) >= action.size_lots and (size > 0) == (action.side == SELL)
+        return Code.OK if backed or closes else Code.INSUFFICIENT_MARGIN
 
     def _refusal(self, account: Account, action: TriggerOrder, leaves: bool = False) -> Code:
         """What is wrong with a trigger; one that leaves a bracket's position has no size yet, and
@@ -309,7 +329,7 @@ class Triggers:
             taker = MarketOrder(
                 number, row.side, row.size_lots, row.slippage_ppm, row.client_id, flags
             )
-            result = trading.market_order(account, taker)
+            result = trading.market_order(account, taker, False)
         state.events.append(
             TriggerFired(number, trigger_id, account.number, market.mark_ticks, result)
         )

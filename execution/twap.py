@@ -174,7 +174,7 @@ class Twaps:
         if lots:
             self._trading.touch(account)
             taker = MarketOrder(row.market, row.side, lots, TWAP_SLIPPAGE_PPM, 0, row.flags)
-            filled = self._trading.market_order(account, taker).filled_lots
+            filled = self._trading.market_order(account, taker, False).filled_lots
         self._due.remove((row.next_ms, twap_id))
         next_ms = row.began_ms + (number + 1) * TWAP_SLICE_MS
         row = msgspec.structs.replace(row, done_lots=row.done_lots + filled, next_ms=next_ms)

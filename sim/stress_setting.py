@@ -36,10 +36,10 @@ class Shape(NamedTuple):
     around the low in which steps are short."""
 
     accounts: int = 10_000
-    before_ms: int = 35 * 60_000
-    after_ms: int = 15 * 60_000
-    hot_before_ms: int = 12 * 60_000
-    hot_after_ms: int = 6 * 60_000
+    before_ms: int = 20 * 60_000
+    after_ms: int = 10 * 60_000
+    hot_before_ms: int = 6 * 60_000
+    hot_after_ms: int = 3 * 60_000
     hot_step_ms: int = 100
     cold_step_ms: int = 200
     load_actions: int = 3_000

@@ -42,7 +42,7 @@ def tiered_chain(**changes: Any) -> Chain:
     limits = Limits(
         orders_per_account=5, fills_per_action=3, fills_per_block=5, subaccounts=2,
         triggers_per_account=3, triggers_per_market=7, twaps_per_account=1, triggers_per_block=2,
-        expiries_per_block=2,
+        expiries_per_block=2, reduce_only_orders=2,
     )  # fmt: skip
     return chain_of(markets, limits, **changes)
 

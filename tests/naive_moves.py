@@ -97,7 +97,7 @@ class Moves:
         through = -self.rng.randint(1, 80) * (1 if side else -1)
         choices = [mark, mark + away, mark + away, mark + through, *best, *best, *last]
         if self.rng.randrange(80) == 0:
-            return self.one_of(0, 1 << 31)
+            return int(self.one_of(0, 1 << 31))
         return max(1, self.rng.choice(choices))
 
     def lots(self, account: int, market: int, side: int) -> int:

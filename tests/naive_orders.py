@@ -203,9 +203,9 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
             return False
     before = remember(x, maker.account, market)
     maker.lots -= lots
-    fine = trade(
-        x, maker.account, market, maker.side, price, lots, maker_ppm(x, market, maker.account)
-    )
+    rate = maker_ppm(x, market, maker.account)
+    fine = trade(x, maker.account, market, maker.side, price, lots, rate)
+    fine = fine and not grown_too_large(x, maker.account, market, before[1])
     if not fine:
         put_back(x, maker.account, market, before)
         maker.lots += lots
@@ -237,6 +237,14 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
     )  # fmt: skip
     after_fill(x, t, maker, lots)
     return True
+
+
+def grown_too_large(x: Books, account: int, market: int, before: int) -> bool:
+    """Whether a position grew beyond what anybody may hold."""
+    size = abs(position(x, account, market))
+    notional = size * x.markets[market].mark * x.value(market)
+    too_large = size > x.configs[market].max_position_lots or notional >= POSITION_NOTIONAL
+    return size > abs(before) and too_large
 
 
 def after_fill(x: Books, t: Taker, maker: NaiveOrder, lots: int) -> None:
@@ -318,7 +326,8 @@ def enter(
         return Result(0, ev.RESTING, o.id, 0, lots)
     if tif == POST_ONLY:
         return Result(Code.WOULD_TAKE)
-    steps = min(x.limits.fills_per_action, x.fills_left)
+    # A fill-or-kill order is tried first, and what the trial looks at counts as well.
+    steps = min(x.limits.fills_per_action, x.fills_left // (2 if tif == FOK else 1))
     if steps <= 0:
         return Result(Code.BUSY)
     admitted = 0
@@ -330,10 +339,14 @@ def enter(
         t.closing = bool(admitted)
     saved = x.save()
     t.id = x.new_id()
+    before = x.fills_left
     take(x, t, steps)
+    tried = before - x.fills_left
     if tif == FOK and t.filled < lots:
         x.undo(saved)
+        x.fills_left -= tried
         return Result(Code.NOT_FILLABLE)
+    x.fills_left -= tried if tif == FOK else 0
     if t.filled == lots:
         return Result(0, ev.FILLED, t.id, t.filled, 0)
     rests = tif in (GTC, POST_ONLY) and t.left and not t.code

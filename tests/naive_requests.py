@@ -45,8 +45,11 @@ def mode_code(x: Books, market: int, post_only: bool, reduces: bool) -> int:
     return Code.OK
 
 
-def size_code(x: Books, account: int, market: int, price: int, worth_at: int, lots: int) -> int:
-    """Whether a size may be ordered: `price` bounds it above, `worth_at` says what it is worth."""
+def size_code(
+    x: Books, account: int, market: int, price: int, worth_at: int, lots: int, flags: int
+) -> int:
+    """Whether a size may be ordered: `price` bounds it above, `worth_at` says what it is worth.
+    What only reduces may be worth little."""
     config = x.configs[market]
     if isolated_market(account) not in (-1, market):
         return Code.ISOLATED_ACCOUNT
@@ -54,7 +57,8 @@ def size_code(x: Books, account: int, market: int, price: int, worth_at: int, lo
         return Code.BAD_SIZE
     if price * lots >= NOTIONAL_LIMIT:
         return Code.NOTIONAL_LIMIT
-    if worth_at * lots * x.value(market) < config.min_notional_uusd:
+    small = worth_at * lots * x.value(market) < config.min_notional_uusd
+    if small and not flags & act.REDUCE_ONLY:
         return Code.BELOW_MIN_NOTIONAL
     return Code.OK
 
@@ -70,7 +74,7 @@ def limit_order(x: Books, account: int, a: act.Order, kept: int = 0) -> Result:
     price = a.price_ticks
     if not 0 < price < price_limit(x, a.market):
         return Result(Code.BAD_PRICE)
-    if code := size_code(x, account, a.market, price, price, a.size_lots):
+    if code := size_code(x, account, a.market, price, price, a.size_lots, a.flags):
         return Result(code)
     if a.expires_ms and a.expires_ms < x.time:
         return Result(Code.BAD_EXPIRY if a.expires_ms < 0 else Code.ACTION_EXPIRED)
@@ -81,6 +85,10 @@ def limit_order(x: Books, account: int, a: act.Order, kept: int = 0) -> Result:
     mine = [o for o in x.orders if o.account == account]
     if a.tif in (act.GTC, act.POST_ONLY) and len(mine) >= x.limits.orders_per_account:
         return Result(Code.TOO_MANY_ORDERS)
+    if a.tif in (act.GTC, act.POST_ONLY) and a.flags & act.REDUCE_ONLY:
+        reducing = [o for o in x.orders_of(account, a.market) if o.flags & act.REDUCE_ONLY]
+        if len(reducing) >= x.limits.reduce_only_orders:
+            return Result(Code.TOO_MANY_ORDERS)
     if code := mode_code(x, a.market, a.tif == act.POST_ONLY, bool(a.flags & act.REDUCE_ONLY)):
         return Result(code)
     return enter(
@@ -102,7 +110,7 @@ def market_order(x: Books, account: int, a: act.MarketOrder) -> Result:
     limit = -(-mark * (PPM - a.slippage_ppm) // PPM)
     if a.side == BUY:
         limit = min(mark * (PPM + a.slippage_ppm) // PPM, price_limit(x, a.market) - 1)
-    if code := size_code(x, account, a.market, max(limit, mark), mark, a.size_lots):
+    if code := size_code(x, account, a.market, max(limit, mark), mark, a.size_lots, a.flags):
         return Result(code)
     if a.client_id and a.client_id in x.clients(account):
         return Result(Code.DUPLICATE_CLIENT_ID)
@@ -228,7 +236,7 @@ def quote_code(x: Books, account: int, market: int, side: int, price: int, lots:
     """Whether a quote is fine, margin and the book apart."""
     if not 0 < price < price_limit(x, market):
         return Code.BAD_PRICE
-    if code := size_code(x, account, market, price, price, lots):
+    if code := size_code(x, account, market, price, price, lots, 0):
         return code
     if band_broken(x, market, side, price):
         return Code.PRICE_BAND

@@ -61,8 +61,9 @@ def trigger_code(x: Books, account: int, a: act.TriggerOrder, bracket: bool = Fa
     price = a.limit_ticks or a.trigger_ticks
     if a.kind == act.TRAILING and not a.limit_ticks:
         price = x.markets[a.market].mark
-    if not bracket and (code := size_code(x, account, a.market, price, price, a.size_lots)):
-        return code
+    size = size_code(x, account, a.market, price, price, a.size_lots, a.flags)
+    if size and not bracket:
+        return size
     if a.expires_ms and a.expires_ms < x.time:
         return Code.BAD_EXPIRY if a.expires_ms < 0 else Code.ACTION_EXPIRED
     if a.client_id and a.client_id in x.clients(account):

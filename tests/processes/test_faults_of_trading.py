@@ -19,8 +19,11 @@ from client.stream import EventStream
 from client.submission import Submission, results_of
 from client.trader import Trader
 from cluster.testnet import TestnetOptions
+from protocol.codec import encode
 from protocol.events import BlockEvents, Event, LiquidationBegun, LiquidationEnded, Receipt
 from protocol.genesis import Limits
+from protocol.messages import decode_answer
+from protocol.messages_trading import DiffPush, SubscribeDiffs
 from protocol.settlement import account_number
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
@@ -103,6 +106,22 @@ async def recorded(cluster: Cluster, name: str, next_seq: int) -> list[Event]:
     raise AssertionError("the stream ended")
 
 
+async def diffs(cluster: Cluster, name: str, height: int) -> list[bytes]:
+    """What each block up to `height` changed in the state, as an execution node tells it."""
+    found: list[bytes] = []
+    async with only(cluster, name) as exchange:
+        endpoint = await exchange.channel("execution").session()
+        request_id = endpoint.next_request_id()
+        request = encode(SubscribeDiffs(request_id, 1))
+        async for frame in endpoint.subscribe(request, request_id):
+            push = decode_answer(frame)
+            assert isinstance(push, DiffPush)
+            found.append(push.diff)
+            if len(found) == height:
+                return found
+    raise AssertionError("the stream ended")
+
+
 async def test_an_execution_node_killed_in_a_cascade_of_liquidations(cluster: Cluster) -> None:
     name, seen, next_seq = "execution-0", list[Event](), 1
     gaps: list[BlockEvents] = []
@@ -136,7 +155,7 @@ async def test_an_execution_node_killed_in_a_cascade_of_liquidations(cluster: Cl
             await asyncio.gather(falling, return_exceptions=True)
         assert exchange.reconnects >= 1, "the subscriber did not notice, so the fault did not bite"
         assert not gaps
-        await same_state(cluster, seen)
+        await same_state(cluster, list(seen))
         receipts = [event for event in seen if isinstance(event, Receipt)]
         assert {receipt.account for receipt in receipts} == set(accounts)
         assert [receipt.number for receipt in receipts] == list(range(len(receipts)))
@@ -169,6 +188,9 @@ async def same_state(cluster: Cluster, seen: list[Event]) -> None:
         return first["height"] == second["height"]
 
     await eventually("both are at the same block", level)
+    height = await cluster.number("execution-0", "height")
+    first, second = [await diffs(cluster, f"execution-{n}", height) for n in range(2)]
+    assert first == second
     answers = []
     for number in range(2):
         async with only(cluster, f"execution-{number}") as exchange:
