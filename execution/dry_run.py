@@ -44,50 +44,51 @@ class _Shadow:
 
 def fillable(crossing: Crossing, state: State, limit_ticks: int, lots: int, max_steps: int) -> bool:
     """Whether the taker that `crossing.begin` set would fill `lots` within its limit and
-    `max_steps` fills and removals. What it looked at counts against the block's fills, for looking
-    costs as much as filling."""
-    open_interest_lots = crossing.market.open_interest_lots
-    found, steps = _walk(crossing, state, limit_ticks, lots, max_steps)
-    crossing.market.open_interest_lots = open_interest_lots
-    state.fills_left -= steps
+    `max_steps` fills and removals. Looking costs as much as filling, and has a budget of its own in
+    a block (`looks_left`): an order that uses it up would not fill."""
+    market, side = crossing.market, crossing.side
+    open_interest_lots = market.open_interest_lots
+    taker = _Shadow(state, crossing.account, market)
+    owners: dict[int, _Shadow] = {}
+    found = False
+    for maker in market.book.walk(SELL if side == BUY else BUY):
+        state.looks_left -= 1
+        beyond = maker.price_ticks > limit_ticks if side == BUY else maker.price_ticks < limit_ticks
+        if beyond or max_steps <= 0 or state.looks_left < 0:
+            break
+        filled, used = _look(crossing, state, maker, owners, taker, lots, max_steps)
+        state.looks_left -= max(used - 1, 0)
+        max_steps -= used
+        lots -= filled
+        found = filled >= 0 and not lots
+        if found or filled < 0:
+            break
+    market.open_interest_lots = open_interest_lots
     return found
 
 
-def _walk(
-    crossing: Crossing, state: State, limit_ticks: int, lots: int, max_steps: int
-) -> tuple[bool, int]:
-    """(whether it would fill, fills and removals looked at)."""
-    market, side = crossing.market, crossing.side
-    taker = _Shadow(state, crossing.account, market)
-    owners: dict[int, _Shadow] = {}
-    steps = 0
-    for maker in market.book.walk(SELL if side == BUY else BUY):
-        beyond = maker.price_ticks > limit_ticks if side == BUY else maker.price_ticks < limit_ticks
-        if beyond or steps >= max_steps:
-            return False, steps
-        owner = state.accounts[maker.account]
-        if maker.expires_ms and maker.expires_ms < state.time_ms:
-            steps += 1
-            continue
-        if owner is crossing.account or (
-            crossing.flags & STP_MASTER and owner.master == crossing.account.master
-        ):
-            if crossing.flags & STP_MODES != STP_CANCEL_MAKER:
-                return False, steps
-            steps += 1
-            continue
-        shadow = owners.get(owner.number)
-        if shadow is None:
-            crossing.touch(owner)
-            shadow = owners[owner.number] = _Shadow(state, owner, market)
-        filled, used = _fill(crossing, maker, shadow, taker, lots, max_steps - steps)
-        if filled < 0:
-            return False, steps
-        lots -= filled
-        steps += used
-        if not lots:
-            return True, steps
-    return False, steps
+def _look(
+    crossing: Crossing,
+    state: State,
+    maker: Resting,
+    owners: dict[int, _Shadow],
+    taker: _Shadow,
+    lots: int,
+    max_steps: int,
+) -> tuple[int, int]:
+    """(lots that the maker would fill, steps it takes); lots below 0: the taker could not go on."""
+    owner = state.accounts[maker.account]
+    if maker.expires_ms and maker.expires_ms < state.time_ms:
+        return 0, 1
+    if owner is crossing.account or (
+        crossing.flags & STP_MASTER and owner.master == crossing.account.master
+    ):
+        return (0, 1) if crossing.flags & STP_MODES == STP_CANCEL_MAKER else (-1, 0)
+    shadow = owners.get(owner.number)
+    if shadow is None:
+        crossing.touch(owner)
+        shadow = owners[owner.number] = _Shadow(state, owner, crossing.market)
+    return _fill(crossing, maker, shadow, taker, lots, max_steps)
 
 
 def _fill(

@@ -110,7 +110,7 @@ def _copy_state(state: State, account: Account, number: int, reached: list[Resti
     copy.limits = state.limits
     copy.time_ms = state.time_ms
     copy.next_order_id = state.next_order_id
-    copy.fills_left = state.limits.fills_per_block
+    copy.fills_left = copy.looks_left = state.limits.fills_per_block
     copy.markets = [clone if other is market else other for other in state.markets]
     copy.risk = Risk(copy.markets)
     copy.risk.version = state.risk.version

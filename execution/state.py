@@ -36,10 +36,10 @@ class State:
         "accounts", "agents_before", "backstop", "by_address", "chain", "dead_men",
         "deposits_uusd", "dirty_accounts", "dirty_exposures", "dirty_markets", "dirty_orders",
         "distressed", "events", "fees", "fills_left", "funds", "global_leaves", "guardians",
-        "height", "inbox_cursor", "insurance", "limits", "markets", "moved_uusd", "next_order_id",
-        "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "pool", "pricing",
-        "realised", "realised_uusd", "receipts", "risk", "settings", "tables", "time_ms",
-        "touched", "triggers", "turns", "twaps", "volume_uusd", "volumes", "votes",
+        "height", "inbox_cursor", "insurance", "limits", "looks_left", "markets", "moved_uusd",
+        "next_order_id", "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "pool",
+        "pricing", "realised", "realised_uusd", "receipts", "risk", "settings", "tables",
+        "time_ms", "touched", "triggers", "turns", "twaps", "volume_uusd", "volumes", "votes",
         "withdrawals_uusd", "written",
     )  # fmt: skip
 
@@ -113,6 +113,8 @@ class State:
         self.written: dict[bytes, bytes] = {}
         self.moved_uusd = 0
         self.fills_left = self.limits.fills_per_block
+        self.looks_left = self.limits.fills_per_block
+        """Orders that fill-or-kill orders may still look at in this block."""
         self.volume_uusd: dict[int, int] = {}
         """Notional traded in this block, by master account."""
         self.realised_uusd: dict[tuple[int, int], int] = {}

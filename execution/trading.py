@@ -217,10 +217,8 @@ class Trading:
         may still close a position, fill by fill, as long as each one reduces risk. What is left
         after the fills that the action or the block may have is cancelled."""
         state = self._state
-        # Fill or kill is looked through before it fills, and both count.
-        fills_left = state.fills_left // 2 if tif == FOK else state.fills_left
-        max_fills = min(state.limits.fills_per_action, fills_left)
-        if max_fills <= 0:
+        max_fills = min(state.limits.fills_per_action, state.fills_left)
+        if max_fills <= 0 or (tif == FOK and state.looks_left <= 0):
             return REFUSED[Code.BUSY]
         code = self.admissible(account, exposure, market, side, limit, lots, flags, max_fills)
         if code and not (code == Code.INSUFFICIENT_MARGIN and _closes(exposure, side)):
@@ -297,7 +295,7 @@ class Trading:
         """Make the best order opposite, the taker's own, smaller by what the taker loses."""
         crossing, state = self.crossing, self._state
         book = crossing.market.book
-        order = next(book.walk(SELL if side == BUY else BUY))
+        order = book.first(SELL if side == BUY else BUY)
         owner = crossing.maker
         if order.remaining_lots == by_lots:
             self.take_out(owner, order, REASON_SELF_TRADE)

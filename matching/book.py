@@ -309,9 +309,19 @@ class Book:
         ]
 
     def walk(self, side: int) -> Iterator[Resting]:
-        """Orders of a side in priority."""
+        """Orders of a side in priority. The book must not change meanwhile."""
         for level in self.sides[side].in_order():
-            yield from level.orders()
+            queue = level.queue
+            for place in range(level.head, len(queue)):
+                order = queue[place]
+                if order is not None:
+                    yield order
+
+    def first(self, side: int) -> Resting:
+        """The order of a side that trades first; there is one."""
+        for order in self.walk(side):
+            return order
+        raise SafetyViolation(f"no order rests on side {side} of market {self.market}")
 
     def _not_here(self, order: Resting) -> SafetyViolation:
         return SafetyViolation(f"order {order.order_id} is not in the book of market {self.market}")

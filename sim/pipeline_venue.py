@@ -28,7 +28,7 @@ REOPENING = Reopening(gap_ms=1_200, cancel_only_ms=150, post_only_ms=150)
 class Weather:
     """How prices move: `wander_ppm` at most in a step, and now and then (`jump_chance_ppm` of
     steps) by up to `jump_ppm`. From `crash_step` on they fall by `crash_ppm` within `crash_steps`
-    steps; the half of it returns later."""
+    steps; where it `recovers`, half of that returns later."""
 
     wander_ppm: int = 400
     jump_chance_ppm: int = 0
@@ -36,6 +36,7 @@ class Weather:
     crash_step: int = 0
     crash_steps: int = 1
     crash_ppm: int = 0
+    recovers: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class PricePath:
             passed = step - weather.crash_step
             if weather.crash_ppm and 0 <= passed < weather.crash_steps:
                 ppm -= weather.crash_ppm // weather.crash_steps
-            elif weather.crash_ppm and 10 <= passed - weather.crash_steps < 20:
+            elif weather.recovers and weather.crash_ppm and 10 <= passed - weather.crash_steps < 20:
                 ppm += weather.crash_ppm // 20
             own = [ppm + random.between(-100, 100) for _ in first]
             moves = zip(self._prices[-1], own, strict=True)

@@ -31,11 +31,11 @@ from sim.random import SplitMix64
 
 SEED = 4
 CRASH = Venue(
-    MARKETS, Weather(crash_step=20, crash_ppm=200_000), deposit_uusd=3_000 * DOLLAR,
-    insurance_uusd=500 * DOLLAR, backstop_uusd=4_000 * DOLLAR, large_lots=600, large_ppm=700_000,
+    MARKETS, Weather(crash_step=35, crash_ppm=350_000, recovers=False), deposit_uusd=3_000 * DOLLAR,
+    insurance_uusd=500 * DOLLAR, backstop_uusd=4_000 * DOLLAR, large_lots=600, large_ppm=1_000_000,
 )  # fmt: skip
 OPTIONS = Options(
-    load_us=5 * US_PER_S + US_PER_S // 2, traders=6, pause_ms=60, executions=2, venue=CRASH,
+    load_us=5 * US_PER_S + US_PER_S // 2, traders=6, pause_ms=40, executions=2, venue=CRASH,
     patience_us=15 * US_PER_S,
 )  # fmt: skip
 

@@ -98,14 +98,16 @@ def test_fill_or_kill_counts_what_self_trade_prevention_leaves() -> None:
     assert changes(world) == [(1, 0, REASON_SELF_TRADE)]
 
 
-def test_what_a_fill_or_kill_order_looks_at_counts_against_the_block() -> None:
+def test_fill_or_kill_orders_look_at_so_many_orders_in_a_block_and_take_no_fills_from_others() -> (
+    None
+):
     world = World(limits=Limits(fills_per_block=8))
     world.act(B, *[Order(0, SELL, 1_000, 1) for _ in range(4)])
     wanted = Order(0, BUY, 1_000, 5, FOK)
-    results = world.act(A, wanted, wanted, wanted)
-    assert [r.code for r in results] == [Code.NOT_FILLABLE, Code.NOT_FILLABLE, Code.NOT_FILLABLE]
-    assert world.act(A, wanted, wanted, Order(0, BUY, 1_000, 2, FOK))[2].code != 0
-    assert world.one(A, Order(0, BUY, 1_000, 4, FOK)).status == FILLED
+    results = world.act(A, wanted, wanted, wanted, Order(0, BUY, 1_000, 2, IOC))
+    codes = [r.code for r in results]
+    assert codes == [Code.NOT_FILLABLE, Code.NOT_FILLABLE, Code.BUSY, 0]
+    assert world.one(A, Order(0, BUY, 1_000, 2, FOK)).status == FILLED
 
 
 def test_fill_or_kill_counts_the_fills_it_may_have() -> None:
