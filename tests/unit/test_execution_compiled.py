@@ -90,7 +90,8 @@ def flows(seed: int) -> list[Any]:
                 return msgspec.structs.replace(action, size_lots=lots)
             return action
 
-    return [RichFlow(seed), RichFlow(seed + 1), RichFlow(seed + 2, 40), Flow(seed), Vast(seed)]
+    poor = [RichFlow(seed + number, 20 * number) for number in (2, 3)]
+    return [RichFlow(seed), RichFlow(seed + 1), *poor, Flow(seed), Vast(seed)]
 
 
 def digest(value: Any) -> str:
