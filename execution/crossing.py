@@ -33,7 +33,7 @@ from protocol.events import (
     Fill,
     OrderChanged,
 )
-from protocol.genesis import CASH_MOVE_LIMIT
+from protocol.markets import CASH_MOVE_LIMIT, OPEN_INTEREST_NOTIONAL_LIMIT
 
 _OK: Final = Code.OK
 
@@ -206,7 +206,7 @@ class Crossing:
             max(taker_out.size_lots, 0) - max(mine.size_lots, 0)
             + max(maker_out.size_lots, 0) - max(theirs.size_lots, 0)
         )  # fmt: skip
-        if grown > 0 and market.open_interest_lots + grown > market.max_open_interest_lots:
+        if grown > 0 and _too_open(market, market.open_interest_lots + grown):
             self.stopped = Code.OPEN_INTEREST_LIMIT
             return STOP
         self.maker_out = maker_out
@@ -332,6 +332,13 @@ class Crossing:
                     order.remaining_lots, REASON_REDUCE_ONLY,
                 )
             )  # fmt: skip
+
+
+def _too_open(market: Market, lots: int) -> bool:
+    """Whether open interest would pass its cap, or its notional what a number holds."""
+    if lots > market.max_open_interest_lots:
+        return True
+    return market.product.notional_uusd(lots, market.mark_ticks) >= OPEN_INTEREST_NOTIONAL_LIMIT
 
 
 def _outgrows(market: Market, before_lots: int, after_lots: int, price_ticks: int) -> bool:

@@ -11,6 +11,7 @@ from protocol.actions import SetLeverage, SetProtection
 from protocol.errors import Code
 from protocol.events import REASON_PROTECTION, Result, SettingChanged
 from protocol.markets import PPM
+from protocol.settlement import isolated_market
 
 PROTECTION_FILLS = 1_000
 PROTECTION_WINDOW_MS = 3_600_000
@@ -36,6 +37,8 @@ class Settings:
         state = self._state
         if not 0 <= action.market < len(state.markets):
             return REFUSED[Code.UNKNOWN_MARKET]
+        if isolated_market(account.number) not in (-1, action.market):
+            return REFUSED[Code.ISOLATED_ACCOUNT]
         highest = PPM // state.markets[action.market].config.initial_ppm
         if not 0 <= action.leverage <= highest:
             return REFUSED[Code.BAD_LEVERAGE]
@@ -60,6 +63,8 @@ class Settings:
         state, fills, window_ms = self._state, action.fills, action.window_ms
         if not 0 <= action.market < len(state.markets):
             return REFUSED[Code.UNKNOWN_MARKET]
+        if isolated_market(account.number) not in (-1, action.market):
+            return REFUSED[Code.ISOLATED_ACCOUNT]
         in_range = 1 <= fills <= PROTECTION_FILLS and 1 <= window_ms <= PROTECTION_WINDOW_MS
         if not (in_range or (fills, window_ms) == (0, 0)):
             return REFUSED[Code.BAD_PROTECTION]

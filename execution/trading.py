@@ -129,7 +129,11 @@ class Trading:
     ) -> Result:
         """An order that passed `checks`: reduce-only, post-only and fill-or-kill, then margin."""
         state = self._state
-        exposure = account.exposures.get(market.number) or account.exposure(market.number)
+        exposure = account.exposures.get(market.number)
+        if exposure is None or len(account.exposures) > state.limits.positions_per_account:
+            if _too_many_positions(account, market.number, state.limits.positions_per_account):
+                return REFUSED[Code.TOO_MANY_POSITIONS]
+            exposure = account.exposure(market.number)
         if flags & REDUCE_ONLY:
             open_lots = exposure.size_lots if side == SELL else -exposure.size_lots
             if open_lots <= 0:
@@ -385,6 +389,18 @@ class Trading:
 
     def _protected(self, account: Account, market: Market) -> None:
         self.on_protected(account, market)
+
+
+def _too_many_positions(account: Account, market: int, limit: int) -> bool:
+    """Whether the account has positions or orders in as many other markets as it may."""
+    if len(account.exposures) < limit:
+        return False
+    held = sum(
+        1
+        for number, e in account.exposures.items()
+        if number != market and (e.size_lots or e.im_uusd or e.reducing)
+    )
+    return held >= limit
 
 
 def _closes(exposure: Exposure, side: int) -> bool:

@@ -84,6 +84,7 @@ class Code(IntEnum):
     LEVERAGE_TOO_HIGH = 411
     NO_POSITION = 412
     ISOLATED_ACCOUNT = 413
+    TOO_MANY_POSITIONS = 414
 
     # order state
     UNKNOWN_ORDER = 500

@@ -71,13 +71,15 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds that everybody enforces alike. `reduce_only_orders`: resting ones of an account in a
-    market, since each fill of the account may have to shrink them."""
+    market, since each fill of the account may have to shrink them. `positions_per_account`: markets
+    in which an account holds a position or orders."""
 
     orders_per_account: int = 2_000
     fills_per_action: int = 500
     fills_per_block: int = 50_000
     agents_per_account: int = 32
     reduce_only_orders: int = 32
+    positions_per_account: int = 64
     inbox_per_block: int = 256
     subaccounts: int = 16
     triggers_per_account: int = 100

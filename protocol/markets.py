@@ -20,6 +20,8 @@ NOTIONAL_LIMIT: Final = 1 << 47
 CASH_MOVE_LIMIT: Final = 1 << 42
 """Bound of one cash movement in micro-dollars."""
 CASH_LIMIT: Final = 1 << 61
+OPEN_INTEREST_NOTIONAL_LIMIT: Final = 1 << 60
+"""Bound of a market's open interest at the mark in micro-dollars."""
 PPM: Final = 1_000_000
 DAY_MS: Final = 86_400_000
 FUNDING_SAMPLE_MS: Final = 5_000

@@ -79,6 +79,7 @@ MEANINGS: dict[Code, str] = {
     Code.LEVERAGE_TOO_HIGH: "Positions and orders need more than the account would have then.",
     Code.NO_POSITION: "The account has no such position to move.",
     Code.ISOLATED_ACCOUNT: "An isolated account trades in its own market alone.",
+    Code.TOO_MANY_POSITIONS: "The account has positions or orders in as many markets as it may.",
     Code.UNKNOWN_ORDER: "No such order of the account rests: it is filled, cancelled or another's.",
     Code.DUPLICATE_CLIENT_ID: "A resting order of the account has this client id already.",
     Code.WOULD_TAKE: "A post-only order would have met the book.",

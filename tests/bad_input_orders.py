@@ -51,6 +51,13 @@ def more_than_there_is() -> int:
     return corner.refused(ALICE, act.Withdraw(10 * DOLLAR + 1, TO))
 
 
+@case(Code.TOO_MANY_POSITIONS)
+def one_market_more() -> int:
+    corner = Corner(chain_of(Limits(positions_per_account=1)))
+    corner.fine(ALICE, buy(900))
+    return corner.refused(ALICE, act.Order(1, act.BUY, 900, 1))
+
+
 @case(Code.TOO_MANY_ORDERS)
 def one_order_more() -> int:
     corner = Corner(chain_of(Limits(orders_per_account=2)))

@@ -128,7 +128,7 @@ def a_late_order() -> int:
 @case(Code.TOO_MANY_AGENTS)
 def one_agent_more() -> int:
     corner = Corner(chain_of(Limits(agents_per_account=1)))
-    corner.fine(ALICE, act.ApproveAgent(AGENT, START_MS + 10**6), act.RevokeAgent(AGENT))
+    corner.fine(ALICE, act.ApproveAgent(AGENT, START_MS + 10**6))
     return corner.refused(ALICE, act.ApproveAgent(b"\x56" * 32, START_MS + 10**6))
 
 

@@ -62,7 +62,7 @@ class NaiveExchange:
         x = self.x
         x.time = time_ms
         x.events, x.outbox, x.traded = [], [], {}
-        x.fills_left = x.limits.fills_per_block
+        x.fills_left = x.looks_left = x.limits.fills_per_block
         for entry in inbox:
             custody.deposit(x, entry)
         others = []

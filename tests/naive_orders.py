@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from naive_links import changed, order_changed, remove
 from naive_margin import (
@@ -279,22 +279,51 @@ def protect(x: Books, account: int, market: int) -> None:
             remove(x, o, ev.REASON_PROTECTION)
 
 
+def step(x: Books, t: Taker, maker: NaiveOrder) -> bool:
+    """One step of matching with the best order opposite; whether the taker may go on."""
+    if maker.expires and maker.expires < x.time:
+        remove(x, maker, ev.REASON_EXPIRED)
+    elif same_owner(t, maker):
+        meet_own(x, t, maker)
+        if t.code:
+            return False
+    elif not meet(x, t, maker):
+        return False
+    x.fills_left -= 1
+    return True
+
+
 def take(x: Books, t: Taker, steps: int) -> None:
     """Match until the limit, the last lot, the last step, or until the taker may not go on."""
     while t.left and steps:
         met = x.opposite(t.market, t.side, t.limit)
-        if not met:
-            return
-        if met[0].expires and met[0].expires < x.time:
-            remove(x, met[0], ev.REASON_EXPIRED)
-        elif same_owner(t, met[0]):
-            meet_own(x, t, met[0])
-            if t.code:
-                return
-        elif not meet(x, t, met[0]):
+        if not met or not step(x, t, met[0]):
             return
         steps -= 1
-        x.fills_left -= 1
+
+
+def fits(x: Books, t: Taker, steps: int) -> bool:
+    """Whether an order fills as a whole, found out by doing it, one order opposite after the other.
+
+    Each that is looked at counts against the block's looks, gone by then or beyond the limit, and
+    each further step with it once more.
+    """
+    lots, within = t.left, x.opposite(t.market, t.side, t.limit)
+    for maker in x.side_of(t.market, 1 - t.side):
+        x.looks_left -= 1
+        if maker not in within or steps <= 0 or x.looks_left < 0:
+            return False
+        used = 0
+        while maker in x.orders and t.left and used < steps:
+            if not step(x, t, maker):
+                x.looks_left -= max(0, used - 1)
+                return False
+            used += 1
+        x.looks_left -= max(0, used - 1)
+        steps -= used
+        if not t.left:
+            return t.filled == lots
+    return False
 
 
 # -- an order as a whole
@@ -326,9 +355,8 @@ def enter(
         return Result(0, ev.RESTING, o.id, 0, lots)
     if tif == POST_ONLY:
         return Result(Code.WOULD_TAKE)
-    # A fill-or-kill order is tried first, and what the trial looks at counts as well.
-    steps = min(x.limits.fills_per_action, x.fills_left // (2 if tif == FOK else 1))
-    if steps <= 0:
+    steps = min(x.limits.fills_per_action, x.fills_left)
+    if steps <= 0 or (tif == FOK and x.looks_left <= 0):
         return Result(Code.BUSY)
     admitted = 0
     t = Taker(account, 0, market, side, limit, lots, flags, bool(flags & REDUCE_ONLY))
@@ -337,16 +365,14 @@ def enter(
         if admitted and not (admitted == Code.INSUFFICIENT_MARGIN and open_lots):
             return Result(admitted)
         t.closing = bool(admitted)
-    saved = x.save()
-    t.id = x.new_id()
-    before = x.fills_left
-    take(x, t, steps)
-    tried = before - x.fills_left
-    if tif == FOK and t.filled < lots:
+    if tif == FOK:
+        saved = x.save()
+        fillable = fits(x, replace(t), steps)
         x.undo(saved)
-        x.fills_left -= tried
-        return Result(Code.NOT_FILLABLE)
-    x.fills_left -= tried if tif == FOK else 0
+        if not fillable:
+            return Result(Code.NOT_FILLABLE)
+    t.id = x.new_id()
+    take(x, t, steps)
     if t.filled == lots:
         return Result(0, ev.FILLED, t.id, t.filled, 0)
     rests = tif in (GTC, POST_ONLY) and t.left and not t.code

@@ -120,7 +120,8 @@ SAVED = (
 
 
 class Books:
-    """Everything the exchange knows. `traded` is the volume of this block, by master account."""
+    """Everything the exchange knows. `traded` is the volume of this block, by master account;
+    `looks_left` what fill-or-kill orders may still look at in it."""
 
     def __init__(self, genesis: Genesis) -> None:
         self.genesis = genesis
@@ -139,6 +140,7 @@ class Books:
         self.next_id = 1
         self.next_outbox = 0
         self.fills_left = self.limits.fills_per_block
+        self.looks_left = self.limits.fills_per_block
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
 

@@ -346,6 +346,31 @@ def test_an_isolated_account_trades_in_its_own_market_alone() -> None:
     ]
 
 
+def test_an_account_is_in_so_many_markets() -> None:
+    world = World([market(n) for n in range(3)], limits=Limits(positions_per_account=2))
+    world.act(B, Order(0, SELL, 1_000, 5))
+    world.act(A, Order(0, BUY, 1_000, 5), Order(1, BUY, 900, 1))
+    third = Order(2, BUY, 900, 1)
+    assert world.one(A, third).code == Code.TOO_MANY_POSITIONS
+    world.act(A, Cancel(1, 3), third)
+    assert world.engine.orders_of(A)[0][0] == 2
+    assert world.one(A, Order(0, BUY, 900, 1)).code == 0
+
+
+def test_open_interest_is_bounded_by_what_its_notional_may_be() -> None:
+    price = 1 << 30
+    world = World([market(0, initial_price_ticks=price)], accounts=0, dollars=0)
+    world.accounts = [A, B]
+    world.block([], [world.deposit(number, (1 << 59) - 1) for number in (A, B)])
+    most = (1 << 60) // (price * 1_000)
+    world.checked = False
+    world.act(B, Order(0, SELL, price, 60))
+    world.engine.state.markets[0].open_interest_lots = most - 40
+    # A fill is at most one cash movement: 3 lots here.
+    assert world.one(A, Order(0, BUY, price, 60, IOC)).filled_lots == 39
+    assert world.one(A, Order(0, BUY, price, 3, IOC)).code == Code.OPEN_INTEREST_LIMIT
+
+
 def test_flags_that_do_not_exist_are_refused() -> None:
     world = World()
     for flags in (16, 32, 64, -1, 1 << 40):

@@ -146,6 +146,35 @@ def test_reduce_only_slices_stop_at_the_position() -> None:
     assert world.slices() == [(twap, 30, REASON_DONE)]
 
 
+def test_slices_that_are_worth_little_are_taken_all_the_same() -> None:
+    world = WaitingWorld([market(0, min_notional_uusd=10_000_000), market(1)])
+    quotes(world)
+    # 10 lots of $1 and then the 9 that are left.
+    twap = world.one(A, replace(BUYING, size_lots=19, duration_ms=2 * TWAP_SLICE_MS)).order_id
+    world.wait(0)
+    assert world.slices() == [(twap, 10, 0)]
+    world.wait(TWAP_SLICE_MS)
+    assert world.slices() == [(twap, 19, REASON_DONE)]
+    # Slices that the mark made smaller go on as well.
+    falling = world.one(A, replace(BUYING, side=SELL, size_lots=40)).order_id
+    world.mark(999)
+    assert world.slices() == [(falling, 10, 0)]
+
+
+def test_what_only_reduces_may_have_small_slices() -> None:
+    world = WaitingWorld([market(0, min_notional_uusd=10_000_000), market(1)])
+    quotes(world)
+    assert world.one(A, bid(1_010, 12)).filled_lots == 12
+    small = replace(BUYING, side=SELL, size_lots=12)
+    assert world.one(A, small).code == Code.BELOW_MIN_NOTIONAL
+    twap = world.one(A, replace(small, flags=REDUCE_ONLY)).order_id
+    for number, done in enumerate((3, 6, 9)):
+        world.wait(TWAP_SLICE_MS if number else 0)
+        assert world.slices() == [(twap, done, 0)]
+    world.wait(TWAP_SLICE_MS)
+    assert world.slices() == [(twap, 12, REASON_DONE)] and world.position(A)[0] == 0
+
+
 def test_fewer_lots_than_slices_are_spread_out() -> None:
     world = WaitingWorld()
     quotes(world)
