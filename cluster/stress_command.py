@@ -18,6 +18,7 @@ from protocol.errors import ConfigError, SafetyViolation
 if TYPE_CHECKING:
     from cluster.stress_files import Results
     from sim.stress_frontier import Plan, RunKey
+    from sim.stress_queue import Policy
     from sim.stress_report import Point, Run
     from sim.stress_setting import Cell, Shape, Start, Window
 
@@ -55,14 +56,17 @@ class Done(NamedTuple):
     violation: str
 
 
+Crashes = Annotated[
+    str | None,
+    typer.Option(
+        help="march-2020, may-2021, october-2025, synthetic, or all (the recorded ones); "
+        "several with commas.  [default: all with --data, otherwise synthetic]"
+    ),
+]
+
+
 def stress(
-    crash: Annotated[
-        str | None,
-        typer.Option(
-            help="march-2020, may-2021, october-2025, synthetic, or all (the recorded ones); "
-            "several with commas.  [default: all with --data, otherwise synthetic]"
-        ),
-    ] = None,
+    crash: Crashes = None,
     data: Annotated[
         Path | None, typer.Option(help="Directory with recorded candles (.csv or .csv.xz).")
     ] = None,
@@ -103,11 +107,8 @@ def stress(
     time and draws the frontier. Runs that are stored already are not run again."""
     from cluster.stress_files import ALL, Results, windows
     from sim.stress_frontier import Plan, frontier
-    from sim.stress_queue import Policy
     from sim.stress_setting import QUICK, SYNTHETIC, Shape
 
-    policies = {"fifo": [Policy.FIFO], "reserved": [Policy.RESERVED], "both": list(Policy)}
-    impacts = {"off": [False], "on": [True], "both": [False, True]}
     shape = _shape(QUICK if quick else Shape(), accounts, cost or [])
     names = (crash or (SYNTHETIC if data is None else ALL)).split(",")
     found = windows(names, data, shape)
@@ -118,8 +119,8 @@ def stress(
         _numbers("--load", loads or ("1" if quick else "1,3,10"), PPM),
         _numbers("--delay", delays or ("0,5" if quick else "0,1,5,30"), 1_000),
         _numbers("--staleness", staleness, 1_000),
-        _choice("--policy", policy, policies),
-        _choice("--impact", impact, impacts),
+        _policies(policy),
+        _choice("--impact", impact, {"off": [False], "on": [True], "both": [False, True]}),
     )
     results = Results(out, shape)
     runs, violations = run_all(plan, found, shape, results, jobs or os.cpu_count() or 1)
@@ -149,6 +150,13 @@ def _choice(option: str, text: str, choices: Mapping[str, T]) -> T:
     if text not in choices:
         raise ConfigError(f"{option}: {text!r} is none of {', '.join(choices)}")
     return choices[text]
+
+
+def _policies(text: str) -> list[Policy]:
+    from sim.stress_queue import Policy
+
+    choices = {policy.name.lower(): [policy] for policy in Policy}
+    return _choice("--policy", text, {**choices, "both": list(Policy)})
 
 
 def _shape(shape: Shape, accounts: int | None, costs: list[str]) -> Shape:

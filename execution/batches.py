@@ -36,7 +36,7 @@ from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.events import BatchExecuted, Result
 from protocol.keys import address_of
-from protocol.markets import PPM
+from protocol.markets import OPEN_INTEREST_NOTIONAL_LIMIT, PPM
 from protocol.settlement import FIRST_ACCOUNT
 
 VerifySignature = Callable[[bytes, bytes, bytes], bool]
@@ -243,7 +243,11 @@ class Batches:
         number = action.market
         if not 0 <= number < len(state.markets):
             return REFUSED[Code.UNKNOWN_MARKET]
-        if not 0 < action.price_ticks < state.markets[number].price_limit:
+        market, price = state.markets[number], action.price_ticks
+        if not 0 < price < market.price_limit or (
+            market.product.notional_uusd(market.open_interest_lots, price)
+            >= OPEN_INTEREST_NOTIONAL_LIMIT
+        ):
             return REFUSED[Code.BAD_PRICE]
         if not 0 <= action.confidence_ppm <= PPM:
             return REFUSED[Code.BAD_CONFIDENCE]

@@ -66,7 +66,7 @@ class Crossing:
     __slots__ = (
         "_state", "account", "closing", "decrement_lots", "exposure", "flags", "maker",
         "maker_exposure", "maker_out", "market", "on_gone", "on_linked", "on_protected",
-        "order_id", "policy", "reason", "side", "stopped", "taker_out", "touch",
+        "order_id", "policy", "reason", "removals", "side", "stopped", "taker_out", "touch",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,8 @@ class Crossing:
         self.stopped = Code.OK
         self.decrement_lots = 0
         self.reason = REASON_MARGIN
+        self.removals = 0
+        """Makers refused so far, by all takers."""
         self.maker: Account = state.fees
         self.maker_exposure = self.exposure
         self.maker_out: Outcome | None = None
@@ -218,6 +220,7 @@ class Crossing:
     def removed(self, maker: Resting, lots: int) -> None:
         """The refused maker left the book."""
         self._state.fills_left -= 1
+        self.removals += 1
         self.on_gone(self.maker, maker, lots, self.reason)
 
     def filled(self, maker: Resting, lots: int) -> None:

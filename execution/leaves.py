@@ -234,10 +234,12 @@ class RealisedLeaf(Wire, frozen=True):
 
 
 class DistressLeaf(Wire, frozen=True):
-    """An account below maintenance: since when, and when a part of it was first sold (0: not)."""
+    """An account below maintenance: since when, and of which large positions a part was sold:
+    (market, lots of the first part still to sell, when the last of these was sold or 0), by market.
+    """
 
     since_ms: int
-    partial_ms: int
+    parts: list[tuple[int, int, int]]
 
 
 class VoteLeaf(Wire, frozen=True):

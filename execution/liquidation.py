@@ -30,7 +30,8 @@ class Liquidations:
 
     The budget counts accounts, cancels, fills and moves. A part of it goes to those waiting
     longest, in turn: where a block ends is kept in the state, and the next one goes on behind it,
-    so that everybody has a turn however large others are. The rest goes by MM - TV, then number.
+    so that everybody has a turn however large others are. The rest goes by MM - TV, then number,
+    also to whoever had a turn that was cut short.
     """
 
     __slots__ = (
@@ -85,7 +86,7 @@ class Liquidations:
         for number in sorted(number for number in below if number not in self._since):
             self._since[number] = state.time_ms
             self._waiting.add((state.time_ms, number))
-            state.distressed.put(lv.distress_key(number), lv.DistressLeaf(state.time_ms, 0))
+            state.distressed.put(lv.distress_key(number), lv.DistressLeaf(state.time_ms, []))
             waiting = len(self._waiting)
             state.events.append(LiquidationBegun(number, *below[number], waiting))
 
@@ -114,15 +115,18 @@ class Liquidations:
         order = sorted(below, key=lambda number: (below[number].excess_uusd, number))
         ranks = {number: rank for rank, number in enumerate(order)}
         handled: set[int] = set()
-        kept_back = items.left - max(items.left // LONGEST_SHARE, 1)
         turn = state.turns.get(lv.TURN_KEY)
         last = None
-        for since_ms, number in self._in_turn(turn, items.left - kept_back):
-            if items.left <= kept_back:
+        share = Items(max(items.left // LONGEST_SHARE, 1))
+        items.spend(share.left)
+        for since_ms, number in self._in_turn(turn, share.left):
+            if share.left <= 0:
                 break
             last = (since_ms, number)
-            handled.add(number)
-            self._handle(state.accounts[number], ranks[number], items)
+            self._handle(state.accounts[number], ranks[number], share)
+            if not share.over or number not in self._since:
+                handled.add(number)
+        items.spend(-share.left)
         for number in order:
             if items.left <= 0:
                 break

@@ -317,7 +317,11 @@ class Trading:
         lots: int,
         policy: ClosePolicy,
     ) -> int:
-        """Close a position for the system, without a margin test of the account; lots filled."""
+        """Close a position for the system, without a margin test of the account; lots filled.
+
+        Makers that are taken out use up none of the action's fills, so that a wall of the owner's
+        own orders, renewed in each block, does not stand in the way.
+        """
         state = self._state
         max_fills = min(state.limits.fills_per_action, state.fills_left)
         if max_fills <= 0 or not market.book.crosses(side, limit_ticks):
@@ -326,7 +330,11 @@ class Trading:
         exposure = account.exposure(market.number)
         crossing.begin(account, exposure, market, side, self.next_id(), 0, True)
         crossing.policy = policy
-        remaining = market.book.take(side, limit_ticks, lots, crossing, max_fills)
+        remaining, steps = lots, max_fills
+        while steps > 0 and remaining:
+            removals = crossing.removals
+            remaining = market.book.take(side, limit_ticks, remaining, crossing, steps)
+            steps = min(crossing.removals - removals, state.fills_left)
         crossing.policy = None
         return lots - remaining
 

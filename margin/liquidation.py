@@ -77,7 +77,9 @@ def largest(lots: int, accepted: Callable[[int], bool]) -> int:
     """
     if lots > 0 and accepted(lots):
         return lots
-    low, high = 0, max(lots, 0)
+    if lots <= 1 or not accepted(1):
+        return 0
+    low, high = 1, lots
     while high - low > 1:
         middle = (low + high) // 2
         if accepted(middle):

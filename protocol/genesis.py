@@ -87,7 +87,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     twaps_per_account: int = 10
     triggers_per_block: int = 1_000
     expiries_per_block: int = 1_000
-    liquidation_items_per_block: int = 2_000
+    liquidation_items_per_block: int = 500
     deleverage_counterparties: int = 100
 
 

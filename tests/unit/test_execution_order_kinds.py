@@ -39,6 +39,7 @@ from protocol.events import (
     REASON_REDUCE_ONLY,
     REASON_SELF_TRADE,
     RESTING,
+    BatchExecuted,
     Fill,
     OrderChanged,
     Result,
@@ -369,6 +370,14 @@ def test_open_interest_is_bounded_by_what_its_notional_may_be() -> None:
     # A fill is at most one cash movement, some lots here, and the next one would be too much.
     assert world.one(A, Order(0, BUY, price, 60, IOC)).filled_lots == 40
     assert world.one(A, Order(0, BUY, price, 3, IOC)).code == Code.OPEN_INTEREST_LIMIT
+
+
+def test_no_price_makes_open_interest_larger_than_a_number_holds() -> None:
+    world = World(dollars=1_000_000)
+    world.act(B, Order(0, SELL, 1_000, 900_000))
+    world.act(A, Order(0, BUY, 1_000, 900_000))
+    world.mark((1 << 31) - 1)
+    assert {e.results[0].code for e in world.of(BatchExecuted)} == {Code.BAD_PRICE}
 
 
 def test_flags_that_do_not_exist_are_refused() -> None:
