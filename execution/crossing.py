@@ -66,7 +66,7 @@ class Crossing:
     __slots__ = (
         "_state", "account", "closing", "decrement_lots", "exposure", "flags", "maker",
         "maker_exposure", "maker_out", "market", "on_gone", "on_linked", "on_protected",
-        "order_id", "policy", "reason", "removals", "side", "stopped", "taker_out", "touch",
+        "order_id", "own_removed", "policy", "reason", "side", "stopped", "taker_out", "touch",
     )  # fmt: skip
 
     def __init__(
@@ -92,8 +92,8 @@ class Crossing:
         self.stopped = Code.OK
         self.decrement_lots = 0
         self.reason = REASON_MARGIN
-        self.removals = 0
-        """Makers refused so far, by all takers."""
+        self.own_removed = 0
+        """Orders that self-trade prevention took out so far, for all takers."""
         self.maker: Account = state.fees
         self.maker_exposure = self.exposure
         self.maker_out: Outcome | None = None
@@ -220,7 +220,8 @@ class Crossing:
     def removed(self, maker: Resting, lots: int) -> None:
         """The refused maker left the book."""
         self._state.fills_left -= 1
-        self.removals += 1
+        if self.reason == REASON_SELF_TRADE:
+            self.own_removed += 1
         self.on_gone(self.maker, maker, lots, self.reason)
 
     def filled(self, maker: Resting, lots: int) -> None:
@@ -345,8 +346,11 @@ def _too_open(market: Market, lots: int) -> bool:
 
 
 def _outgrows(market: Market, before_lots: int, after_lots: int, price_ticks: int) -> bool:
-    """Whether a fill takes a position beyond its limits: what the position was when the order was
-    taken in may have been closed since by an order that needed no margin."""
+    """Whether a fill makes a position larger, or turns it, where prices are stale; or takes it
+    beyond its limits: what the position was when the order was taken in may have been closed since
+    by an order that needed no margin."""
+    if market.stale and (abs(after_lots) > abs(before_lots) or after_lots * before_lots < 0):
+        return True
     if abs(after_lots) <= abs(before_lots):
         return False
     if abs(after_lots) <= market.max_position_lots and price_ticks <= market.safe_ticks:

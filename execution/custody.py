@@ -75,6 +75,8 @@ class Custody:
             return REFUSED[Code.BAD_AMOUNT]
         if len(action.address) != ADDRESS_BYTES:
             return REFUSED[Code.WRONG_TYPE]
+        if state.holds_wild(account):
+            return REFUSED[Code.STALE_MARKET]
         free, settled = state.risk.withdrawable_uusd(account)
         if amount > settled:
             return REFUSED[Code.INSUFFICIENT_CASH]

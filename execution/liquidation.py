@@ -117,18 +117,17 @@ class Liquidations:
         handled: set[int] = set()
         turn = state.turns.get(lv.TURN_KEY)
         last = None
-        share = Items(max(items.left // LONGEST_SHARE, 1))
-        items.spend(share.left)
-        for since_ms, number in self._in_turn(turn, share.left):
-            if share.left <= 0:
+        items.kept_back = items.left - max(items.left // LONGEST_SHARE, 1)
+        for since_ms, number in self._in_turn(turn, items.free):
+            if items.free <= 0:
                 break
             last = (since_ms, number)
-            self._handle(state.accounts[number], ranks[number], share)
-            if not share.over or number not in self._since:
+            self._handle(state.accounts[number], ranks[number], items)
+            if not items.over or number not in self._since:
                 handled.add(number)
-        items.spend(-share.left)
+        items.kept_back = 0
         for number in order:
-            if items.left <= 0:
+            if items.free <= 0:
                 break
             if number not in handled:
                 handled.add(number)
@@ -166,7 +165,10 @@ class Liquidations:
                 self._backstop.take(account, rank, items)
                 self._seller.sell(account, rank, items, gently=False)
             elif reached == DELEVERAGED:
+                # In two parts its counterparties would carry less: nothing is kept back from it.
+                kept_back, items.kept_back = items.kept_back, min(items.kept_back, 0)
                 self._deleveraging.close(account, rank, items)
+                items.kept_back = kept_back
         if stage(*risk.liquidation(account)) == SAFE:
             self._end(account)
 

@@ -11,13 +11,20 @@ from protocol.markets import CASH_MOVE_LIMIT
 
 
 class Items:
-    """What is left of a block's budget. A step may begin while it is not below 0, so that even the
-    smallest budget lets an account do something once it has had its turn."""
+    """What is left of a block's budget, and how much of it is kept back for later. A step may begin
+    while what is free is not below 0, so that even the smallest budget lets an account do something
+    once it has had its turn."""
 
-    __slots__ = ("left",)
+    __slots__ = ("kept_back", "left")
 
     def __init__(self, left: int) -> None:
         self.left = left
+        self.kept_back = 0
+
+    @property
+    def free(self) -> int:
+        """What may be spent now."""
+        return self.left - self.kept_back
 
     def spend(self, count: int = 1) -> None:
         """Count accounts, cancels, fills and moves."""
@@ -26,7 +33,7 @@ class Items:
     @property
     def over(self) -> bool:
         """Whether no further step may begin."""
-        return self.left < 0
+        return self.left < self.kept_back
 
 
 class Moves:

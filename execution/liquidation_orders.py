@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from execution import leaves as lv
+from execution.crossing import Crossing
 from execution.liquidation_moves import Items, Moves, in_book
 from execution.receipts import Receipts
 from execution.state import State
@@ -27,13 +28,14 @@ class ZeroPrice:
     zero price of that fill; implements `execution.crossing.ClosePolicy`."""
 
     __slots__ = (
-        "_account", "_e", "_fills_left", "_items", "_market", "_mm", "_rank", "_receipts", "_side",
-        "_state", "_tv", "_zero",
+        "_account", "_crossing", "_e", "_items", "_market", "_mm", "_rank", "_receipts", "_side",
+        "_state", "_steps_before", "_tv", "_zero",
     )  # fmt: skip
 
     def __init__(
         self,
         state: State,
+        crossing: Crossing,
         receipts: Receipts,
         account: Account,
         e: Exposure,
@@ -41,6 +43,7 @@ class ZeroPrice:
         items: Items,
     ) -> None:
         self._state = state
+        self._crossing = crossing
         self._receipts = receipts
         self._account = account
         self._e = e
@@ -48,13 +51,16 @@ class ZeroPrice:
         self._side = SELL if e.size_lots > 0 else BUY
         self._rank = rank
         self._items = items
-        self._fills_left = state.fills_left
+        self._steps_before = self._steps()
         self._tv = self._mm = self._zero = 0
+
+    def _steps(self) -> int:
+        return -self._state.fills_left - self._crossing.own_removed
 
     @property
     def spent(self) -> int:
-        """Fills and removed orders so far."""
-        return self._fills_left - self._state.fills_left
+        """Fills and removed orders so far, without those of the account's owner."""
+        return self._steps() - self._steps_before
 
     def limit_ticks(self) -> int:
         """No fill of the position can be worse than this: what TV/MM = 1 would allow for the lot
@@ -66,7 +72,7 @@ class ZeroPrice:
 
     def allowed_lots(self, price_ticks: int, lots: int) -> int:
         """The most that may fill at this price; 0: the order is done."""
-        if self._items.left < self.spent:
+        if self._items.free < self.spent:
             return 0
         tv, mm = self._state.risk.liquidation(self._account)
         if tv <= 0 or stage(tv, mm) == SAFE:
@@ -124,40 +130,59 @@ class Seller:
 
     def sell(self, account: Account, rank: int, items: Items, gently: bool) -> None:
         """Sell until the account is safe. `gently`: of a large position a part first, and the rest
-        only after the wait that begins when some of that part was sold."""
-        state, rules = self._state, self._state.chain.genesis.liquidation
-        key = lv.distress_key(account.number)
-        row = state.distressed.get(key)
-        began_ms = 0 if row is None else row.partial_ms
-        waits = began_ms and state.time_ms < began_ms + rules.partial_wait_ms
-        large_uusd = rules.partial_notional_uusd
-        if waits:
-            # What is left of a large position once its first part is sold is large still.
-            large_uusd -= first_part_lots(large_uusd, rules.partial_ppm)
-        sold = False
+        only after the wait that begins when all of that part was sold.
+
+        Orders of the same owner that are met and taken out are charged at the end: whoever puts up
+        new ones in each block must not keep the account from being sold by that.
+        """
+        state, crossing = self._state, self._trading.crossing
+        own_removed = crossing.own_removed
         for e in self._moves.positions(account):
-            market = state.markets[e.market]
             if items.over or stage(*state.risk.liquidation(account)) == SAFE:
                 break
-            if not in_book(market):
-                continue
-            lots = abs(e.size_lots)
-            large = market.product.notional_uusd(lots, market.mark_ticks) > large_uusd
-            if gently and large:
-                if waits:
-                    continue
-                if not began_ms:
-                    lots = first_part_lots(lots, rules.partial_ppm)
-            filled = self._close(account, e, market, lots, rank, items)
-            sold = sold or (gently and large and filled > 0)
-        if sold and not began_ms and row is not None:
-            state.distressed.put(key, lv.DistressLeaf(row.since_ms, state.time_ms))
+            market = state.markets[e.market]
+            if in_book(market):
+                if gently:
+                    self._sell_gently(account, e, market, rank, items)
+                else:
+                    self._close(account, e, market, abs(e.size_lots), rank, items)
+        items.spend(crossing.own_removed - own_removed)
+
+    def _sell_gently(
+        self, account: Account, e: Exposure, market: Market, rank: int, items: Items
+    ) -> None:
+        """Sell a position, or what is due of a large one, and write down what is left of its first
+        part."""
+        state, rules = self._state, self._state.chain.genesis.liquidation
+        key = lv.distress_key(account.number)
+        row = state.distressed.rows[key]
+        part = next((part for part in row.parts if part[0] == market.number), None)
+        lots, large_uusd = abs(e.size_lots), rules.partial_notional_uusd
+        if part is not None:
+            # What is left of a large position once its first part is sold is large still.
+            large_uusd -= first_part_lots(large_uusd, rules.partial_ppm)
+        if market.product.notional_uusd(lots, market.mark_ticks) <= large_uusd:
+            self._close(account, e, market, lots, rank, items)
+            return
+        due = first_part_lots(lots, rules.partial_ppm)
+        if part is not None:
+            _, due, sold_ms = part
+            if not due:
+                if state.time_ms >= sold_ms + rules.partial_wait_ms:
+                    self._close(account, e, market, lots, rank, items)
+                return
+        filled = self._close(account, e, market, min(due, lots), rank, items)
+        if filled:
+            left = due - filled
+            others = [part for part in row.parts if part[0] != market.number]
+            parts = sorted([*others, (market.number, left, 0 if left else state.time_ms)])
+            state.distressed.put(key, lv.DistressLeaf(row.since_ms, parts))
 
     def _close(
         self, account: Account, e: Exposure, market: Market, lots: int, rank: int, items: Items
     ) -> int:
-        policy = ZeroPrice(self._state, self._receipts, account, e, rank, items)
-        side = SELL if e.size_lots > 0 else BUY
-        filled = self._trading.close_out(account, market, side, policy.limit_ticks(), lots, policy)
+        trading, side = self._trading, SELL if e.size_lots > 0 else BUY
+        policy = ZeroPrice(self._state, trading.crossing, self._receipts, account, e, rank, items)
+        filled = trading.close_out(account, market, side, policy.limit_ticks(), lots, policy)
         items.spend(policy.spent)
         return filled

@@ -122,6 +122,16 @@ class State:
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
 
+    def holds_wild(self, account: Account) -> bool:
+        """Whether the account has a position whose price jumped and is not believed yet: how far,
+        no band says, so that nothing leaves the account before it is known."""
+        for number, e in account.exposures.items():
+            if e.size_lots and self.markets[number].stale:
+                row = self.pricing.get(lv.pricing_key(number))
+                if row is not None and row.wild_ms:
+                    return True
+        return False
+
     def move(self, account: Account, e: Exposure, lots: int, cash_uusd: int) -> None:
         """Change a position by signed lots for `cash_uusd` received, and count open interest and
         realised profit: for what moves without an order. The other side is the caller's."""

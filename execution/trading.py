@@ -319,8 +319,8 @@ class Trading:
     ) -> int:
         """Close a position for the system, without a margin test of the account; lots filled.
 
-        Makers that are taken out use up none of the action's fills, so that a wall of the owner's
-        own orders, renewed in each block, does not stand in the way.
+        Orders of the same master that are taken out use up none of the action's fills: a wall of
+        them, renewed in each block, does not stand in the way.
         """
         state = self._state
         max_fills = min(state.limits.fills_per_action, state.fills_left)
@@ -332,9 +332,9 @@ class Trading:
         crossing.policy = policy
         remaining, steps = lots, max_fills
         while steps > 0 and remaining:
-            removals = crossing.removals
+            own_removed = crossing.own_removed
             remaining = market.book.take(side, limit_ticks, remaining, crossing, steps)
-            steps = min(crossing.removals - removals, state.fills_left)
+            steps = min(crossing.own_removed - own_removed, state.fills_left)
         crossing.policy = None
         return lots - remaining
 

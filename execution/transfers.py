@@ -6,7 +6,7 @@ from execution.custody import FUNDS
 from execution.state import State
 from execution.trading import OK, REFUSED, Trading
 from margin.account import Account, Exposure
-from protocol.actions import BUY, SELL, Transfer, TransferPosition
+from protocol.actions import BUY, HALTED, SELL, Transfer, TransferPosition
 from protocol.errors import Code
 from protocol.events import Result, Transferred
 from protocol.markets import CASH_MOVE_LIMIT, SIZE_LIMIT
@@ -36,6 +36,8 @@ class Transfers:
         code = Code.OK if action.to_account in FUNDS else self._refusal(account, action.to_account)
         if code:
             return REFUSED[code]
+        if state.holds_wild(account):
+            return REFUSED[Code.STALE_MARKET]
         free, settled = state.risk.withdrawable_uusd(account)
         if amount > settled:
             return REFUSED[Code.INSUFFICIENT_CASH]
@@ -57,7 +59,9 @@ class Transfers:
         market = state.markets[number]
         if market.settled_ticks:
             return REFUSED[Code.MARKET_EXPIRED]
-        if market.stale:
+        if market.mode == HALTED:
+            return REFUSED[Code.MARKET_HALTED]
+        if market.stale or self._state.holds_wild(account):
             return REFUSED[Code.STALE_MARKET]
         if not -SIZE_LIMIT < lots < SIZE_LIMIT or not lots:
             return REFUSED[Code.BAD_SIZE]

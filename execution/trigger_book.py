@@ -24,13 +24,15 @@ class TriggerBook:
     """Keeps `state.triggers`, the accounts' lists of triggers and client ids, and the indexes
     together. Who is linked with whom is `Triggers`' business."""
 
-    __slots__ = ("_expiring", "_fresh", "_markets", "_state")
+    __slots__ = ("_expiring", "_families", "_fresh", "_markets", "_state")
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._markets: dict[int, MarketTriggers] = {}
         self._expiring: SortedList[tuple[int, int, int]] = SortedList()
         """(expires_ms, id, market)."""
+        self._families: dict[int, int] = {}
+        """Number of triggers of all accounts of a master, where there are some."""
         self._fresh: list[tuple[int, int]] = []
         """(market, id) of those that became due in this block."""
         rows = [(*parse_trigger_key(key), row) for key, row in sorted(state.triggers.rows.items())]
@@ -50,6 +52,7 @@ class TriggerBook:
             found = self._markets[market] = MarketTriggers()
         found.ids[trigger_id] = None
         account.triggers[trigger_id] = trigger_key(market, trigger_id)
+        self._families[account.master] = self._families.get(account.master, 0) + 1
         if client_id:
             account.clients[client_id] = trigger_id
         if expires_ms:
@@ -69,11 +72,12 @@ class TriggerBook:
         return trigger_key(market, trigger_id) in self._state.triggers.rows
 
     def refusal(self, account: Account, market: int, count: int) -> Code:
-        """Whether so many more triggers may wait."""
+        """Whether so many more triggers may wait. All accounts of a master share its number: one
+        for each account would let one owner fill a market."""
         limits, found = self._state.limits, self._markets.get(market)
         there = 0 if found is None else len(found.ids)
         if (
-            len(account.triggers) + count > limits.triggers_per_account
+            self._families.get(account.master, 0) + count > limits.triggers_per_account
             or there + count > limits.triggers_per_market
         ):
             return Code.TOO_MANY_TRIGGERS
@@ -135,6 +139,9 @@ class TriggerBook:
         self._state.triggers.drop(trigger_key(market, trigger_id))
         del index.ids[trigger_id]
         del account.triggers[trigger_id]
+        self._families[account.master] -= 1
+        if not self._families[account.master]:
+            del self._families[account.master]
         if row.client_id:
             del account.clients[row.client_id]
         if row.expires_ms:
@@ -225,9 +232,15 @@ class TriggerBook:
                 listed += 1
         if listed != expiring or listed != len(self._expiring):
             raise SafetyViolation("the triggers that expire are not those of the state")
-        count = sum(len(account.triggers) for account in self._state.accounts.values())
-        if count != len(self._state.triggers.rows):
+        families: dict[int, int] = {}
+        for account in self._state.accounts.values():
+            count = len(account.triggers)
+            if count:
+                families[account.master] = families.get(account.master, 0) + count
+        if sum(families.values()) != len(self._state.triggers.rows):
             raise SafetyViolation("an account has a trigger that the state does not hold")
+        if families != self._families:
+            raise SafetyViolation("the triggers of a master account were not counted")
         for market, found in self._markets.items():
             found.check(rows[market])
 

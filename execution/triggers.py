@@ -13,34 +13,27 @@ from __future__ import annotations
 
 import msgspec
 
-from execution.checks import MAX_SLIPPAGE_PPM
 from execution.leaves import TriggerLeaf, parse_trigger_key
 from execution.state import State
 from execution.trading import REFUSED, Trading
-from execution.trigger_book import KINDS, TriggerBook
-from execution.trigger_index import falls
+from execution.trigger_book import TriggerBook
+from execution.trigger_checks import TriggerChecks, bad_bracket, bad_pair
 from margin.account import Account
 from margin.market import Market
 from matching.book import Resting
 from protocol.actions import (
     ALL_MARKETS,
-    BUY,
     GTC,
     HALTED,
-    ORDER_FLAGS,
-    POST_ONLY,
     REDUCE_ONLY,
     REDUCE_ONLY_MODE,
-    SELL,
-    TAKE_PROFIT,
-    TRAILING,
     Bracket,
     MarketOrder,
     Oco,
     Order,
     TriggerOrder,
 )
-from protocol.errors import Code, SafetyViolation
+from protocol.errors import SafetyViolation
 from protocol.events import (
     REASON_EXPIRED,
     REASON_FIRED,
@@ -50,8 +43,6 @@ from protocol.events import (
     Result,
     TriggerFired,
 )
-from protocol.markets import NOTIONAL_LIMIT
-from protocol.settlement import isolated_market
 
 
 class Triggers:
@@ -61,18 +52,19 @@ class Triggers:
     the bracket's parent; the ids of the others follow it.
     """
 
-    __slots__ = ("_state", "_trading", "book")
+    __slots__ = ("_checks", "_state", "_trading", "book")
 
     def __init__(self, state: State, trading: Trading) -> None:
         self._state = state
         self._trading = trading
+        self._checks = TriggerChecks(state, trading.checks)
         self.book = TriggerBook(state)
 
     # -- actions
 
     def trigger_order(self, account: Account, action: TriggerOrder) -> Result:
         """A trigger of its own."""
-        code = self._refusal(account, action) or self._unbacked(account, action)
+        code = self._checks.trigger(account, action)
         code = code or self.book.refusal(account, action.market, 1)
         if code:
             return REFUSED[code]
@@ -86,12 +78,12 @@ class Triggers:
         A first order that fills at once leaves no second one behind.
         """
         first, second = action.first, action.second
-        code = _bad_pair(first, second) or self._refusal(account, second)
+        code = bad_pair(first, second) or self._checks.trigger(account, second)
         if code:
             return REFUSED[code]
         if isinstance(first, Order):
             return self._order_and_trigger(account, first, second)
-        code = self._refusal(account, first) or self._unbacked(account, first)
+        code = self._checks.trigger(account, first)
         code = code or self.book.refusal(account, first.market, 2)
         if code:
             return REFUSED[code]
@@ -119,9 +111,9 @@ class Triggers:
         """An order with its exits. The exits wait with what the order has filled; they need not
         suit the mark before there is a position to close."""
         parent, exits = action.parent, (action.take_profit, action.stop)
-        code = _bad_bracket(action)
+        code = bad_bracket(action)
         for leg in exits:
-            code = code or self._refusal(account, leg, leaves=True)
+            code = code or self._checks.trigger(account, _exit(leg, parent.size_lots), leaves=True)
         code = code or self.book.refusal(account, parent.market, len(exits))
         if code:
             return REFUSED[code]
@@ -133,56 +125,9 @@ class Triggers:
         if order is None and not result.filled_lots:
             return result
         for leg, trigger_id, link in zip(exits, ids, reversed(ids), strict=True):
-            sized = msgspec.structs.replace(
-                leg, size_lots=result.filled_lots, flags=leg.flags | REDUCE_ONLY
-            )
             parent_id = 0 if order is None else order.order_id
-            self.book.open(account, trigger_id, sized, link, parent_id)
+            self.book.open(account, trigger_id, _exit(leg, result.filled_lots), link, parent_id)
         return result
-
-    def _unbacked(self, account: Account, action: TriggerOrder) -> Code:
-        """Whether nothing stands behind a trigger, so that triggers cost somebody something: one
-        that may open needs the margin of its size now, one that reduces a position or an order."""
-        market = self._state.markets[action.market]
-        exposure = account.exposures.get(action.market)
-        if action.flags & REDUCE_ONLY:
-            if exposure is not None and (exposure.size_lots or exposure.im_uusd):
-                return Code.OK
-            return Code.NOT_REDUCING
-        leverage = 0 if exposure is None else exposure.leverage
-        needed_uusd = market.product.initial_uusd(
-            0, action.size_lots, 0, 0, 0, market.mark_ticks, market.scaled_ppm, leverage
-        )
-        backed = account.tv_uusd >= account.im_uusd + needed_uusd
-        size = 0 if exposure is None else exposure.size_lots
-        closes = abs(size) >= action.size_lots and (size > 0) == (action.side == SELL)
-        return Code.OK if backed or closes else Code.INSUFFICIENT_MARGIN
-
-    def _refusal(self, account: Account, action: TriggerOrder, leaves: bool = False) -> Code:
-        """What is wrong with a trigger; one that leaves a bracket's position has no size yet, and
-        only ever reduces."""
-        state = self._state
-        if not 0 <= action.market < len(state.markets):
-            return Code.UNKNOWN_MARKET
-        market = state.markets[action.market]
-        code = _bad_fields(market, action)
-        if code:
-            return code
-        if isolated_market(account.number) not in (-1, market.number):
-            return Code.ISOLATED_ACCOUNT
-        if not leaves:
-            code = _bad_size(market, action)
-            if code:
-                return code
-        if action.expires_ms and action.expires_ms < state.time_ms:
-            return Code.BAD_EXPIRY if action.expires_ms < 0 else Code.ACTION_EXPIRED
-        if action.client_id and action.client_id in account.clients:
-            return Code.DUPLICATE_CLIENT_ID
-        flags = action.flags | REDUCE_ONLY if leaves else action.flags
-        code = self._trading.checks.mode(account, market, POST_ONLY, flags)
-        if not code and not leaves and _would_fire(action, market.mark_ticks):
-            return Code.WOULD_FIRE
-        return code
 
     # -- leaving
 
@@ -351,62 +296,6 @@ class Triggers:
                 raise SafetyViolation(f"order {row.parent} does not know its exits")
 
 
-def _bad_fields(market: Market, action: TriggerOrder) -> Code:
-    if action.side not in (BUY, SELL):
-        return Code.WRONG_TYPE
-    if action.flags & ~ORDER_FLAGS:
-        return Code.BAD_FLAGS
-    if (
-        action.kind not in KINDS
-        or not 0 < action.trigger_ticks < market.price_limit
-        or not 0 <= action.limit_ticks < market.price_limit
-    ):
-        return Code.BAD_TRIGGER
-    slippage = action.slippage_ppm
-    if slippage if action.limit_ticks else not 1 <= slippage <= MAX_SLIPPAGE_PPM:
-        return Code.BAD_SLIPPAGE
-    return Code.OK
-
-
-def _bad_size(market: Market, action: TriggerOrder) -> Code:
-    """A size is held to the price that the order is expected to have."""
-    lots = action.size_lots
-    price = action.limit_ticks or action.trigger_ticks
-    if action.kind == TRAILING and not action.limit_ticks:
-        price = market.mark_ticks
-    if not 0 < lots <= market.max_order_lots:
-        return Code.BAD_SIZE
-    if price * lots >= NOTIONAL_LIMIT:
-        return Code.NOTIONAL_LIMIT
-    if market.product.notional_uusd(lots, price) < market.min_notional_uusd:
-        return Code.BELOW_MIN_NOTIONAL
-    return Code.OK
-
-
-def _would_fire(action: TriggerOrder, mark_ticks: int) -> bool:
-    if action.kind == TRAILING:
-        return False
-    if falls(action.side, action.kind):
-        return mark_ticks <= action.trigger_ticks
-    return mark_ticks >= action.trigger_ticks
-
-
-def _bad_pair(first: Order | TriggerOrder, second: TriggerOrder) -> Code:
-    if (first.market, first.side) != (second.market, second.side):
-        return Code.BAD_LINK
-    if isinstance(first, Order) and first.tif not in (GTC, POST_ONLY):
-        return Code.BAD_LINK
-    if first.client_id and first.client_id == second.client_id:
-        return Code.DUPLICATE_CLIENT_ID
-    return Code.OK
-
-
-def _bad_bracket(action: Bracket) -> Code:
-    parent, profit, stop = action.parent, action.take_profit, action.stop
-    for leg in (profit, stop):
-        if leg.market != parent.market or leg.side != 1 - parent.side or leg.size_lots:
-            return Code.BAD_LINK
-    if profit.kind != TAKE_PROFIT or stop.kind == TAKE_PROFIT:
-        return Code.BAD_LINK
-    named = [one.client_id for one in (parent, profit, stop) if one.client_id]
-    return Code.OK if len(named) == len(set(named)) else Code.DUPLICATE_CLIENT_ID
+def _exit(leg: TriggerOrder, lots: int) -> TriggerOrder:
+    """An exit of a bracket for what so many lots of the parent opened: it only reduces."""
+    return msgspec.structs.replace(leg, size_lots=lots, flags=leg.flags | REDUCE_ONLY)

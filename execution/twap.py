@@ -3,7 +3,8 @@
 Slice k of n is due k x `TWAP_SLICE_MS` after the order; it aims at (k + 1) / n of the size, rounded
 up, and takes at most `TWAP_CATCH_UP` plain slices. Of several slices that are due at once (blocks
 were late) the last one stands for all. A slice that is refused or finds nothing is made up for by
-later ones, as far as that goes.
+later ones, as far as that goes. None is refused for being small, so that the last one, and one that
+a lower mark made small, complete the size.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from protocol.actions import (
     HALTED,
     IOC,
     ORDER_FLAGS,
+    REDUCE_ONLY,
     SELL,
     TWAP_CATCH_UP,
     TWAP_LONGEST_MS,
@@ -206,10 +208,11 @@ def slice_lots(size_lots: int, done_lots: int, count: int, number: int, most_lot
 
 
 def _bad_size(market: Market, action: Twap) -> Code:
-    """A plain slice must be an order that the market takes."""
+    """A plain slice must be an order that the market takes; what only reduces may be small."""
     plain = -(-action.size_lots // slices(action.duration_ms))
     if not 0 < action.size_lots < SIZE_LIMIT or plain > market.max_order_lots:
         return Code.BAD_SIZE
-    if market.product.notional_uusd(plain, market.mark_ticks) < market.min_notional_uusd:
+    small = market.product.notional_uusd(plain, market.mark_ticks) < market.min_notional_uusd
+    if small and not action.flags & REDUCE_ONLY:
         return Code.BELOW_MIN_NOTIONAL
     return Code.OK

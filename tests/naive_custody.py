@@ -169,6 +169,8 @@ def setting_changed(x: Books, account: int, market: int) -> Result:
 def set_leverage(x: Books, account: int, a: act.SetLeverage) -> Result:
     if code := market_code(x, a.market):
         return Result(code)
+    if isolated_market(account) not in (-1, a.market):
+        return Result(Code.ISOLATED_ACCOUNT)
     if not 0 <= a.leverage <= PPM // x.configs[a.market].initial_ppm:
         return Result(Code.BAD_LEVERAGE)
     holding = x.accounts[account].holding(a.market)
@@ -184,6 +186,8 @@ def set_leverage(x: Books, account: int, a: act.SetLeverage) -> Result:
 def set_protection(x: Books, account: int, a: act.SetProtection) -> Result:
     if code := market_code(x, a.market):
         return Result(code)
+    if isolated_market(account) not in (-1, a.market):
+        return Result(Code.ISOLATED_ACCOUNT)
     fine = 1 <= a.fills <= PROTECTION_FILLS and 1 <= a.window_ms <= PROTECTION_WINDOW_MS
     if not fine and (a.fills, a.window_ms) != (0, 0):
         return Result(Code.BAD_PROTECTION)

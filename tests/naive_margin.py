@@ -104,15 +104,18 @@ def order_uusd(x: Books, o: NaiveOrder) -> int:
     )
 
 
-def initial_uusd(x: Books, account: int, market: int) -> int:
-    """Initial margin of an account in a market."""
+def rate_uusd(x: Books, account: int, market: int, lots: int) -> int:
+    """What an account needs for a position of so many lots."""
     config, found = x.configs[market], x.markets[market]
-    worst = max(reach(x, account, market))
-    notional = worst * found.mark * config.value_uusd
+    notional = lots * found.mark * config.value_uusd
     needed = max(tiered_uusd(config, notional, True), up(notional * found.scaled, PPM))
     leverage = x.accounts[account].holding(market).leverage
-    if leverage:
-        needed = max(needed, up(notional, leverage))
+    return max(needed, up(notional, leverage)) if leverage else needed
+
+
+def initial_uusd(x: Books, account: int, market: int) -> int:
+    """Initial margin of an account in a market."""
+    needed = rate_uusd(x, account, market, max(reach(x, account, market)))
     return needed + sum(order_uusd(x, o) for o in x.orders_of(account, market))
 
 

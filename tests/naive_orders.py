@@ -43,6 +43,7 @@ from protocol.markets import CASH_MOVE_LIMIT, PPM
 from protocol.settlement import FEE_ACCOUNT, master_of
 
 OPEN_INTEREST_LOTS = 1 << 40
+OPEN_INTEREST_NOTIONAL = 1 << 60
 POSITION_NOTIONAL = 1 << 50
 
 
@@ -201,11 +202,11 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
         lots = min(lots, max(0, size if t.side == SELL else -size))
         if not lots:
             return False
-    before = remember(x, maker.account, market)
+    before, interest = remember(x, maker.account, market), x.open_interest(market)
     maker.lots -= lots
     rate = maker_ppm(x, market, maker.account)
     fine = trade(x, maker.account, market, maker.side, price, lots, rate)
-    fine = fine and not grown_too_large(x, maker.account, market, before[1])
+    fine = fine and not grown_too_large(x, maker.account, market, before[1], price)
     if not fine:
         put_back(x, maker.account, market, before)
         maker.lots += lots
@@ -213,11 +214,10 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
         return True
     mine = remember(x, t.account, market)
     fine = trade(x, t.account, market, t.side, price, lots, taker_ppm(x, market, t.account))
-    cap = x.configs[market].max_open_interest_lots or OPEN_INTEREST_LOTS
     maker_fee = before[0] - x.accounts[maker.account].cash
     if t.closing and not fine:
         t.code = Code.INSUFFICIENT_MARGIN
-    elif x.open_interest(market) > cap:
+    elif x.open_interest(market) > interest and too_open(x, market):
         t.code = Code.OPEN_INTEREST_LIMIT
     if t.code:
         put_back(x, t.account, market, mine)
@@ -239,10 +239,18 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
     return True
 
 
-def grown_too_large(x: Books, account: int, market: int, before: int) -> bool:
+def too_open(x: Books, market: int) -> bool:
+    """Whether open interest is beyond its cap, or its notional beyond what a number holds."""
+    lots = x.open_interest(market)
+    if lots > (x.configs[market].max_open_interest_lots or OPEN_INTEREST_LOTS):
+        return True
+    return lots * x.markets[market].mark * x.value(market) >= OPEN_INTEREST_NOTIONAL
+
+
+def grown_too_large(x: Books, account: int, market: int, before: int, price: int) -> bool:
     """Whether a position grew beyond what anybody may hold."""
     size = abs(position(x, account, market))
-    notional = size * x.markets[market].mark * x.value(market)
+    notional = size * max(price, x.markets[market].mark) * x.value(market)
     too_large = size > x.configs[market].max_position_lots or notional >= POSITION_NOTIONAL
     return size > abs(before) and too_large
 

@@ -97,7 +97,8 @@ def limit_order(x: Books, account: int, a: act.Order, kept: int = 0) -> Result:
     )  # fmt: skip
 
 
-def market_order(x: Books, account: int, a: act.MarketOrder) -> Result:
+def market_order(x: Books, account: int, a: act.MarketOrder, least: bool = True) -> Result:
+    """`least`: held to the least notional."""
     if code := market_code(x, a.market):
         return Result(code)
     if a.side not in (BUY, SELL):
@@ -110,7 +111,8 @@ def market_order(x: Books, account: int, a: act.MarketOrder) -> Result:
     limit = -(-mark * (PPM - a.slippage_ppm) // PPM)
     if a.side == BUY:
         limit = min(mark * (PPM + a.slippage_ppm) // PPM, price_limit(x, a.market) - 1)
-    if code := size_code(x, account, a.market, max(limit, mark), mark, a.size_lots, a.flags):
+    small = a.flags if least else act.REDUCE_ONLY
+    if code := size_code(x, account, a.market, max(limit, mark), mark, a.size_lots, small):
         return Result(code)
     if a.client_id and a.client_id in x.clients(account):
         return Result(Code.DUPLICATE_CLIENT_ID)

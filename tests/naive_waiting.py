@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import replace
 from naive_links import drop_linked, drop_trigger, remove, trigger_changed
-from naive_margin import up
+from naive_margin import im_uusd, position, rate_uusd, tv_uusd, up
 from naive_requests import (
     cancel_everything,
     items_of,
@@ -24,7 +25,7 @@ from protocol.actions import BUY, SELL
 from protocol.errors import Code
 from protocol.events import Result
 from protocol.markets import SIZE_LIMIT
-from protocol.settlement import isolated_market
+from protocol.settlement import isolated_market, master_of
 
 DAY_MS = 86_400_000
 MAX_SLIPPAGE_PPM = 500_000
@@ -42,7 +43,8 @@ def fires(t: NaiveTrigger, mark: int) -> bool:
 
 
 def trigger_code(x: Books, account: int, a: act.TriggerOrder, bracket: bool = False) -> int:
-    """Whether a trigger is fine; the exits of a bracket have no size yet and may suit no mark."""
+    """Whether a trigger is fine; the exits of a bracket, here with the size of the parent, may suit
+    no mark yet, and the parent stands behind them."""
     if code := market_code(x, a.market):
         return code
     if a.side not in (BUY, SELL):
@@ -61,22 +63,36 @@ def trigger_code(x: Books, account: int, a: act.TriggerOrder, bracket: bool = Fa
     price = a.limit_ticks or a.trigger_ticks
     if a.kind == act.TRAILING and not a.limit_ticks:
         price = x.markets[a.market].mark
-    size = size_code(x, account, a.market, price, price, a.size_lots, a.flags)
-    if size and not bracket:
-        return size
+    if code := size_code(x, account, a.market, price, price, a.size_lots, a.flags):
+        return code
     if a.expires_ms and a.expires_ms < x.time:
         return Code.BAD_EXPIRY if a.expires_ms < 0 else Code.ACTION_EXPIRED
     if a.client_id and a.client_id in x.clients(account):
         return Code.DUPLICATE_CLIENT_ID
-    if code := mode_code(x, a.market, True, bracket or bool(a.flags & act.REDUCE_ONLY)):
+    if code := mode_code(x, a.market, True, bool(a.flags & act.REDUCE_ONLY)):
         return code
-    if not bracket and fires(make(x, account, a), x.markets[a.market].mark):
+    if bracket:
+        return Code.OK
+    if fires(make(x, account, a), x.markets[a.market].mark):
         return Code.WOULD_FIRE
+    return backing_code(x, account, a)
+
+
+def backing_code(x: Books, account: int, a: act.TriggerOrder) -> int:
+    """Whether something stands behind a trigger: what it may reduce, or margin for its size."""
+    held = position(x, account, a.market)
+    if a.flags & act.REDUCE_ONLY:
+        return Code.OK if held or x.orders_of(account, a.market) else Code.NOT_REDUCING
+    if (held if a.side == SELL else -held) >= a.size_lots:
+        return Code.OK
+    free = tv_uusd(x, account) - im_uusd(x, account)
+    if free < rate_uusd(x, account, a.market, a.size_lots):
+        return Code.INSUFFICIENT_MARGIN
     return Code.OK
 
 
 def room_code(x: Books, account: int, market: int, more: int) -> int:
-    mine = [t for t in x.triggers if t.account == account]
+    mine = [t for t in x.triggers if master_of(t.account) == master_of(account)]
     there = [t for t in x.triggers if t.market == market]
     if len(mine) + more > x.limits.triggers_per_account:
         return Code.TOO_MANY_TRIGGERS
@@ -163,7 +179,8 @@ def bracket(x: Books, account: int, a: act.Bracket) -> Result:
     if len(named) != len(set(named)):
         return Result(Code.DUPLICATE_CLIENT_ID)
     for child in exits:
-        if code := trigger_code(x, account, child, True):
+        sized = replace(child, size_lots=parent.size_lots, flags=child.flags | act.REDUCE_ONLY)
+        if code := trigger_code(x, account, sized, True):
             return Result(code)
     if code := room_code(x, account, parent.market, 2):
         return Result(code)
@@ -233,7 +250,7 @@ def fire(x: Books, t: NaiveTrigger) -> None:
         result = limit_order(x, t.account, order)
     else:
         taker = act.MarketOrder(t.market, t.side, lots, t.slippage, t.client, flags)
-        result = market_order(x, t.account, taker)
+        result = market_order(x, t.account, taker, least=False)
     x.events.append(ev.TriggerFired(t.market, t.id, t.account, mark, result))
 
 
@@ -262,7 +279,8 @@ def twap(x: Books, account: int, a: act.Twap) -> Result:
     config, plain = x.configs[a.market], up(a.size_lots, up(a.duration_ms, act.TWAP_SLICE_MS))
     if not 0 < a.size_lots < SIZE_LIMIT or plain > config.max_order_lots:
         return Result(Code.BAD_SIZE)
-    if plain * x.markets[a.market].mark * config.value_uusd < config.min_notional_uusd:
+    small = plain * x.markets[a.market].mark * config.value_uusd < config.min_notional_uusd
+    if small and not a.flags & act.REDUCE_ONLY:
         return Result(Code.BELOW_MIN_NOTIONAL)
     if a.client_id and a.client_id in x.clients(account):
         return Result(Code.DUPLICATE_CLIENT_ID)
@@ -288,7 +306,7 @@ def run_slice(x: Books, t: NaiveTwap) -> None:
     t.next = t.began + (number + 1) * act.TWAP_SLICE_MS
     if lots > 0:
         order = act.MarketOrder(t.market, t.side, lots, act.TWAP_SLIPPAGE_PPM, 0, t.flags)
-        filled = market_order(x, t.account, order).filled_lots
+        filled = market_order(x, t.account, order, least=False).filled_lots
         t.done += filled
         if filled and t.done < t.lots and number < count - 1:
             twap_changed(x, t, 0)

@@ -256,7 +256,8 @@ def test_a_thousand_fail_at_once_and_all_are_dealt_with() -> None:
     for number in range(100, 150):
         holders[number] = (usd(total), {0: -(total // 50)})
     holders[99] = (usd(total), {0: -(total - total // 50 * 50)})
-    w = Crash(holders, insurance_uusd=usd(100), checked=False)
+    limits = Limits(liquidation_items_per_block=2_000)
+    w = Crash(holders, insurance_uusd=usd(100), limits=limits, checked=False)
     w.mark(910)
     blocks = 0
     while w.distressed():

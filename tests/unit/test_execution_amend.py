@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from engine_world import DOLLAR, START_MS, World, signer
+from engine_world import DOLLAR, START_MS, World, market, signer
 
 from protocol.actions import (
     ALL_MARKETS,
@@ -32,6 +32,7 @@ from protocol.events import (
     CANCELLED,
     FILLED,
     REASON_CANCELLED,
+    REASON_MARGIN,
     REASON_PROTECTION,
     REASON_REDUCED,
     REASON_REPLACED,
@@ -376,3 +377,28 @@ def test_a_position_does_not_move_where_its_margin_is_missing_or_into_the_other_
     assert world.position(own)[0] == -100
     assert world.one(A, TransferPosition(own, 0, 10)).code == Code.WRONG_TRANSFER
     assert world.one(A, Order(0, SELL, 1_000, 1, IOC)).status != FILLED
+
+
+def wild_world() -> World:
+    """B long 900 against C at 1,000; then the oracles jump to 500, which is not believed yet."""
+    world = World([market(0, oracle_deviation_ppm=100_000, oracle_hold_ms=1_000)], dollars=500)
+    world.mark(1_000)
+    world.act(C, Order(0, SELL, 1_000, 900))
+    world.act(B, Order(0, BUY, 1_000, 900), Transfer(account_number(B, 1), DOLLAR))
+    world.act(A, Order(0, BUY, 950, 400, POST_ONLY))
+    world.mark(500)
+    return world
+
+
+def test_nothing_leaves_an_account_whose_position_has_a_wild_price() -> None:
+    world = wild_world()
+    wild = [Withdraw(DOLLAR, b"t" * 20), Transfer(account_number(B, 1), DOLLAR)]
+    wild.append(TransferPosition(account_number(B, 1), 0, 1))
+    assert [r.code for r in world.act(B, *wild)] == [Code.STALE_MARKET] * 3
+    assert world.one(A, Withdraw(DOLLAR, b"t" * 20)).code == 0
+
+
+def test_a_stale_market_opens_nothing_not_even_by_orders_from_before() -> None:
+    world = wild_world()
+    result = world.one(B, Order(0, SELL, 950, 400, IOC, 0, REDUCE_ONLY))
+    assert (result.filled_lots, changes(world)) == (0, [(4, 0, REASON_MARGIN)])

@@ -1,4 +1,4 @@
-"""What stands behind a trigger: margin or something to reduce, room, and orders that may be small."""
+"""What must stand behind a trigger: margin or something to reduce, and room; and small orders."""
 
 from __future__ import annotations
 
@@ -128,6 +128,19 @@ def test_a_pair_of_reduce_only_triggers_needs_one_too() -> None:
 
 
 # -- room
+
+
+def test_an_account_and_a_market_hold_so_many_triggers() -> None:
+    world = WaitingWorld(limits=Limits(triggers_per_account=2, triggers_per_market=3))
+    assert [r.code for r in world.act(A, *[trigger(SELL, 1, STOP, 900)] * 3)] == [
+        0, 0, Code.TOO_MANY_TRIGGERS,
+    ]  # fmt: skip
+    assert [r.code for r in world.act(B, *[trigger(SELL, 1, STOP, 900)] * 2)] == [
+        0, Code.TOO_MANY_TRIGGERS,
+    ]  # fmt: skip
+    assert world.one(B, trigger(SELL, 1, STOP, 900, market=1)).code == 0
+    world.act(A, CancelAll(ALL_MARKETS))
+    assert world.one(C, trigger(SELL, 1, STOP, 900)).code == 0
 
 
 def test_all_accounts_of_a_master_share_its_triggers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from engine_world import ORACLES, START_MS, signer
+from engine_world import signer
 from liquidation_world import Crash, usd
 
 from protocol.actions import (
@@ -20,7 +20,6 @@ from protocol.actions import (
     SELL,
     STOP,
     MarketOrder,
-    OraclePrice,
     Order,
     TriggerOrder,
     Twap,
@@ -284,128 +283,9 @@ def test_a_long_list_of_orders_is_cancelled_within_the_budget() -> None:
     while w.engine.orders_of(LONG):
         lengths.append(len(w.engine.orders_of(LONG)))
         w.block([])
-    assert lengths == [7, 4, 1] and w.size(LONG) == 0
-
-def prices(w: Crash, ticks: int, market_number: int = 0) -> list[bytes]:
-    """What all oracles report in the next block."""
-    nonce = START_MS + (w.height + 1) * 10
-    price = OraclePrice(market_number, ticks)
-    return [w.batch(0, price, by=oracle, nonce=nonce) for oracle in ORACLES]
-
-
-def test_own_bids_in_front_do_not_keep_it_from_being_sold() -> None:
-    # The owner's sub-account renews a wall of one-lot bids in each block: taking it out uses up
-    # neither the order's fills nor the turn of the account.
-    sub = account_number(LONG, 1)
-    holders = {
-        LONG: (usd(60), {0: 1_000}), SHORT: (RICH, {0: -1_000}), MAKER: (RICH, {}), sub: (RICH, {}),
-    }  # fmt: skip
-    w = Crash(holders, limits=Limits(fills_per_action=3, liquidation_items_per_block=8))
-    w.bid(MAKER, 940, 1_000)
-
-    def wall(count: int) -> bytes:
-        bids = [Order(0, BUY, 941, 1, GTC) for _ in range(count)]
-        return w.batch(sub, *bids, by=signer(LONG))
-
-    w.block([wall(40)])
-    w.block([*prices(w, 985), wall(40)])
-    reasons = {e.reason for e in w.of(OrderChanged) if e.account == sub}
-    assert reasons == {REASON_SELF_TRADE}
-    assert w.size(LONG) == 0 and w.size(sub) == 0
-
-
-def test_a_wall_counts_against_the_budget_of_the_others() -> None:
-    sub = account_number(LONG, 1)
-    holders = {
-        LONG: (usd(60), {0: 1_000}), 30: (usd(6), {0: 100}), 31: (usd(6), {0: 100}),
-        SHORT: (RICH, {0: -1_200}), MAKER: (RICH, {}), sub: (RICH, {}),
-    }  # fmt: skip
-    w = Crash(holders, limits=Limits(liquidation_items_per_block=8))
-    w.bid(MAKER, 940, 2_000)
-    w.block([w.batch(sub, *[Order(0, BUY, 941, 1, GTC) for _ in range(40)], by=signer(LONG))])
-    w.mark(985)
-    # In its turn LONG takes 42 items.
-    assert {r.account for r in w.receipts} == {LONG}
-    w.block([])
-    assert {r.account for r in w.receipts} == {LONG, 30, 31}
-
-
-def test_dust_with_many_orders_leaves_most_of_the_budget_to_the_urgent() -> None:
-    dust = range(30, 34)
-    holders: dict[int, Any] = {LONG: (usd(1_000), {0: 10_000}), MAKER: (RICH, {})}
-    holders |= {number: (usd(20), {1: 100}) for number in dust}
-    holders[SHORT] = (RICH, {0: -10_000, 1: -400})
-    w = Crash(holders, limits=Limits(liquidation_items_per_block=40))
-    w.bid(MAKER, 950, 10_000)
-    for number in dust:
-        for _ in range(48):
-            w.bid(number, 800, 1, 1)
-    w.report(841, 1)
-    assert sorted(w.distressed()) == list(dust)
-    # They wait longer, and have a quarter: ten items, and one beyond.
-    w.block([])
-    assert sum(1 for e in w.of(OrderChanged) if e.account in dust) <= 40
-    w.report(945)
-    assert w.size(LONG) == 0
-    taken = [e for e in w.of(OrderChanged) if e.account in dust]
-    assert len(taken) <= 38, "what the whale left"
-    for _ in range(12):
-        w.block([])
-    assert all(w.engine.orders_of(number) == [] for number in dust)
-
-
-def test_a_turn_cut_short_goes_on_at_its_rank() -> None:
-    # Whoever is most urgent has the rest of the budget, too, when the turn was not enough.
-    w = one_long(equity=200, limits=Limits(liquidation_items_per_block=40))
-    for price in range(1_100, 1_130):
-        w.ask(LONG, price, 1)
-    w.bid(MAKER, 800, 2_000)
-    w.mark(838)
-    assert w.engine.orders_of(LONG) == [] and w.size(LONG) == 0
-
-
-def test_a_bid_for_one_lot_does_not_start_the_wait_of_a_large_position() -> None:
-    rules = Liquidation(partial_notional_uusd=usd(900), partial_ppm=200_000, partial_wait_ms=30_000)
-    w = one_long(liquidation=rules)
-    w.bid(MAKER, 940, 1)
-    w.mark(985)
-    assert w.size(LONG) == 999
-    assert w.distressed()[LONG].parts == [(0, 199, 0)]
-    w.bid(MAKER, 940, 100)
-    w.block([])
-    assert w.size(LONG) == 899 and w.distressed()[LONG].parts == [(0, 99, 0)]
-    w.bid(MAKER, 940, 2_000)
-    w.block([])
-    began = w.time_ms
-    assert w.size(LONG) == 800 and w.distressed()[LONG].parts == [(0, 0, began)]
-    w.block([])
-    assert w.size(LONG) == 800
-    w.height += 3_000
+    assert lengths == [8, 6, 4, 2]
     w.block([])
     assert w.size(LONG) == 0
-
-
-def test_each_large_position_has_a_wait_of_its_own() -> None:
-    rules = Liquidation(partial_notional_uusd=usd(900), partial_ppm=200_000, partial_wait_ms=30_000)
-    holders = {
-        LONG: (usd(110), {0: 1_000, 1: 1_000}),
-        SHORT: (RICH, {0: -1_000, 1: -1_000}),
-        MAKER: (RICH, {}),
-    }
-    w = Crash(holders, liquidation=rules)
-    # TV 90, MM 99: both zero prices are 935 after the price of market 0 fell.
-    w.bid(MAKER, 940, 10)
-    w.bid(MAKER, 950, 10, 1)
-    w.bid(MAKER, 936, 2_000)
-    w.mark(980)
-    w.block([])
-    began = {market: since for market, _, since in w.distressed()[LONG].parts}
-    assert began[0] and not began[1]
-    assert (w.size(LONG, 0), w.size(LONG, 1)) == (800, 990)
-    w.bid(MAKER, 955, 2_000, 1)
-    w.block([])
-    assert w.size(LONG, 1) == 800
-
 
 def test_it_continues_byte_for_byte_from_its_leaves() -> None:
     rules = Liquidation(partial_notional_uusd=usd(50))
