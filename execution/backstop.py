@@ -13,7 +13,7 @@ from execution.receipts import Receipts
 from execution.state import State
 from execution.trading import Trading
 from margin.account import Account, Exposure
-from margin.liquidation import first_part_lots, kept_uusd, largest
+from margin.liquidation import first_part_lots, kept_uusd, largest_below
 from margin.market import Market
 from protocol.actions import BUY, SELL
 from protocol.events import LIQUIDATION_BACKSTOP
@@ -66,6 +66,21 @@ class Backstop:
             next_ms = state.time_ms + state.chain.genesis.liquidation.unwind_ms
             state.funds.put(lv.BACKSTOP_KEY, lv.BackstopLeaf(next_ms))
 
+    def has_room(self, account: Account) -> bool:
+        """Whether the caps let the backstop take a lot of one of the account's positions."""
+        state = self._state
+        held = state.backstop.exposures
+        for number, e in account.exposures.items():
+            market = state.markets[number]
+            most = market.config.backstop_max_lots
+            if not e.size_lots or not most or not off_book(market):
+                continue
+            theirs = held.get(number)
+            size = 0 if theirs is None else theirs.size_lots
+            if _within(size, 1 if e.size_lots > 0 else -1, most):
+                return True
+        return False
+
     def _holds(self) -> bool:
         return any(e.size_lots for e in self._state.backstop.exposures.values())
 
@@ -74,12 +89,13 @@ class Backstop:
         state, backstop = self._state, self._state.backstop
         risk, most = state.risk, market.config.backstop_max_lots
         sign = 1 if e.size_lots > 0 else -1
+        tv, mm = risk.liquidation(account)
 
         def accepted(lots: int) -> bool:
-            cash_uusd = self._price_uusd(account, e, market, lots)
-            after = risk.moved(backstop, theirs, market, sign * lots, -cash_uusd)
-            if abs(after.size_lots) > max(most, abs(theirs.size_lots) - 1):
+            if not _within(theirs.size_lots, sign * lots, most):
                 return False
+            cash_uusd = self._price_uusd(e, market, lots, tv, mm)
+            after = risk.moved(backstop, theirs, market, sign * lots, -cash_uusd)
             return risk.legal(backstop, theirs, market, after)
 
         lots = abs(e.size_lots)
@@ -88,14 +104,14 @@ class Backstop:
         # What closes an opposite position of its own frees margin, what is beyond it needs some.
         closing = min(max(-sign * theirs.size_lots, 0), lots)
         if closing and not accepted(closing):
-            return largest(closing, accepted)
-        return closing + largest(lots - closing, lambda more: accepted(closing + more))
+            return largest_below(closing, accepted)
+        return closing + largest_below(lots - closing, lambda more: accepted(closing + more))
 
-    def _price_uusd(self, account: Account, e: Exposure, market: Market, lots: int) -> int:
-        """Cash that an account receives for closing a part at the zero price (negative: pays)."""
+    def _price_uusd(self, e: Exposure, market: Market, lots: int, tv: int, mm: int) -> int:
+        """Cash that an account with this TV and MM receives for closing a part at the zero price
+        (negative: pays)."""
         risk, size, mark = self._state.risk, e.size_lots, market.mark_ticks
         after = size - lots if size > 0 else size + lots
-        tv, mm = risk.liquidation(account)
         mm_after = (
             mm - risk.maintenance_of_uusd(market, size) + risk.maintenance_of_uusd(market, after)
         )
@@ -104,7 +120,7 @@ class Backstop:
 
     def _take(self, account: Account, e: Exposure, market: Market, lots: int, rank: int) -> None:
         tv, mm = self._state.risk.liquidation(account)
-        cash_uusd = self._price_uusd(account, e, market, lots)
+        cash_uusd = self._price_uusd(e, market, lots, tv, mm)
         change = -lots if e.size_lots > 0 else lots
         self._moves.exchange(account, self._state.backstop, market, change, cash_uusd)
         self._receipts.add(
@@ -133,3 +149,8 @@ class Backstop:
             state.funds.put(lv.BACKSTOP_KEY, lv.BackstopLeaf(next_ms))
         else:
             state.funds.drop(lv.BACKSTOP_KEY)
+
+
+def _within(size_lots: int, change_lots: int, most: int) -> bool:
+    """Whether a change leaves the backstop within its cap, or smaller than it is."""
+    return abs(size_lots + change_lots) <= max(most, abs(size_lots) - 1)

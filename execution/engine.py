@@ -262,6 +262,8 @@ class Engine:
     def withdrawable_uusd(self, number: int) -> int:
         """The most that an account may withdraw now; raises `Rejected(unknown_account)`."""
         account = self._fresh(number)
+        if self._state.holds_wild(account):
+            return 0
         return max(min(self._state.risk.withdrawable_uusd(account)), 0)
 
     def book_view(self, request_id: int, number: int, depth: int, next_seq: int = 0) -> BookView:

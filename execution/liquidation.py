@@ -155,6 +155,8 @@ class Liquidations:
     def _handle(self, account: Account, rank: int, items: Items) -> None:
         """One account's turn."""
         items.spend()
+        if self._is_stuck(account):
+            return
         self._trading.touch(account)
         risk = self._state.risk
         reached = stage(*risk.liquidation(account))
@@ -163,7 +165,8 @@ class Liquidations:
                 self._seller.sell(account, rank, items, gently=True)
             elif reached == BACKSTOP:
                 self._backstop.take(account, rank, items)
-                self._seller.sell(account, rank, items, gently=False)
+                if self._seller.meets_orders(account):
+                    self._seller.sell(account, rank, items, gently=False)
             elif reached == DELEVERAGED:
                 # In two parts its counterparties would carry less: nothing is kept back from it.
                 kept_back, items.kept_back = items.kept_back, min(items.kept_back, 0)
@@ -171,6 +174,16 @@ class Liquidations:
                 items.kept_back = kept_back
         if stage(*risk.liquidation(account)) == SAFE:
             self._end(account)
+
+    def _is_stuck(self, account: Account) -> bool:
+        """Whether nothing can be done: no order is left to cancel, none opposite is in reach, and
+        the backstop is full. Many wait like this, so it is asked before any other work."""
+        if account.orders or account.triggers or account.twaps:
+            return False
+        reached = stage(*self._state.risk.liquidation(account))
+        if reached in (SAFE, DELEVERAGED) or self._seller.meets_orders(account):
+            return False
+        return reached == ORDERS or not self._backstop.has_room(account)
 
     def _cancel(self, account: Account, items: Items) -> bool:
         """Take out what rests and waits, oldest first, as far as the budget goes; orders in halted

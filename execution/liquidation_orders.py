@@ -62,14 +62,6 @@ class ZeroPrice:
         """Fills and removed orders so far, without those of the account's owner."""
         return self._steps() - self._steps_before
 
-    def limit_ticks(self) -> int:
-        """No fill of the position can be worse than this: what TV/MM = 1 would allow for the lot
-        with the most margin, and a tick for its rounding."""
-        _, mm = self._state.risk.liquidation(self._account)
-        market = self._market
-        zero = self._zero_of(1, mm, mm) + (-1 if self._side == SELL else 1)
-        return min(max(zero, 1), market.price_limit - 1)
-
     def allowed_lots(self, price_ticks: int, lots: int) -> int:
         """The most that may fill at this price; 0: the order is done."""
         if self._items.free < self.spent:
@@ -89,12 +81,7 @@ class ZeroPrice:
 
     def _zero_of(self, lots: int, tv: int, mm: int) -> int:
         """Zero price of closing a part of the position."""
-        market, size = self._market, self._e.size_lots
-        after = size - lots if size > 0 else size + lots
-        risk = self._state.risk
-        released = risk.maintenance_of_uusd(market, size) - risk.maintenance_of_uusd(market, after)
-        tick_uusd = market.product.notional_uusd(lots, 1)
-        return zero_ticks(self._side, market.mark_ticks, tv, mm, mm - released, tick_uusd)
+        return _zero_ticks(self._state, self._e, self._market, lots, tv, mm)
 
     def fee_uusd(self, price_ticks: int, lots: int) -> int:
         """The improvement over the zero price, up to the market's cap."""
@@ -115,6 +102,22 @@ class ZeroPrice:
             self._zero, -sign * market.product.notional_uusd(lots, price_ticks), self._tv,
             self._mm, self._rank, fee_uusd, 0,
         )  # fmt: skip
+
+
+def loosest_ticks(state: State, e: Exposure, market: Market, mm_uusd: int) -> int:
+    """No fill of a position can be worse than this: what TV/MM = 1 would allow for the lot with the
+    most margin, and a tick for its rounding."""
+    zero = _zero_ticks(state, e, market, 1, mm_uusd, mm_uusd) + (-1 if e.size_lots > 0 else 1)
+    return min(max(zero, 1), market.price_limit - 1)
+
+
+def _zero_ticks(state: State, e: Exposure, market: Market, lots: int, tv: int, mm: int) -> int:
+    """Zero price of closing a part of a position, of an account with this TV and MM."""
+    risk, size = state.risk, e.size_lots
+    side, after = (SELL, size - lots) if size > 0 else (BUY, size + lots)
+    released = risk.maintenance_of_uusd(market, size) - risk.maintenance_of_uusd(market, after)
+    tick_uusd = market.product.notional_uusd(lots, 1)
+    return zero_ticks(side, market.mark_ticks, tv, mm, mm - released, tick_uusd)
 
 
 class Seller:
@@ -147,6 +150,22 @@ class Seller:
                 else:
                     self._close(account, e, market, abs(e.size_lots), rank, items)
         items.spend(crossing.own_removed - own_removed)
+
+    def meets_orders(self, account: Account) -> bool:
+        """Whether an order opposite to one of its positions is in reach of some zero price."""
+        state = self._state
+        for number, e in account.exposures.items():
+            market = state.markets[number]
+            if not e.size_lots or not in_book(market):
+                continue
+            side = SELL if e.size_lots > 0 else BUY
+            if not market.book.best_ticks(BUY if side == SELL else SELL):
+                continue
+            _, mm = state.risk.liquidation(account)
+            limit = loosest_ticks(state, e, market, mm)
+            if market.book.crosses(side, limit):
+                return True
+        return False
 
     def _sell_gently(
         self, account: Account, e: Exposure, market: Market, rank: int, items: Items
@@ -181,8 +200,11 @@ class Seller:
     def _close(
         self, account: Account, e: Exposure, market: Market, lots: int, rank: int, items: Items
     ) -> int:
-        trading, side = self._trading, SELL if e.size_lots > 0 else BUY
-        policy = ZeroPrice(self._state, trading.crossing, self._receipts, account, e, rank, items)
-        filled = trading.close_out(account, market, side, policy.limit_ticks(), lots, policy)
+        state, trading = self._state, self._trading
+        side = SELL if e.size_lots > 0 else BUY
+        _, mm = state.risk.liquidation(account)
+        limit = loosest_ticks(state, e, market, mm)
+        policy = ZeroPrice(state, trading.crossing, self._receipts, account, e, rank, items)
+        filled = trading.close_out(account, market, side, limit, lots, policy)
         items.spend(policy.spent)
         return filled

@@ -75,8 +75,11 @@ def largest(lots: int, accepted: Callable[[int], bool]) -> int:
 
     Where rounding breaks that rule, what is returned is accepted still.
     """
-    if lots > 0 and accepted(lots):
-        return lots
+    return lots if lots > 0 and accepted(lots) else largest_below(lots, accepted)
+
+
+def largest_below(lots: int, accepted: Callable[[int], bool]) -> int:
+    """As `largest`, where `lots` themselves are known not to be accepted."""
     if lots <= 1 or not accepted(1):
         return 0
     low, high = 1, lots

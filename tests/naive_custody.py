@@ -99,6 +99,8 @@ def transfer(x: Books, account: int, a: act.Transfer) -> Result:
 def transfer_position(x: Books, account: int, a: act.TransferPosition) -> Result:
     if code := market_code(x, a.market):
         return Result(code)
+    if x.markets[a.market].mode == act.HALTED:
+        return Result(Code.MARKET_HALTED)
     if x.markets[a.market].stale:
         return Result(Code.STALE_MARKET)
     if a.size_lots == 0:

@@ -39,7 +39,7 @@ from protocol.actions import (
 )
 from protocol.errors import Code
 from protocol.events import Result
-from protocol.markets import CASH_MOVE_LIMIT, PPM
+from protocol.markets import CASH_MOVE_LIMIT
 from protocol.settlement import FEE_ACCOUNT, master_of
 
 OPEN_INTEREST_LOTS = 1 << 40
@@ -392,13 +392,3 @@ def enter(
     if t.filled:
         return Result(0, ev.CANCELLED, t.id, t.filled, 0)
     return Result(t.code or admitted or Code.NO_LIQUIDITY, ev.CANCELLED, t.id)
-
-
-def band_broken(x: Books, market: int, side: int, price: int) -> bool:
-    """Whether a limit lies further through the mark than the band allows."""
-    band, mark = x.configs[market].price_band_ppm, x.markets[market].mark
-    if not band:
-        return False
-    if side == BUY:
-        return price * PPM > mark * (PPM + band)
-    return price * PPM < mark * (PPM - band)

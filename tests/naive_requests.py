@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from naive_links import changed, drop_trigger, remove
-from naive_orders import band_broken, enter, may_rest, rest
+from naive_orders import enter, may_rest, rest
 from naive_state import Books, NaiveOrder
 
 from protocol import actions as act
@@ -43,6 +43,16 @@ def mode_code(x: Books, market: int, post_only: bool, reduces: bool) -> int:
     if found.stale and not reduces:
         return Code.STALE_MARKET
     return Code.OK
+
+
+def band_broken(x: Books, market: int, side: int, price: int) -> bool:
+    """Whether a limit lies further through the mark than the band allows."""
+    band, mark = x.configs[market].price_band_ppm, x.markets[market].mark
+    if not band:
+        return False
+    if side == BUY:
+        return price * PPM > mark * (PPM + band)
+    return price * PPM < mark * (PPM - band)
 
 
 def size_code(

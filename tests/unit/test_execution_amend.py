@@ -401,4 +401,4 @@ def test_nothing_leaves_an_account_whose_position_has_a_wild_price() -> None:
 def test_a_stale_market_opens_nothing_not_even_by_orders_from_before() -> None:
     world = wild_world()
     result = world.one(B, Order(0, SELL, 950, 400, IOC, 0, REDUCE_ONLY))
-    assert (result.filled_lots, changes(world)) == (0, [(4, 0, REASON_MARGIN)])
+    assert (result.filled_lots, changes(world)) == (0, [(3, 0, REASON_MARGIN)])

@@ -287,6 +287,7 @@ def test_a_long_list_of_orders_is_cancelled_within_the_budget() -> None:
     w.block([])
     assert w.size(LONG) == 0
 
+
 def test_it_continues_byte_for_byte_from_its_leaves() -> None:
     rules = Liquidation(partial_notional_uusd=usd(50))
     limits = Limits(liquidation_items_per_block=4)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine_world import ORACLES, START_MS, signer
-from liquidation_world import Crash, usd
+import pytest
+from engine_world import ORACLES, START_MS, market, signer
+from liquidation_world import FREE, Crash, usd
 
 from protocol.actions import BUY, GTC, OraclePrice, Order
 from protocol.events import REASON_SELF_TRADE, OrderChanged
@@ -136,3 +137,22 @@ def test_each_large_position_has_a_wait_of_its_own() -> None:
     w.block([])
     assert (w.size(LONG, 0), w.size(LONG, 1)) == (800, 800)
     assert w.distressed()[LONG].parts == [(0, 0, began), (1, 0, w.time_ms)]
+
+
+@pytest.mark.parametrize(("ticks", "backstop_lots"), [(985, 500), (970, 0), (970, 500)])
+def test_those_stuck_are_sold_as_soon_as_anything_changes(ticks: int, backstop_lots: int) -> None:
+    # Nothing rests opposite, and the backstop is full or not needed: then a bid comes.
+    holders = {LONG: (usd(60), {0: 1_000}), SHORT: (RICH, {0: -1_000}), MAKER: (RICH, {})}
+    markets = [market(0, **FREE, backstop_max_lots=backstop_lots), market(1, **FREE)]
+    w = Crash(holders, markets=markets, backstop_uusd=usd(10_000))
+    w.mark(ticks)
+    left = 500 if ticks == 970 and backstop_lots else 1_000
+    assert w.size(LONG) == left and list(w.distressed()) == [LONG]
+    handled = w.restore()
+    w.block([])
+    assert w.size(LONG) == left
+    again = handled.apply(w.height, w.time_ms, b"", [], w.cursor, w.last_batches)
+    assert again.events == w.events and again.changes == w.last.changes
+    w.bid(MAKER, 945, 2_000)
+    w.block([])
+    assert w.size(LONG) == 0
