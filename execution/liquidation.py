@@ -165,7 +165,7 @@ class Liquidations:
                 self._seller.sell(account, rank, items, gently=True)
             elif reached == BACKSTOP:
                 self._backstop.take(account, rank, items)
-                if self._seller.meets_orders(account):
+                if self._seller.meets_orders(account, risk.liquidation(account)[1]):
                     self._seller.sell(account, rank, items, gently=False)
             elif reached == DELEVERAGED:
                 # In two parts its counterparties would carry less: nothing is kept back from it.
@@ -180,8 +180,9 @@ class Liquidations:
         the backstop is full. Many wait like this, so it is asked before any other work."""
         if account.orders or account.triggers or account.twaps:
             return False
-        reached = stage(*self._state.risk.liquidation(account))
-        if reached in (SAFE, DELEVERAGED) or self._seller.meets_orders(account):
+        tv, mm = self._state.risk.liquidation(account)
+        reached = stage(tv, mm)
+        if reached in (SAFE, DELEVERAGED) or self._seller.meets_orders(account, mm):
             return False
         return reached == ORDERS or not self._backstop.has_room(account)
 

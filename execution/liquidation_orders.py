@@ -151,8 +151,9 @@ class Seller:
                     self._close(account, e, market, abs(e.size_lots), rank, items)
         items.spend(crossing.own_removed - own_removed)
 
-    def meets_orders(self, account: Account) -> bool:
-        """Whether an order opposite to one of its positions is in reach of some zero price."""
+    def meets_orders(self, account: Account, mm_uusd: int) -> bool:
+        """Whether an order opposite to one of its positions is in reach of some zero price, at this
+        maintenance margin."""
         state = self._state
         for number, e in account.exposures.items():
             market = state.markets[number]
@@ -161,8 +162,7 @@ class Seller:
             side = SELL if e.size_lots > 0 else BUY
             if not market.book.best_ticks(BUY if side == SELL else SELL):
                 continue
-            _, mm = state.risk.liquidation(account)
-            limit = loosest_ticks(state, e, market, mm)
+            limit = loosest_ticks(state, e, market, mm_uusd)
             if market.book.crosses(side, limit):
                 return True
         return False

@@ -193,11 +193,11 @@ class Queries:
 
     def _figures(self, report: MarginReport, ranked: int = 0) -> MarginFigures:
         state = self._engine.state
-        held = state.holds_wild(state.accounts[report.account])
+        wild = state.holds_wild(state.accounts[report.account])
         return MarginFigures(
             report.cash_uusd, report.equity_uusd, report.initial_uusd, report.maintenance_uusd,
             report.liquidation_equity_uusd, report.free_uusd,
-            0 if held else report.withdrawable_uusd,
+            0 if wild else report.withdrawable_uusd,
             [self._position(held, ranked) for held in report.positions],
         )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The budget of liquidations: whom nobody can keep from a turn, and what large positions wait for."""
+"""Whom nobody can keep from being liquidated, and what large positions wait for."""
 
 from __future__ import annotations
 

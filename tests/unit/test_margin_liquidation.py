@@ -146,3 +146,14 @@ def test_largest_finds_the_last_accepted_size(limit: int) -> None:
     assert all(1 <= lots <= 10 for lots in asked)
     assert largest(0, accepted) == 0
     assert largest(1, accepted) == min(limit, 1)
+
+
+def test_a_size_of_which_not_even_one_is_accepted_is_asked_about_twice() -> None:
+    asked: list[int] = []
+
+    def refuse(lots: int) -> bool:
+        asked.append(lots)
+        return False
+
+    assert largest(1 << 40, refuse) == 0
+    assert asked == [1 << 40, 1]
