@@ -53,11 +53,11 @@ class Costs(NamedTuple):
     admit_action_ns: int = 1_800
     batch_ns: int = 82_000
     action_ns: int = 7_200
-    mark_ns: int = 700_000
+    mark_ns: int = 800_000
     """A new mark: the sweep over all accounts."""
-    visit_ns: int = 25_000
+    visit_ns: int = 5_000
     """An account's turn in the liquidation phase; while it waits, in every block."""
-    move_ns: int = 25_000
+    move_ns: int = 22_000
     """A cancel, fill or move of that phase."""
     ordering_ms: int = 12
     """From the pool into a committed block."""

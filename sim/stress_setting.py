@@ -41,7 +41,7 @@ class Shape(NamedTuple):
     hot_before_ms: int = 6 * 60_000
     hot_after_ms: int = 3 * 60_000
     hot_step_ms: int = 100
-    cold_step_ms: int = 200
+    cold_step_ms: int = 500
     load_actions: int = 3_000
     """Actions per second of load 1 in usual volatility; it rises with volatility."""
     costs: Costs = Costs()

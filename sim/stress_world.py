@@ -123,6 +123,7 @@ class World:
         self._next_oracle_ms = self._next_sample_ms = path.start_ms
         self._best = (0, 0)
         self._filler = self._observed_ms = 0
+        self._end_ms = path.start_ms + len(path.ticks) * path.step_ms
         self._loaded = True
         self.flow, self.backlog, self.wrongful = Flow(), Backlog(), Wrongful()
         self._acknowledged_ms: list[int] = []
@@ -134,9 +135,8 @@ class World:
         """Run to the end; raises `SafetyViolation` where money or a winner's claim is lost."""
         start, shape = self.start, self.start.shape
         path, low_ms = start.path, start.low_ms
-        end_ms = path.start_ms + len(path.ticks) * path.step_ms
         now_ms = path.start_ms
-        while now_ms < end_ms:
+        while now_ms < self._end_ms:
             hot = low_ms - shape.hot_before_ms <= now_ms < low_ms + shape.hot_after_ms
             length_ms = shape.hot_step_ms if hot else shape.cold_step_ms
             self._advance(now_ms, length_ms, hot=hot)
@@ -149,13 +149,13 @@ class World:
         return self._finish(now_ms)
 
     def _quiet(self, now_ms: int) -> bool:
-        """Whether everything sent was executed and nobody is below maintenance."""
-        if self._executed and self._executed[0].done_ms > now_ms:
-            return False
+        """Whether everything sent was executed, the last price is known, and nobody is below
+        maintenance."""
         return (
-            not self.watch.episodes
-            and self.watch.mark_ticks == self.true[-1]
+            self._observed_ms >= self._end_ms
             and not self.pipeline.waiting
+            and not self.pipeline.behind_ms(now_ms)
+            and not self.watch.episodes
         )
 
     def _advance(self, from_ms: int, length_ms: int, *, hot: bool) -> None:

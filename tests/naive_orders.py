@@ -248,8 +248,11 @@ def too_open(x: Books, market: int) -> bool:
 
 
 def grown_too_large(x: Books, account: int, market: int, before: int, price: int) -> bool:
-    """Whether a position grew beyond what anybody may hold."""
-    size = abs(position(x, account, market))
+    """Whether a position grew beyond what anybody may hold, or grew or turned on stale prices."""
+    after = position(x, account, market)
+    size = abs(after)
+    if x.markets[market].stale and (size > abs(before) or after * before < 0):
+        return True
     notional = size * max(price, x.markets[market].mark) * x.value(market)
     too_large = size > x.configs[market].max_position_lots or notional >= POSITION_NOTIONAL
     return size > abs(before) and too_large
