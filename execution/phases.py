@@ -21,9 +21,10 @@ from protocol.settlement import InboxEntry
 class Phases:
     """What a block does, in the order of the specification.
 
-    1. Inbox, oracle prices and guardians' votes; then marks and modes are fixed for the block.
+    1. Inbox, oracle prices and guardians' votes; expiries; then marks and modes are fixed for the
+       block.
     2. Where the chain puts cancels first: batches that cannot take.
-    3. Funding; expiries, dead-man's switches and TWAP slices; triggers.
+    3. Funding; dead-man's switches and TWAP slices; triggers.
     4. Liquidations.
     5. The (remaining) batches, in the order of the log.
     """
@@ -80,6 +81,7 @@ class Phases:
                 batches.run_committee(batch, verify)
             else:
                 rest.append(batch)
+        self._schedules.expire()
         self._pricing.begin_block()
         if state.chain.genesis.cancels_first:
             for batch in rest:

@@ -8,6 +8,7 @@ from execution import leaves as lv
 from execution.state import State
 from margin.account import Account, Exposure
 from margin.mark import (
+    EMA_GAP_MS,
     EMA_SAMPLE_MS,
     NO_IMPACT,
     band,
@@ -208,8 +209,10 @@ class Pricing:
             return row
         ema = row.ema
         if ticks:
-            book = NO_IMPACT if stale or market.stale else impact_now(market, ticks)
             dt_ms = now - row.sampled_ms if row.sampled_ms else 0
+            # After a gap the book is older than the price that it would be compared with.
+            silent = stale or market.stale or dt_ms > EMA_GAP_MS
+            book = NO_IMPACT if silent else impact_now(market, ticks)
             ema = ema_after(ema, book, ticks, dt_ms, self._band(market, ticks))
         ticks_ms, averaged_ms = row.average_ticks_ms, row.averaged_ms
         if averages and not market.stale and market.mode != HALTED:

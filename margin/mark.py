@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 from margin.market import Market
 from matching.book import Book
-from protocol.actions import BUY, SELL
+from protocol.actions import BUY, OPEN, REDUCE_ONLY_MODE, SELL
 from protocol.markets import PPM
 
 EMA_MS = 150_000
 """Time constant of the moving average."""
 EMA_SAMPLE_MS = 1_000
 """Least time between its samples, so that it is written once a second and not with each block."""
+EMA_GAP_MS = 10_000
+"""After so long without a sample the book counts for nothing in the next one."""
 EMA_BITS = 16
 """It is kept in 2^-16 ticks."""
 EMA_UNIT = 1 << EMA_BITS
@@ -56,9 +58,10 @@ def impact_prices(book: Book, notional: int, oracle_ticks: int, wide_ppm: int) -
 
 
 def impact_now(market: Market, oracle_ticks: int) -> Impact:
-    """Impact prices of a market's book as it is, for the notional that genesis gives."""
+    """Impact prices of a market's book as it is, for the notional that genesis gives. A book that
+    nobody may take from says nothing."""
     config = market.config
-    if not config.impact_notional_uusd:
+    if not config.impact_notional_uusd or market.mode not in (OPEN, REDUCE_ONLY_MODE):
         return NO_IMPACT
     notional = -(-config.impact_notional_uusd // market.product.notional_uusd(1, 1))
     return impact_prices(market.book, notional, oracle_ticks, config.wide_ppm)

@@ -75,6 +75,7 @@ class NaiveExchange:
                 others.append((signer, batch))
                 continue
             self._results(signer, batch, results)
+        waiting.run_expiries(x)
         for market in x.markets:
             self._fix_mark(market)
         first = [b for b in others if x.genesis.cancels_first and only_cancels(b[1])]

@@ -332,8 +332,8 @@ def schedule_cancel(x: Books, account: int, a: act.ScheduleCancel) -> Result:
     return Result(0)
 
 
-def run_schedules(x: Books) -> None:
-    """Expiries, dead-man's switches, slices."""
+def run_expiries(x: Books) -> None:
+    """What lives no longer goes before prices are fixed."""
     left = x.limits.expiries_per_block
     waiting: list[Any] = [*x.orders, *x.triggers]
     for item in sorted(waiting, key=lambda item: (item.expires, item.id)):
@@ -345,6 +345,10 @@ def run_schedules(x: Books) -> None:
         elif item in x.triggers:
             drop_trigger(x, item, ev.REASON_EXPIRED)
             left -= 1
+
+
+def run_schedules(x: Books) -> None:
+    """Dead-man's switches, slices."""
     left = x.limits.expiries_per_block
     for owner in sorted(x.accounts.values(), key=lambda a: (a.dead_man, a.number)):
         if owner.dead_man and owner.dead_man <= x.time and left > 0:

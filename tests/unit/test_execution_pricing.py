@@ -305,12 +305,31 @@ def test_the_mark_follows_a_steady_book_slowly() -> None:
     w.quote(1_009, 1_011)
     w.all(1_000)
     assert (w.mark(), w.row().ema) == (1_000, 0)
-    w.all(1_000, 150_000)
-    assert w.row().ema == 5 * EMA_UNIT
-    assert w.events == [MarkChanged(0, 1_005)]
-    for _ in range(20):
-        w.all(1_000, 150_000)
+    w.all(1_000, 10_000)
+    assert w.row().ema == 10 * EMA_UNIT * 10_000 // 160_000
+    assert w.events == [MarkChanged(0, 1_001)]
+    for _ in range(200):
+        w.all(1_000, 10_000)
     assert w.mark() == 1_010
+
+
+def test_after_a_gap_the_old_book_says_nothing_about_the_new_price() -> None:
+    w = world(**BOOKED)
+    w.quote(999, 1_001)
+    w.all(1_000)
+    w.all(900, 3_600_000)
+    assert w.mark() == 900
+
+
+@pytest.mark.parametrize("mode", [CANCEL_ONLY, POST_ONLY_MODE, HALTED])
+def test_a_book_that_nobody_may_take_from_moves_no_mark(mode: int) -> None:
+    w = world(**BOOKED)
+    w.quote(1_009, 1_011)
+    w.all(1_000)
+    w.state.markets[0].voted_mode = mode
+    for _ in range(50):
+        w.all(1_000, 10_000)
+    assert w.mark() == 1_000
 
 
 def test_a_book_that_moves_for_a_moment_moves_nothing() -> None:
@@ -354,7 +373,8 @@ def test_the_average_is_bounded_by_half_the_maintenance_rate() -> None:
     w = world(**BOOKED)
     w.quote(1_199, 1_201)
     w.all(1_000)
-    w.all(1_000, DAY_MS)
+    for _ in range(20):
+        w.all(1_000, 10_000)
     assert w.row().ema == 25 * EMA_UNIT
     assert w.mark() == 1_025
     w.quote(1_199, 1_201)
