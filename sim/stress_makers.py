@@ -41,12 +41,13 @@ TAKER_SIZE_PPM = 500
 
 
 class Sight(NamedTuple):
-    """What somebody sees: the true price and its volatility as its feed has them, and the best bid
-    and ask of the newest block that was executed (0: none)."""
+    """What somebody sees: the true price and its volatility (mean change in `step_ms`) as its feed
+    has them, and the best bid and ask of the newest block that was executed (0: none)."""
 
     true_ticks: int
     volatility_ppb: int
     usual_ppb: int
+    step_ms: int
     best: tuple[int, int]
 
 
@@ -139,7 +140,7 @@ class Maker:
 
     def _half_spread_ppm(self, sight: Sight) -> int:
         """Mean absolute change over the time until a quote can be replaced, with all delays."""
-        horizon = (self.feed_ms + self._latency_ms + QUOTE_MS) // 100 + 1
+        horizon = (self.feed_ms + self._latency_ms + QUOTE_MS) // sight.step_ms + 1
         spread_ppm = sight.volatility_ppb * isqrt(horizon * 10_000) // 100 * PPM // PPB
         return min(max(spread_ppm, LEAST_SPREAD_PPM) * self._wider, PPM // 20)
 

@@ -32,22 +32,18 @@ SYNTHETIC = "synthetic"
 
 
 class Shape(NamedTuple):
-    """Size and pace of a run: accounts, the time around the low, and the steps. `hot` is the time
-    around the low in which steps are short."""
+    """Size and pace of a run: accounts, the time around the low, and the length of a step."""
 
     accounts: int = 10_000
     before_ms: int = 20 * 60_000
     after_ms: int = 10 * 60_000
-    hot_before_ms: int = 6 * 60_000
-    hot_after_ms: int = 3 * 60_000
-    hot_step_ms: int = 100
-    cold_step_ms: int = 500
+    step_ms: int = 200
     load_actions: int = 3_000
     """Actions per second of load 1 in usual volatility; it rises with volatility."""
     costs: Costs = Costs()
 
 
-QUICK = Shape(200, 2 * 60_000, 2 * 60_000, 60_000, 30_000)
+QUICK = Shape(200, 2 * 60_000, 60_000)
 
 
 class Cell(NamedTuple):
@@ -160,7 +156,7 @@ class Start(NamedTuple):
 def prepare(window: Window, shape: Shape, seed: int) -> Start:
     """Draw path and population, and build the first state."""
     path = refine(
-        window.candles, window.length_ms, shape.hot_step_ms, TICK_UUSD, window.usual_ppm, seed
+        window.candles, window.length_ms, shape.step_ms, TICK_UUSD, window.usual_ppm, seed
     )
     rules = product()
     population = populate(seed, shape.accounts, window.week, TICK_UUSD, rules)
@@ -174,7 +170,7 @@ def prepare(window: Window, shape: Shape, seed: int) -> Start:
     )
     low_ms = path.start_ms + path.ticks.index(min(path.ticks)) * path.step_ms
     # Of a random walk of n steps the mean change of one is half the mean range over sqrt(n).
-    usual_ppb = max(window.usual_ppm * 500 // isqrt(window.length_ms // shape.hot_step_ms), 1)
+    usual_ppb = max(window.usual_ppm * 500 // isqrt(window.length_ms // shape.step_ms), 1)
     start = Start(window, shape, seed, path, low_ms, usual_ppb, rules, population, funds, {})
     time_ms = path.start_ms
     chain = make_chain(time_ms - 1, first, 0, funds, 1, endless=False)

@@ -39,9 +39,7 @@ from sim.stress_watch import Holdings, Watch
 ORACLE_MS = 500
 """An oracle reports so often (the ideal exchange: in every step)."""
 SAMPLE_MS = 1_000
-HOT_SERIES_MS = 5_000
-COLD_SERIES_MS = 20_000
-DRAIN_STEP_MS = 1_000
+SERIES_MS = 5_000
 DRAIN_MS = 15 * 60_000
 """After the window liquidations must have ended in this time beyond what execution is behind."""
 IMPACT_PPM = 200_000
@@ -93,7 +91,7 @@ class World:
         first = path.ticks[0]
         chain = make_chain(
             path.start_ms - 1, first, cell.staleness_ms, start.funds,
-            start.shape.hot_step_ms // BLOCK_MS, endless=cell.ideal,
+            path.step_ms // BLOCK_MS, endless=cell.ideal,
         )  # fmt: skip
         self.exchange = Exchange(chain, start.leaves)
         self.before = self.exchange.state()
@@ -133,19 +131,16 @@ class World:
 
     def run(self) -> Run:
         """Run to the end; raises `SafetyViolation` where money or a winner's claim is lost."""
-        start, shape = self.start, self.start.shape
-        path, low_ms = start.path, start.low_ms
+        path = self.start.path
         now_ms = path.start_ms
         while now_ms < self._end_ms:
-            hot = low_ms - shape.hot_before_ms <= now_ms < low_ms + shape.hot_after_ms
-            length_ms = shape.hot_step_ms if hot else shape.cold_step_ms
-            self._advance(now_ms, length_ms, hot=hot)
-            now_ms += length_ms
+            self._advance(now_ms)
+            now_ms += path.step_ms
+        self._loaded = False
         stop_ms = now_ms + self.pipeline.behind_ms(now_ms) + DRAIN_MS
         while now_ms < stop_ms and not self._quiet(now_ms):
-            self._loaded = False
-            self._advance(now_ms, DRAIN_STEP_MS, hot=False)
-            now_ms += DRAIN_STEP_MS
+            self._advance(now_ms)
+            now_ms += path.step_ms
         return self._finish(now_ms)
 
     def _quiet(self, now_ms: int) -> bool:
@@ -158,37 +153,37 @@ class World:
             and not self.watch.episodes
         )
 
-    def _advance(self, from_ms: int, length_ms: int, *, hot: bool) -> None:
+    def _advance(self, from_ms: int) -> None:
         """A step. What happens in it happens just before the last of its blocks, so that a step's
         length is no delay of its own."""
-        to_ms = from_ms + length_ms
+        to_ms = from_ms + self.start.path.step_ms
         now_ms = to_ms - BLOCK_MS
         while self._executed and self._executed[0].done_ms <= now_ms:
             self._learn(self._executed.popleft())
         self._move_price(now_ms)
         self._act(now_ms)
-        filler = self._load(from_ms, length_ms)
+        filler = self._load(from_ms)
         for one in self.pipeline.offer(self._outbox, filler, from_ms, to_ms):
             self._answer(one, to_ms, Code.BUSY)
         self._outbox = []
         self._execute(self.pipeline.order(from_ms, to_ms))
         if now_ms >= self._next_sample_ms:
             self._next_sample_ms = now_ms + SAMPLE_MS
-            self._sample(now_ms, hot=hot)
+            self._sample(now_ms)
 
-    def _load(self, now_ms: int, length_ms: int) -> int:
+    def _load(self, now_ms: int) -> int:
         """Batches of filler that come in a step."""
         if self.cell.ideal or not self._loaded:
             return 0
         path = self.start.path
         per_s = self.start.shape.load_actions * self.cell.load_ppm
         activity = max(path.activity_ppm[path.step_at(now_ms)], PPM // 4)
-        self._filler += per_s * activity * length_ms
+        self._filler += per_s * activity * path.step_ms
         unit = PPM * PPM * 1_000 * FILLER_ACTIONS
         batches, self._filler = divmod(self._filler, unit)
         flow = self.flow
         flow.offered_filler += batches
-        flow.peak_load = max(flow.peak_load, batches * FILLER_ACTIONS * 1_000 // length_ms)
+        flow.peak_load = max(flow.peak_load, batches * FILLER_ACTIONS * 1_000 // path.step_ms)
         return batches
 
     def _move_price(self, now_ms: int) -> None:
@@ -227,7 +222,13 @@ class World:
     def _sight(self, at_ms: int) -> Sight:
         path = self.start.path
         step = min(path.step_at(at_ms), self.step - 1)
-        return Sight(self.true[step], path.volatility_ppb[step], self.start.usual_ppb, self._best)
+        return Sight(
+            self.true[step],
+            path.volatility_ppb[step],
+            self.start.usual_ppb,
+            path.step_ms,
+            self._best,
+        )
 
     def _submit(
         self,
@@ -319,7 +320,7 @@ class World:
             found.never += 1
             found.never_uusd += notional
 
-    def _sample(self, now_ms: int, *, hot: bool) -> None:
+    def _sample(self, now_ms: int) -> None:
         watch, backlog, tally = self.watch, self.backlog, self.tally
         one_lot = self.start.product.notional_uusd(1, watch.true_ticks)
         waiting, below_true, below_mark = (lots * one_lot for lots in watch.backlog_lots())
@@ -332,7 +333,7 @@ class World:
         withdrawn = sum(maker.withdrawn for maker in self.makers)
         self.flow.withdrawn_ms += withdrawn * SAMPLE_MS
         if now_ms >= self._next_series_ms:
-            self._next_series_ms = now_ms + (HOT_SERIES_MS if hot else COLD_SERIES_MS)
+            self._next_series_ms = now_ms + SERIES_MS
             now = self._ladder(self.known, watch.mark_ticks)
             self.series.add(
                 now_ms, watch.true_ticks, watch.mark_ticks, waiting,

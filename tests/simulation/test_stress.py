@@ -206,9 +206,7 @@ def test_wrong_usage_says_what_is_wrong(arguments: list[str], says: str, tmp_pat
 def test_a_recorded_crash_runs_through(name: str) -> None:
     if not MARKET_DATA.is_dir():
         pytest.skip(f"needs recorded candles in {MARKET_DATA} (TRILEMMA_MARKET_DATA)")
-    shape = QUICK._replace(
-        accounts=150, hot_before_ms=20_000, hot_after_ms=10_000, cold_step_ms=1_000
-    )
+    shape = QUICK._replace(accounts=150)
     [window] = windows([name], MARKET_DATA, shape)
     found = World(prepare(window, shape, 1), LIGHT._replace(delay_ms=1_000)).run()
     assert found.flow.liquidated > 0 and found.claims.unpaid_uusd == 0

@@ -323,10 +323,11 @@ def test_after_a_gap_the_old_book_says_nothing_about_the_new_price() -> None:
 
 @pytest.mark.parametrize("mode", [CANCEL_ONLY, POST_ONLY_MODE, HALTED])
 def test_a_book_that_nobody_may_take_from_moves_no_mark(mode: int) -> None:
-    w = world(**BOOKED)
+    w = world(1, {"guardians": KEYS}, **BOOKED)
     w.quote(1_009, 1_011)
     w.all(1_000)
-    w.state.markets[0].voted_mode = mode
+    for guardian in range(3):
+        w.vote(guardian, 0, mode)
     for _ in range(50):
         w.all(1_000, 10_000)
     assert w.mark() == 1_000

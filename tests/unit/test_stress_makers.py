@@ -18,8 +18,8 @@ from sim.stress_makers import (
 from sim.stress_queue import Lane
 
 OPEN_LOTS = 10_000_000
-CALM = Sight(1_000_000, 10_000, 10_000, (0, 0))
-WILD = Sight(1_000_000, 500_000, 10_000, (0, 0))
+CALM = Sight(1_000_000, 10_000, 10_000, 100, (0, 0))
+WILD = Sight(1_000_000, 500_000, 10_000, 100, (0, 0))
 
 
 def maker() -> Maker:
