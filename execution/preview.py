@@ -106,7 +106,7 @@ def _copy_state(state: State, account: Account, number: int, reached: list[Resti
         if order.account not in accounts:
             accounts[order.account] = state.accounts[order.account].copy()
     _copy_orders(state, clone, accounts, reached)
-    copy: State = State.__new__(State)
+    copy = State(state.chain)
     copy.limits = state.limits
     copy.time_ms = state.time_ms
     copy.next_order_id = state.next_order_id

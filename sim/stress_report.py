@@ -94,7 +94,9 @@ class Flow(msgspec.Struct):
     """Load and how it was carried. Rates are actions per second, `filler` is in batches.
 
     `behind_ms`: the longest time from a block's time to its result. `liquidated`: accounts with a
-    liquidation order; `missed`: those below at the true price that the mark never saw.
+    liquidation order; `missed`: those below at the true price that the mark never saw;
+    `withdrawals`: how often makers withdrew, `withdrawn_ms` for how long together; `top_ups`: those
+    that were credited.
     """
 
     peak_load: int = 0

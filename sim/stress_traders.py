@@ -45,7 +45,6 @@ class Reserves:
         self._shorts.sort(reverse=True)
         self._traders = {one.account: one for one in owners}
         self._due: list[tuple[int, int]] = []
-        self.sent = 0
 
     def look(self, now_ms: int, true_ticks: int) -> None:
         """The true price is this: alarms go off."""
@@ -61,12 +60,10 @@ class Reserves:
             _, account = heappop(self._due)
             amount = self._traders[account].reserve_uusd
             found.append((account, Transfer(account, amount)))
-            self.sent += 1
         return found
 
     def again(self, account: int, now_ms: int) -> None:
         """A top-up was refused as busy."""
-        self.sent -= 1
         heappush(self._due, (now_ms + RETRY_MS, account))
 
     @staticmethod

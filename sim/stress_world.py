@@ -36,7 +36,7 @@ from sim.stress_setting import Cell, Start
 from sim.stress_traders import ORACLE_WIRE_MS, Reserves, oracle_reports
 from sim.stress_watch import Holdings, Watch
 
-ORACLE_MS = 500
+ORACLE_MS = 600
 """An oracle reports so often (the ideal exchange: in every step)."""
 SAMPLE_MS = 1_000
 SERIES_MS = 5_000
@@ -245,10 +245,10 @@ class World:
         self._send(owner, lane, raw, self._nonce, now_ms, wire_ms)
 
     def _send(
-        self, tag: int, lane: Lane, raw: bytes, nonce_ms: int, now_ms: int, wire_ms: int
+        self, signer: int, lane: Lane, raw: bytes, nonce_ms: int, now_ms: int, wire_ms: int
     ) -> None:
         arrival_ms = now_ms if self.cell.ideal else now_ms + wire_ms
-        self._outbox.append(Sent(tag, nonce_ms, lane, raw, 1, now_ms, arrival_ms))
+        self._outbox.append(Sent(signer, nonce_ms, lane, raw, 1, now_ms, arrival_ms))
 
     def _answer(self, one: Sent, now_ms: int, code: int) -> None:
         """Its sender learns what became of a batch."""
@@ -256,8 +256,11 @@ class World:
         if participant is not None:
             participant.answered(one.sent_ms, now_ms, code)
             self._acknowledged_ms.append(now_ms - one.sent_ms)
-        elif one.lane == Lane.REDUCING and code == Code.BUSY:
-            self.reserves.again(one.signer, now_ms)
+        elif one.lane == Lane.REDUCING:
+            if code == Code.BUSY:
+                self.reserves.again(one.signer, now_ms)
+            else:
+                self.flow.top_ups += not code
 
     # -- the exchange
 
@@ -362,7 +365,6 @@ class World:
         flow.refused_filler, flow.refused = self.pipeline.refused_filler, self.pipeline.refused
         flow.missed = sum(one.sent_ms == 0 for one in closed)
         flow.withdrawals = sum(maker.withdrawals for maker in self.makers)
-        flow.top_ups = self.reserves.sent
         flow.acknowledgements = percentiles(self._acknowledged_ms)
         return Run(
             crash=start.window.name,

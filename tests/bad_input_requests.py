@@ -168,12 +168,20 @@ def a_size_out_of_range() -> int:
     assert corner.refused(ALICE, act.Modify(0, 1, 900, 0)) == Code.BAD_SIZE
     assert corner.refused(ALICE, act.MassQuote(0, [(900, 0)], [])) == Code.BAD_SIZE
     assert corner.refused(ALICE, stop(lots=1_000_001)) == Code.BAD_SIZE
+    for lots in (0, 1 << 31, 2_000_001):
+        assert corner.refused(ALICE, act.Twap(0, act.BUY, lots, 60_000)) == Code.BAD_SIZE
     return corner.refused(ALICE, buy(lots=1_000_001))
 
 
 @case(Code.BELOW_MIN_NOTIONAL)
 def dust() -> int:
-    return Corner(chain_of(min_notional_uusd=2 * DOLLAR)).refused(ALICE, buy())
+    corner = Corner(chain_of(min_notional_uusd=2 * DOLLAR))
+    corner.fine(ALICE, buy(lots=2), act.Twap(0, act.BUY, 4, 60_000))
+    assert corner.refused(ALICE, act.Twap(0, act.BUY, 2, 60_000)) == Code.BELOW_MIN_NOTIONAL
+    assert corner.refused(ALICE, stop(900, 2)) == Code.BELOW_MIN_NOTIONAL
+    assert corner.refused(ALICE, act.MassQuote(0, [(900, 2)], [])) == Code.BELOW_MIN_NOTIONAL
+    assert corner.refused(ALICE, act.MarketOrder(0, 0, 1, 10_000)) == Code.BELOW_MIN_NOTIONAL
+    return corner.refused(ALICE, buy(999, 2))
 
 
 @case(Code.TOO_MANY_ACTIONS)
@@ -281,6 +289,20 @@ def stale_prices() -> int:
     corner.waited_ms = 2_000
     corner.block([])
     corner.fine(ALICE, sell(1_010, flags=act.REDUCE_ONLY))
+    return corner.refused(ALICE, buy())
+
+
+@case(Code.STALE_MARKET)
+def wild_prices() -> int:
+    corner = Corner(chain_of(oracle_deviation_ppm=100_000, oracle_hold_ms=60_000))
+    corner.price(1_000)
+    corner.trade()
+    corner.fine(ALICE, act.Transfer(SUB, DOLLAR))
+    corner.price(1_500)
+    # Whoever holds nothing there is free to take money out.
+    corner.fine(SUB, act.Transfer(ALICE, DOLLAR))
+    for action in (act.Withdraw(1, TO), act.Transfer(SUB, 1), act.TransferPosition(SUB, 0, 1)):
+        assert corner.refused(ALICE, action) == Code.STALE_MARKET, action
     return corner.refused(ALICE, buy())
 
 

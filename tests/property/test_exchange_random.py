@@ -43,7 +43,7 @@ def run(name: str, seed: int, seen: Counter[str]) -> None:
     for _ in range(BLOCKS):
         for event in moves.block(rng.randint(1, 2), rng.randint(1, 4)):
             note(seen, event)
-        if rng.randrange(25) == 0:
+        if rng.randrange(8) == 0:
             duel.restart()
 
 

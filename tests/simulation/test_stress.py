@@ -53,6 +53,7 @@ def test_an_ideal_exchange_has_no_delays_and_liquidates_nobody_wrongly() -> None
     assert ideal.delays.oracle.p50 <= 200
     assert ideal.flow.refused == ideal.flow.offered_filler == ideal.flow.stale_blocks == 0
     assert judge(ideal, ideal, ideal).queue_kept
+    assert 0 < ideal.flow.top_ups <= sum(bool(t.reserve_uusd) for t in start().population.traders)
 
 
 def test_liquidations_come_as_late_as_the_oracle() -> None:

@@ -1,0 +1,40 @@
+"""Everything at once: an engine that restarts says the same as one that never does."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import Counter
+from typing import cast
+
+from naive_duel import Duel
+from naive_twins import Twins, WildMoves, whole_chain
+
+SEEDS = 3 * int(os.environ.get("TRILEMMA_EXCHANGE_RUNS", "1"))
+BLOCKS = 250
+
+
+def run(seed: int, seen: Counter[str]) -> None:
+    """Random blocks; the twin restarts between some of them."""
+    print("seed", seed)
+    rng = random.Random(seed)
+    twins = Twins(whole_chain())
+    moves = WildMoves(cast(Duel, twins), rng)
+    for _ in range(BLOCKS):
+        for event in moves.block(rng.randint(1, 3), rng.randint(1, 4)):
+            seen[type(event).__name__] += 1
+        if rng.randrange(8) == 0:
+            twins.restart()
+
+
+def test_an_engine_that_restarts_says_the_same() -> None:
+    seen: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        run(seed, seen)
+    print(seen)
+    missed = [what for what in (
+        "Fill", "FundingRate", "FundingPaid", "Expired", "PositionSettled", "LiquidationBegun",
+        "LiquidationEnded", "Receipt", "BadDebt", "TriggerFired", "TwapChanged", "MarketChanged",
+        "Transferred", "WithdrawalQueued", "DeadManSet",
+    ) if not seen[what]]  # fmt: skip
+    assert not missed, f"never met: {missed}"
