@@ -8,7 +8,7 @@ tests of its own.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -40,6 +40,11 @@ ORDERS = ("limit", "market", "cancel", "reduce", "modify", "quote", "protection"
 
 class Moves:
     """Draws actions that fit the present state of a duel."""
+
+    waits_ms: Sequence[int] = WAITS_MS
+    """Times to the next block."""
+    prices_percent = 35
+    """How many blocks bring prices, where none are stale."""
 
     def __init__(self, duel: Duel, rng: random.Random) -> None:
         self.duel = duel
@@ -355,15 +360,13 @@ class Moves:
     def block(self, batches: int, size: int, kinds: tuple[str, ...] = ()) -> list[Event]:
         """A block of random batches, prices, votes, deposits and waiting."""
         rng = self.rng
-        self.wait_ms = rng.choice(
-            (10,) * 40 + (20,) * 10 + (5_000,) * 9 + (30_000,) * 9 + (DAY_MS,)
-        )
+        self.wait_ms = rng.choice(self.waits_ms)
         sent = [self.batch(size, kinds) for _ in range(batches)]
         closed = any(m.mode != act.OPEN for m in self.duel.x.markets)
         if rng.randrange(100) < (35 if closed else 3):
             sent += self.votes()
         stale = any(m.stale for m in self.duel.x.markets)
-        if rng.randrange(100) < (70 if stale else 35):
+        if rng.randrange(100) < (70 if stale else self.prices_percent):
             sent += self.marks()
         rng.shuffle(sent)
         self.last = sent

@@ -17,16 +17,10 @@ from naive_state import Books, NaiveAccount, NaiveOrder, NaiveTrigger, NaiveTwap
 
 from execution import BlockResult, Engine
 from execution import leaves as lv
-from protocol.actions import OPEN, ActionBatch, SignedBatch
+from protocol.actions import ActionBatch, SignedBatch
 from protocol.codec import encode
 from protocol.events import Event
-from protocol.genesis import (
-    Chain,
-    Limits,
-    Liquidation,
-    MarginTier,
-    Reopening,
-)
+from protocol.genesis import Chain, Limits, Liquidation, MarginTier, Reopening
 from protocol.keys import address_of
 from protocol.settlement import FIRST_ACCOUNT, InboxDeposit
 
@@ -34,7 +28,7 @@ from protocol.settlement import FIRST_ACCOUNT, InboxDeposit
 def whole_chain() -> Chain:
     """Every feature, with small budgets and short times."""
     prices = {
-        "oracle_age_ms": 40_000, "oracle_deviation_ppm": 150_000, "oracle_hold_ms": 10_000,
+        "oracle_age_ms": 40_000, "oracle_deviation_ppm": 300_000, "oracle_hold_ms": 100,
         "impact_notional_uusd": 2 * DOLLAR, "wide_ppm": 200_000,
     }  # fmt: skip
     markets = [
@@ -44,7 +38,7 @@ def whole_chain() -> Chain:
             scale_from_uusd=100 * DOLLAR, scale_to_uusd=900 * DOLLAR, **prices,
         ),
         market(
-            1, expires_ms=START_MS + 500_000, settle_window_ms=60_000, lot_micro=3_000,
+            1, expires_ms=START_MS + 200_000, settle_window_ms=20_000, lot_micro=3_000,
             backstop_max_lots=5, **prices,
         ),
         market(2, max_open_interest_lots=300, backstop_max_lots=100),
@@ -57,7 +51,7 @@ def whole_chain() -> Chain:
     return chain_of(
         markets, limits, cancels_first=True, insurance_uusd=3 * DOLLAR, backstop_uusd=60 * DOLLAR,
         liquidation=Liquidation(20 * DOLLAR, 250_000, 40, 50, 300_000, 50_000),
-        reopening=Reopening(20_000, 200, 300),
+        reopening=Reopening(25_000, 10, 10),
     )  # fmt: skip
 
 
@@ -159,11 +153,10 @@ def books_of(engine: Engine, before: Books) -> Books:
 
 
 class WildMoves(Moves):
-    """Marks go where they go, and the owners of what falls pay for it."""
+    """Marks go where they go, and whoever falls with them is liquidated."""
+
+    waits_ms = (10,) * 40 + (1_000,) * 8 + (5_000,) * 4 + (30_000,)
+    prices_percent = 70
 
     def _reachable(self, number: int, aim: int) -> int:
         return aim
-
-    def reopen(self) -> bool:
-        """Whether a market is closed by votes."""
-        return any(m.mode != OPEN for m in self.duel.x.markets)
