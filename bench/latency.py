@@ -5,8 +5,8 @@
 64 accounts with positions and resting orders in 3 markets (the flow of `bench.engine`). Each timed
 block holds one signed batch of one order, so that a figure is everything a block costs: marks,
 liquidation phase, matching, margin, events and the leaves that changed. What start-up made is
-frozen and full collections are rare, as in the execution process. Signatures count as valid. CPU time
-stands beside the clock's: what other processes take shows in the latter alone.
+frozen and full collections are rare, as in the execution process. Signatures count as valid. CPU
+time stands beside the clock's: what other processes take shows in the latter alone.
 """
 
 from __future__ import annotations
