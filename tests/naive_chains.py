@@ -42,7 +42,7 @@ def tiered_chain(**changes: Any) -> Chain:
     limits = Limits(
         orders_per_account=5, fills_per_action=3, fills_per_block=5, subaccounts=2,
         triggers_per_account=3, triggers_per_market=7, twaps_per_account=1, triggers_per_block=2,
-        expiries_per_block=2, reduce_only_orders=2,
+        expiries_per_block=1, reduce_only_orders=2,
     )  # fmt: skip
     return chain_of(markets, limits, **changes)
 
@@ -58,7 +58,7 @@ def vast_chain() -> Chain:
         market(1, tick_uusd=32_767, lot_micro=1_000_000, max_order_lots=1 << 30,
             max_position_lots=(1 << 31) - 1, max_open_interest_lots=1 << 26),
     ]  # fmt: skip
-    return chain_of(markets, Limits(orders_per_account=5, fills_per_action=20))
+    return chain_of(markets, Limits(orders_per_account=5, fills_per_action=20, fills_per_block=25))
 
 
 CHAINS: dict[str, tuple[Callable[[], Chain], int]] = {

@@ -34,7 +34,7 @@ def test_an_engine_that_restarts_says_the_same() -> None:
     print(seen)
     missed = [what for what in (
         "Fill", "FundingRate", "FundingPaid", "Expired", "PositionSettled", "LiquidationBegun",
-        "LiquidationEnded", "Receipt", "BadDebt", "TriggerFired", "TwapChanged", "MarketChanged",
+        "LiquidationEnded", "Receipt", "TriggerFired", "TwapChanged", "MarketChanged",
         "Transferred", "WithdrawalQueued", "DeadManSet",
     ) if not seen[what]]  # fmt: skip
     assert not missed, f"never met: {missed}"

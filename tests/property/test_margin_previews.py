@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compiled_modules import fields
 from engine_world import ORACLES, World, market, signer
 
 from execution.fees import Fees
@@ -122,13 +123,13 @@ def picture(state: State) -> list[object]:
     found: list[object] = [state.next_order_id, state.fills_left, len(state.events)]
     found += [len(table.rows) for table in state.tables.values()]
     for account in state.accounts.values():
-        found += plain(account, Account.__slots__)
+        found += plain(account, fields(Account))
         for e in account.exposures.values():
-            found += plain(e, Exposure.__slots__)
+            found += plain(e, fields(Exposure))
         for order in account.orders.values():
-            found += plain(order, type(order).__slots__)
+            found += plain(order, fields(type(order)))
     for where in state.markets:
-        found += plain(where, [name for name in Market.__slots__ if name != "book"])
+        found += plain(where, [name for name in fields(Market) if name != "book"])
         found.append([(order.order_id, order.remaining_lots) for order in where.book.walk(0)])
         found.append([(order.order_id, order.remaining_lots) for order in where.book.walk(1)])
     return found

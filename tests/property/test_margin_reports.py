@@ -9,6 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compiled_modules import fields
 from margin_world import MarginWorld
 
 from execution.report import liquidation_ticks, margin_report
@@ -20,10 +21,10 @@ STEPS = 500
 
 def picture(account: Account) -> list[object]:
     """Everything that a report might change."""
-    fields: list[object] = [getattr(account, name) for name in Account.__slots__]
+    found: list[object] = [getattr(account, name) for name in fields(Account)]
     for number, e in account.exposures.items():
-        fields += [number, *(getattr(e, name) for name in type(e).__slots__)]
-    return [dict(field) if isinstance(field, dict) else field for field in fields]
+        found += [number, *(getattr(e, name) for name in fields(type(e)))]
+    return [dict(field) if isinstance(field, dict) else field for field in found]
 
 
 def below(world: MarginWorld, account: Account) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from compiled_modules import interpreted
 from pipeline_world import DOLLAR, PipelineWorld
 
 from execution.custody import Custody
@@ -120,6 +121,7 @@ def test_the_right_execution_passes() -> None:
         (Custody, "withdraw", _kept),
     ],
 )
+@interpreted
 def test_an_execution_that_breaks_a_rule_is_found_out(
     lying: pytest.MonkeyPatch, owner: type, name: str, wrong: Any
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from compiled_modules import fields
 from margin_world import config as market
 
 from margin import Account, Market, Risk
@@ -410,7 +411,7 @@ def test_one_lot_below_the_price_limit_is_one_cash_movement() -> None:
 
 def differing(one: object, other: object, apart_from: set[str]) -> list[str]:
     """Fields in which a copy is another than what it was made of."""
-    names: tuple[str, ...] = type(one).__slots__  # type: ignore[attr-defined]
+    names = fields(type(one))
     return [n for n in names if n not in apart_from and getattr(one, n) != getattr(other, n)]
 
 
@@ -423,8 +424,7 @@ FROM_GENESIS = {
 
 def filled_with_numbers(thing: object, apart_from: set[str] = FROM_GENESIS) -> None:
     """Give every plain field a value of its own, so that a forgotten one shows."""
-    names: tuple[str, ...] = type(thing).__slots__  # type: ignore[attr-defined]
-    for number, name in enumerate(names):
+    for number, name in enumerate(fields(type(thing))):
         if name in apart_from:
             continue
         if type(getattr(thing, name)) is int:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from compiled_modules import interpreted
 from engine_world import market
 
 from margin.account import Account
@@ -175,6 +176,7 @@ def test_more_positions_and_more_cash_than_arrays_hold() -> None:
     assert sorted(sweep._arrays.scan(None)[1]) == sorted(accounts)[1:3]
 
 
+@interpreted
 def test_a_product_that_is_not_linear_is_left_to_the_valuation() -> None:
     world = Population(11, 40)
     world.risk.markets[2].product = Plain(world.risk.markets[2].product)  # type: ignore[assignment]
