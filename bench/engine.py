@@ -20,6 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from execution import BlockResult, Engine
+from matching import COMPILED
 from protocol.actions import (
     BUY,
     GTC,
@@ -65,7 +66,19 @@ def chain() -> Chain:
 
 
 ORACLE = b"\xee" * 32
-SIGNERS = [bytes([number]) * 32 for number in range(1, ACCOUNTS + 1)]
+
+
+def signers(count: int) -> list[bytes]:
+    """Public keys of the first accounts."""
+    return [(number + 1).to_bytes(2, "big") * 16 for number in range(count)]
+
+
+def deposits(keys: list[bytes]) -> list[InboxDeposit]:
+    """Money enough for each of them."""
+    return [
+        InboxDeposit(number, FIRST_ACCOUNT + number, address_of(key), 10**14)
+        for number, key in enumerate(keys)
+    ]
 
 
 class Live(NamedTuple):
@@ -73,16 +86,17 @@ class Live(NamedTuple):
 
     market: int
     order_id: int
-    owner: int
 
 
 class Flow:
     """Produces blocks of the mix; follows the events to know which orders live."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, accounts: int = ACCOUNTS) -> None:
         self.rng = random.Random(seed)
-        self.live: list[Live] = []
-        self.place: dict[int, int] = {}
+        self.signers = signers(accounts)
+        self.live: list[list[Live]] = [[] for _ in self.signers]
+        self.place: dict[int, tuple[int, int]] = {}
+        """Owner, and place in the owner's list, of each live order."""
         self.mids = [MID_TICKS] * MARKETS
         self.nonce = START_MS
 
@@ -103,12 +117,12 @@ class Flow:
         """One block of signed batches."""
         return [self.oracle()] + [self.batch() for _ in range(BATCHES_PER_BLOCK)]
 
-    def batch(self) -> bytes:
-        """One account's batch of 20."""
-        owner = self.rng.randrange(ACCOUNTS)
-        return self.sign(
-            SIGNERS[owner], FIRST_ACCOUNT + owner, [self.action(owner) for _ in range(BATCH)]
-        )
+    def batch(self, size: int = BATCH, owner: int | None = None) -> bytes:
+        """One account's batch, anybody's where none is named."""
+        if owner is None:
+            owner = self.rng.randrange(len(self.signers))
+        actions = [self.action(owner) for _ in range(size)]
+        return self.sign(self.signers[owner], FIRST_ACCOUNT + owner, actions)
 
     def action(self, owner: int) -> Action:
         """Half adds, 40 % cancels, 10 % takers."""
@@ -129,33 +143,33 @@ class Flow:
         return Order(market, side, price, rng.randint(1, 100), tif)
 
     def pick(self, owner: int) -> Live | None:
-        """One of the owner's live orders, taken out of the list; None when luck finds none."""
-        for _ in range(200):
-            if not self.live:
-                return None
-            found = self.live[self.rng.randrange(len(self.live))]
-            if found.owner == owner:
-                self.forget(found.order_id)
-                return found
-        return None
+        """One of the owner's live orders, taken out of the list, if there is one."""
+        mine = self.live[owner]
+        if not mine:
+            return None
+        found = mine[self.rng.randrange(len(mine))]
+        self.forget(found.order_id)
+        return found
 
     def forget(self, order_id: int) -> None:
         """Drop an order from the live ones."""
-        index = self.place.pop(order_id, None)
-        if index is None:
+        owner, index = self.place.pop(order_id, (0, -1))
+        if index < 0:
             return
-        last = self.live.pop()
+        mine = self.live[owner]
+        last = mine.pop()
         if last.order_id != order_id:
-            self.live[index] = last
-            self.place[last.order_id] = index
+            mine[index] = last
+            self.place[last.order_id] = owner, index
 
     def follow(self, result: BlockResult, sizes: dict[int, int]) -> int:
         """Follow what happened; returns the number of fills."""
         fills = 0
         for event in result.events:
             if isinstance(event, OrderOpened):
-                self.place[event.order_id] = len(self.live)
-                self.live.append(Live(event.market, event.order_id, event.account - FIRST_ACCOUNT))
+                owner = event.account - FIRST_ACCOUNT
+                self.place[event.order_id] = owner, len(self.live[owner])
+                self.live[owner].append(Live(event.market, event.order_id))
                 sizes[event.order_id] = event.size_lots
             elif isinstance(event, Fill):
                 fills += 1
@@ -179,12 +193,8 @@ def main() -> None:
     engine = Engine(chain(), lambda *_: True)
     flow = Flow(options.seed)
     sizes: dict[int, int] = {}
-    deposits = [
-        InboxDeposit(number, FIRST_ACCOUNT + number, address_of(signer), 10**14)
-        for number, signer in enumerate(SIGNERS)
-    ]
     height = 1
-    engine.apply(height, START_MS + 1, b"", deposits, ACCOUNTS, [])
+    engine.apply(height, START_MS + 1, b"", deposits(flow.signers), ACCOUNTS, [])
     warm = 20
     blocks = max(1, options.orders // (BATCH * BATCHES_PER_BLOCK))
     nanoseconds = actions = fills = changed = events = 0
@@ -214,13 +224,14 @@ def main() -> None:
                     codes[outcome.code] = codes.get(outcome.code, 0) + 1
     engine.check()
     figures = {
+        "engine": "compiled" if COMPILED else "interpreted",
         "us_per_order": round(nanoseconds / actions / 1_000, 3),
         "orders_per_s": actions * 1_000_000_000 // nanoseconds,
         "orders": actions,
         "fills": fills,
         "events": events,
         "leaf_changes": changed,
-        "resting": len(flow.live),
+        "resting": len(flow.place),
         "codes": {str(code): count for code, count in sorted(codes.items())},
     }
     if options.json:
