@@ -73,6 +73,9 @@ def signers(count: int) -> list[bytes]:
     return [(number + 1).to_bytes(2, "big") * 16 for number in range(count)]
 
 
+SIGNERS = signers(ACCOUNTS)
+
+
 def deposits(keys: list[bytes]) -> list[InboxDeposit]:
     """Money enough for each of them."""
     return [

@@ -2,11 +2,11 @@
 
     python -m bench.latency [--accounts 10000] [--orders 20000] [--seed 1] [--gc process] [--json]
 
-All accounts have positions and resting orders in 3 markets (the flow of `bench.engine`). Timed are
-blocks of a single order, everything that a block costs included (phases, events, changed leaves,
-every tenth one with new prices), and single orders inside blocks of 1,000 (checks, margin, matching
-and events). Signatures count as valid. CPU time stands beside the clock's: what other processes
-take shows in the latter alone.
+All accounts have positions and resting orders in 3 markets (the flow of `bench.engine`, with prices
+around one level). Timed are blocks of a single order, everything that a block costs included
+(phases, events, changed leaves; every tenth one brings prices), and single orders inside blocks of
+1,000 (checks, margin, matching and events). Signatures count as valid. CPU time stands beside the
+clock's: what other processes take shows in the latter alone.
 
 `--gc`: what the collector may do. `process`: as in the execution process, what start-up made is
 frozen and full collections are rare; `between`: it is off while a block runs, and collects the
@@ -22,18 +22,41 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.engine import BATCH, BATCHES_PER_BLOCK, BLOCK_MS, START_MS, Flow, chain, deposits
+from bench.engine import (
+    BATCHES_PER_BLOCK,
+    BLOCK_MS,
+    MARKETS,
+    MID_TICKS,
+    START_MS,
+    Flow,
+    chain,
+    deposits,
+)
 from execution import BlockResult, Engine
 from matching import COMPILED
 
 MODES = ("process", "between", "default")
 
 
+FIRST_ACTIONS = 10
+"""Actions of each account before anything is timed."""
+
+
+class Tethered(Flow):
+    """Prices go up and down around one level, so that the book stands around the mark."""
+
+    def oracle(self) -> bytes:
+        """New prices of all markets."""
+        self.mids = [MID_TICKS + self.rng.randint(-3, 3) for _ in range(MARKETS)]
+        return super().oracle()
+
+
 class Runner:
     """An engine, a flow, and the collector between them."""
 
     def __init__(self, accounts: int, seed: int, mode: str) -> None:
-        self.engine, self.flow = Engine(chain(), lambda *_: True), Flow(seed, accounts)
+        self.engine = Engine(chain(), lambda *_: True)
+        self.flow = Tethered(seed, accounts)
         self.sizes: dict[int, int] = {}
         self.accounts = accounts
         self.between = False
@@ -41,7 +64,7 @@ class Runner:
         self.engine.apply(1, START_MS + 1, b"", deposits(self.flow.signers), accounts, [])
         for first in range(0, accounts, BATCHES_PER_BLOCK):
             owners = range(first, min(first + BATCHES_PER_BLOCK, accounts))
-            self.block([self.flow.batch(2 * BATCH, owner) for owner in owners])
+            self.block([self.flow.batch(FIRST_ACTIONS, owner) for owner in owners])
         if mode != "default":
             gc.collect()
             gc.freeze()
