@@ -72,6 +72,8 @@ def _check_client_ids(state: State, account: Account) -> None:
             if o.market == e.market and o.flags & REDUCE_ONLY
         }
         _require(own == e.reducing, "reduce-only orders do not match the resting orders")
+        if state.markets[e.market].settled_ticks:  # the position went first, the orders follow
+            continue
         for order in own.values():
             open_lots = e.size_lots if order.side == SELL else -e.size_lots
             _require(order.remaining_lots <= open_lots, "a reduce-only order exceeds the position")
