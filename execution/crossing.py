@@ -12,7 +12,8 @@ from typing import Final, Protocol
 from execution.state import State
 from margin.account import Account, Exposure
 from margin.market import Market
-from margin.risk import Outcome, Risk
+from margin.outcome import Outcome
+from margin.risk import Risk
 from matching.book import Resting
 from protocol.actions import (
     BUY,

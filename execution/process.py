@@ -78,7 +78,10 @@ class ExecutionProcess:
         """Run until `stop`."""
         host, port = parse_address(self._config.public)
         await self._service.start(host, port)
-        # The engine makes no reference cycles; full collections would only stall matching.
+        # The engine makes no reference cycles; full collections would only stall matching. What
+        # was restored lives on: it is never looked at again.
+        gc.collect()
+        gc.freeze()
         gc.set_threshold(50_000, 50, 1_000)
         tasks = [asyncio.ensure_future(self._inbox.run()), asyncio.ensure_future(self._execute())]
         _log.info(

@@ -67,6 +67,9 @@ class MarketTriggers:
             newest = self._trails[side].follow(level(side, mark_ticks))
             if newest:
                 found.append((newest, mark_ticks))
+        if found:
+            # A better best fires at marks that touched nothing before, also while none may fire.
+            self.touched_ticks = 0
         return found
 
     def touch(self, mark_ticks: int) -> tuple[list[int], list[Heir]]:

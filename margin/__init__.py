@@ -5,7 +5,8 @@ from __future__ import annotations
 from margin.account import Account, Exposure
 from margin.linear import LinearPerpetual, MarginRates, Product
 from margin.market import Market
-from margin.risk import Outcome, Risk
+from margin.outcome import Outcome
+from margin.risk import Risk
 
 __all__ = [
     "Account",

@@ -6,15 +6,21 @@ Sizes are signed lots, prices ticks, money micro-dollars (`uusd`), rates parts p
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from mypy_extensions import i64
 
 from protocol.actions import BUY
 from protocol.markets import PPM, MarginTier
 
-FUNDING_INDEX_UNIT = 1_000
+FUNDING_INDEX_UNIT: Final = 1_000
 """A funding index counts thousandths of a micro-dollar."""
+
+DIRECT_UUSD: Final = 1 << 42
+"""Below it, an amount times a rate up to `PPM` is a machine word."""
+_ROUND_UP: Final = PPM - 1
 
 
 class MarginRates(NamedTuple):
@@ -24,7 +30,8 @@ class MarginRates(NamedTuple):
     maintenance_ppm: int
 
 
-class Product(ABC):
+# Not derived from `ABC`: compiled, instances would get weak references, freed wrongly.
+class Product(metaclass=ABCMeta):
     """What the engine asks of a kind of contract."""
 
     __slots__ = ()
@@ -136,8 +143,8 @@ class LinearPerpetual(Product):
     """Pays (price - entry price) x size x value. A dated future is one that settles at a price."""
 
     __slots__ = (
-        "_flat_uusd", "_initial", "_initial_ppm", "_maintenance", "_maintenance_ppm", "rates",
-        "value",
+        "_direct_uusd", "_flat_uusd", "_initial", "_initial_ppm", "_maintenance",
+        "_maintenance_ppm", "rates", "value",
     )  # fmt: skip
 
     def __init__(
@@ -152,9 +159,15 @@ class LinearPerpetual(Product):
             rates.maintenance_ppm, [(t.above_uusd, t.maintenance_ppm) for t in tiers]
         )
         self._flat_uusd = self._initial.flat_uusd
+        """Up to this notional the first rates hold for all of it."""
+        in_range = min(rates) >= 0 and max(rates) <= PPM
+        self._direct_uusd = min(self._flat_uusd, DIRECT_UUSD - 1) if in_range else -1
 
     def value_uusd(self, size_lots: int, price_ticks: int) -> int:
         """size x price x value, exact."""
+        # Compiled, factors below 0 are not multiplied as machine words.
+        if size_lots < 0:
+            return -(-size_lots * price_ticks * self.value)
         return size_lots * price_ticks * self.value
 
     def stale_uusd(self, size_lots: int, mark_ticks: int, band_ppm: int) -> tuple[int, int]:
@@ -210,7 +223,11 @@ class LinearPerpetual(Product):
         if short > worst:
             worst = short
         notional = worst * mark_ticks * self.value
-        if notional <= self._flat_uusd:
+        if notional <= self._direct_uusd:
+            direct: i64 = notional
+            rate: i64 = self._initial_ppm
+            margin: int = (direct * rate + _ROUND_UP) // PPM
+        elif notional <= self._flat_uusd:
             margin = -(-notional * self._initial_ppm // PPM)
         else:
             margin = self._initial.margin_uusd(notional)
@@ -223,6 +240,10 @@ class LinearPerpetual(Product):
     def maintenance_uusd(self, size_lots: int, mark_ticks: int) -> int:
         """|size| x mark x value at the tiers' rates, rounded up."""
         notional = abs(size_lots) * mark_ticks * self.value
+        if notional <= self._direct_uusd:
+            direct: i64 = notional
+            rate: i64 = self._maintenance_ppm
+            return (direct * rate + _ROUND_UP) // PPM
         if notional <= self._flat_uusd:
             return -(-notional * self._maintenance_ppm // PPM)
         return self._maintenance.margin_uusd(notional)
@@ -234,7 +255,12 @@ class LinearPerpetual(Product):
 
     def fee_uusd(self, price_ticks: int, lots: int, rate_ppm: int) -> int:
         """ceil(notional x rate), also for negative rates."""
-        return -(-lots * price_ticks * self.value * rate_ppm // PPM)
+        notional = lots * price_ticks * self.value
+        if 0 <= notional < DIRECT_UUSD and -PPM <= rate_ppm <= PPM:
+            direct: i64 = notional
+            rate: i64 = rate_ppm
+            return (direct * rate + _ROUND_UP) // PPM
+        return -(-notional * rate_ppm // PPM)
 
     def last_safe_ticks(
         self, size_lots: int, other_uusd: int, band_ppm: int, limit_ticks: int

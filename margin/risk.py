@@ -10,41 +10,23 @@ Totals of the account must be fresh and the funding of its positions settled bef
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final
 
 from margin.account import Account, Exposure
 from margin.market import Market
+from margin.outcome import Outcome
 from margin.valuation import Valuation
 from matching.book import Resting
 from protocol.actions import BUY, REDUCE_ONLY
 from protocol.errors import Code, SafetyViolation
 from protocol.markets import CASH_LIMIT
 
-CASH_ADMIT_LIMIT = CASH_LIMIT // 2
+CASH_ADMIT_LIMIT: Final = CASH_LIMIT // 2
 """An account with so much cash, or so far below zero, takes no more risk: what one order may still
 move (fills per action times one cash movement) never reaches `CASH_LIMIT`."""
 
-
-class Outcome(NamedTuple):
-    """An account in one market after a fill or move that has not happened yet.
-
-    `realised_uusd`: profit it realises, fee excluded.
-    """
-
-    fee_uusd: int
-    cash_uusd: int
-    tv_uusd: int
-    total_im_uusd: int
-    market_im_uusd: int
-    size_lots: int
-    cost_uusd: int
-    bid_lots: int
-    ask_lots: int
-    reduce_bid_lots: int
-    reduce_ask_lots: int
-    excess_uusd: int
-    reserve_uusd: int
-    realised_uusd: int
+# Compiled, a final value is a load, and a member of an enum a search through its class.
+_OK: Final = Code.OK
 
 
 class Risk(Valuation):
@@ -119,7 +101,7 @@ class Risk(Valuation):
         if excess:
             e.excess_uusd += excess
             market.through[account.number] = e
-        return Code.OK
+        return _OK
 
     def admit(
         self,
@@ -175,7 +157,7 @@ class Risk(Valuation):
             im += product.value_uusd(lots, mark) - least
         if account.tv_uusd < account.im_uusd + im - e.im_uusd:
             return Code.INSUFFICIENT_MARGIN
-        return Code.OK
+        return _OK
 
     def release(self, account: Account, order: Resting, lots: int) -> None:
         """Stop counting `lots` of a resting order, whose `remaining_lots` is already smaller."""

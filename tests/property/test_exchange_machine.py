@@ -79,7 +79,7 @@ class Exchange(RuleBasedStateMachine):
 
 
 Exchange.TestCase.settings = settings(
-    max_examples=60 * RUNS,
+    max_examples=100 * RUNS,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),

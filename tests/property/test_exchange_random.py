@@ -18,7 +18,7 @@ from naive_moves import Moves
 from protocol.errors import Code
 from protocol.events import BatchExecuted, OrderChanged, TriggerChanged, TriggerFired
 
-SEEDS = 4 * int(os.environ.get("TRILEMMA_EXCHANGE_RUNS", "1"))
+SEEDS = 8 * int(os.environ.get("TRILEMMA_EXCHANGE_RUNS", "1"))
 BLOCKS = 220
 
 
