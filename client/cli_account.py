@@ -231,17 +231,19 @@ def withdraw(
     timeout: Timeout = 120.0,
     as_json: Json = False,
 ) -> None:
-    """Withdraw dollars: wait for the settlement, have the ledger pay, print its balance."""
+    """Withdraw dollars: wait until that is final, have the ledger pay, print its balance."""
     from client.units import usd_to_uusd, uusd_to_usd
 
     usd_to_uusd(amount)
     exchange = exchange_of(context)
-    address = _address(to) if to else exchange.key(trader).address
+    address = ledger_address(to) if to else exchange.key(trader).address
 
     async def work() -> dict[str, Any]:
         async with exchange:
             owner = await exchange.trader(trader)
-            note("waiting for the withdrawal to settle")
+            window_ms = exchange.chain.genesis.settlement.window_ms
+            windows = f", and for its window of {window_ms / 1000:g} s to pass" if window_ms else ""
+            note(f"waiting for the withdrawal to settle{windows}")
             number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000))
             balance = await exchange.ledger.balance(address)
             return {
@@ -256,7 +258,8 @@ def withdraw(
     emit(data, text, as_json=as_json)
 
 
-def _address(text: str) -> bytes:
+def ledger_address(text: str) -> bytes:
+    """An address in hex; raises `ConfigError`."""
     from protocol.errors import ConfigError
     from protocol.keys import ADDRESS_BYTES
 

@@ -1,20 +1,20 @@
-"""Commands that drive flow through the exchange or check it: replay, load, audit."""
+"""Commands that drive flow through the exchange: replay, load."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from client.console import Json, emit, every_few_seconds, exchange_of, note, run
+from client.console import Json, emit, exchange_of, note, run
 
 FLOW_PATIENCE_MS = 30_000
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (replay, load, audit):
+    for command in (replay, load):
         app.command()(command)
 
 
@@ -93,23 +93,3 @@ def load(
         raise typer.Exit(EXIT_SAFETY)
     if report.lost or not report.executed:
         raise typer.Exit(EXIT_NO_PROGRESS)
-
-
-def audit(
-    context: typer.Context,
-    validator: Annotated[
-        int, typer.Option("--validator", min=0, help="Ask this validator first.")
-    ] = 0,
-    as_json: Json = False,
-) -> None:
-    """Re-execute everything from base-layer data alone, and compare with what was settled."""
-    from client.audit_command import audit as run_audit
-
-    exchange = exchange_of(context, FLOW_PATIENCE_MS, validator)
-
-    async def work() -> Any:
-        async with exchange:
-            return await run_audit(exchange, every_few_seconds("audited {} of {} ledger blocks"))
-
-    report = run(work())
-    emit(report, report.line(), as_json=as_json)

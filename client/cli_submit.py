@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NUMBER_MAX = (1 << 63) - 1
 FIRST_TRADER = "trader-00"
 STATUS_NAMES = ("done", "resting", "filled", "cancelled", "waiting", "fired")
-WAITS = ("accepted", "ordered", "executed", "settled")
+WAITS = ("accepted", "ordered", "executed", "settled", "final")
 
 Market = Annotated[str, typer.Argument(help="Symbol, such as BTC-PERP.")]
 Side = Annotated[str, typer.Argument(help="buy or sell.")]

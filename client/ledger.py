@@ -25,8 +25,12 @@ if TYPE_CHECKING:
 
 COMMIT_TIMEOUT_MS = 15_000
 POLL_S = 0.1
+FINAL_POLL_S = 2.0
 NOT_YET = frozenset((Code.NOT_FOUND, Code.UNKNOWN_BATCH, Code.NOT_READY))
 """What a prover answers while a withdrawal's batch is not settled."""
+PASSING = frozenset((Code.NOT_FINAL, Code.UNKNOWN_BATCH, Code.BAD_PROOF))
+"""What a validator says that has not seen that the batch is final, or has it no more: another batch
+will hold the withdrawal."""
 
 
 class TransactionRejected(RemoteFault):
@@ -126,7 +130,50 @@ class Ledger:
                     ) from None
             await asyncio.sleep(POLL_S)
 
+    async def batch(self, number: int) -> BatchView:
+        """A settled batch, and what is final; raises `RemoteFault` (unknown_batch)."""
+        return await self._exchange.channel("node").ask(
+            BatchView, BatchRequest, self._exchange.chain.genesis.shard, number
+        )
+
+    async def final_withdrawal(self, number: int, timeout_ms: int = 120_000) -> WithdrawalView:
+        """The proof of a withdrawal whose batch is final, so that it can be paid.
+
+        Raises `TimeoutError` when it is not in time, with how long the window still lasts.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1000
+        while True:
+            # A batch that is removed is replaced by another one: the proof is asked for each time.
+            view = await self.withdrawal(number, max(0, int((deadline - loop.time()) * 1000)))
+            left_ms = 0
+            try:
+                found = await self.batch(view.batch)
+                if found.is_final:
+                    return view
+                left_ms = found.left_ms
+            except RemoteFault as fault:
+                if fault.code not in NOT_YET:
+                    raise
+            if loop.time() >= deadline:
+                raise TimeoutError(
+                    f"withdrawal {number} is settled in batch {view.batch}, which is final in "
+                    f"about {left_ms / 1000:g} s at the earliest; have it paid then with: "
+                    f"trilemma payout {number}"
+                )
+            wait_s = min(left_ms / 1000, FINAL_POLL_S, deadline - loop.time())
+            await asyncio.sleep(max(POLL_S, wait_s))
+
     async def pay_out(self, key: Key, number: int, timeout_ms: int = 120_000) -> Committed:
-        """Have the ledger pay a settled withdrawal; anybody's key may send this."""
-        view = await self.withdrawal(number, timeout_ms)
-        return await self.send(key, Payout(view.batch, view.entry, view.path))
+        """Have the ledger pay a withdrawal once its batch is final; anybody's key may send this."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_ms / 1000
+        while True:
+            left_ms = max(0, int((deadline - loop.time()) * 1000))
+            view = await self.final_withdrawal(number, left_ms)
+            try:
+                return await self.send(key, Payout(view.batch, view.entry, view.path))
+            except RemoteFault as fault:
+                if fault.code not in PASSING or loop.time() >= deadline:
+                    raise
+            await asyncio.sleep(POLL_S)

@@ -19,6 +19,8 @@ from protocol.ledger_leaves import (
     SettledBatch,
     account_key,
     batch_key,
+    decode_final,
+    final_key,
     number_key,
 )
 from protocol.messages import HeaderRequest, HeaderView, WithdrawalRequest, WithdrawalView
@@ -38,7 +40,7 @@ class VerifiedBalance(msgspec.Struct, frozen=True):
 
 
 class VerifiedBatch(msgspec.Struct, frozen=True):
-    """A proven settled batch."""
+    """A proven settled batch; `final`: nothing can remove it any more."""
 
     number: int
     first_block: int
@@ -48,16 +50,18 @@ class VerifiedBatch(msgspec.Struct, frozen=True):
     outbox_root: str
     ledger_height: int
     ledger_time_ms: int
+    final: bool
 
 
 class VerifiedWithdrawal(msgspec.Struct, frozen=True):
-    """A withdrawal that stands in a proven settled batch."""
+    """A withdrawal that stands in a proven settled batch; it is paid once that is `final`."""
 
     number: int
     batch: int
     account: int
     address: str
     amount_uusd: int
+    final: bool
 
 
 class LightReport(msgspec.Struct, frozen=True):
@@ -98,15 +102,20 @@ class LightReport(msgspec.Struct, frozen=True):
             batch = self.batch
             lines.append(
                 f"batch {batch.number} (ordered blocks {batch.first_block} to {batch.last_block}) "
-                f"is settled in ledger block {batch.ledger_height}, state root {batch.state_root}"
+                f"is settled in ledger block {batch.ledger_height}{_finality(batch.final)}, "
+                f"state root {batch.state_root}"
             )
         if self.withdrawal is not None:
             paid = self.withdrawal
             lines.append(
                 f"withdrawal {paid.number} of {uusd_to_usd(paid.amount_uusd)} dollars to "
-                f"{paid.address} is in batch {paid.batch}"
+                f"{paid.address} is in batch {paid.batch}{_finality(paid.final)}"
             )
         return "\n".join(lines)
+
+
+def _finality(final: bool) -> str:
+    return " and final" if final else ", not final yet"
 
 
 class _ChannelAsks:
@@ -194,6 +203,8 @@ class VerifiedLedger:
         client = self.light.client
         keys = [] if address is None else [account_key(address), number_key(address)]
         keys += [batch_key(self._shard, number) for number in dict.fromkeys(batches)]
+        if batches:
+            keys.append(final_key(self._shard))
         if client.epoch:
             keys.append(CURRENT_EPOCH_KEY)
         if not keys:
@@ -219,13 +230,14 @@ class VerifiedLedger:
             held, number = leaves.account(address), leaves.account_number(address)
             balance = VerifiedBalance(address.hex(), held.balance_uusd, held.nonce, number)
         if leaves is not None and batch is not None:
-            settled = _batch_of(self._settled(leaves, batch))
+            settled = _batch_of(self._settled(leaves, batch), self._is_final(leaves, batch))
         if leaves is not None and shown is not None:
             entry = shown.entry
             require_outbox_entry(self._settled(leaves, shown.batch).header, entry, shown.path)
             paid = VerifiedWithdrawal(
-                entry.number, shown.batch, entry.account, entry.address.hex(), entry.amount_uusd
-            )
+                entry.number, shown.batch, entry.account, entry.address.hex(), entry.amount_uusd,
+                self._is_final(leaves, shown.batch),
+            )  # fmt: skip
         return LightReport(
             height=newest.height,
             time_ms=newest.time_ms,
@@ -241,6 +253,10 @@ class VerifiedLedger:
             withdrawal=paid,
         )
 
+    def _is_final(self, leaves: ProvenLeaves, number: int) -> bool:
+        raw = leaves.raw(final_key(self._shard))
+        return raw is not None and number <= decode_final(raw).batch
+
     def _settled(self, leaves: ProvenLeaves, number: int) -> SettledBatch:
         settled = leaves.batch(self._shard, number)
         if settled is None:
@@ -251,10 +267,10 @@ class VerifiedLedger:
         return settled
 
 
-def _batch_of(settled: SettledBatch) -> VerifiedBatch:
+def _batch_of(settled: SettledBatch, final: bool) -> VerifiedBatch:
     header = settled.header
     return VerifiedBatch(
         header.number, header.first_block, header.last_block, header.post_state_root.hex(),
         header.data_root.hex(), header.outbox_root.hex(), settled.ledger_height,
-        settled.ledger_time_ms,
+        settled.ledger_time_ms, final,
     )  # fmt: skip

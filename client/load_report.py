@@ -40,6 +40,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     ordered: int
     executed: int
     settled: int
+    final: int
     tps: dict[str, float]
     latency_ms: dict[str, Latency]
     lost: int

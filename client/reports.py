@@ -42,6 +42,7 @@ REASONS = (
     "dead-man's switch", "its account is liquidated", "the market closed",
     "modified or quoted anew", "the trigger fired", "the TWAP ran its time or size",
     "what the trigger entered was refused",
+    "nothing stood behind it any more: no margin, or nothing to reduce",
 )  # fmt: skip
 
 

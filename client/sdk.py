@@ -173,6 +173,7 @@ class Exchange:
                     self._channel("ledger-news", "node"),
                     self.chain.genesis.shard,
                     self.tracker.settle_to,
+                    self.tracker.finalise_to,
                 )
             )
 

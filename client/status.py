@@ -63,7 +63,11 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     def trouble(self) -> str:
         """What a process cannot get on with by itself, in its own words; empty for nothing."""
         found = (self.values.get(name) for name in ("refusal", "snapshot_failure"))
-        return next((text for text in found if isinstance(text, str) and text), "")
+        text = next((text for text in found if isinstance(text, str) and text), "")
+        wrong = _number(self.values, "wrong_batch")
+        if wrong and not text:
+            text = f"settled batch {wrong} is wrong; waiting until a dispute removes it"
+        return text
 
 
 async def sample(testnet: Testnet) -> dict[str, Values | None]:
@@ -126,6 +130,7 @@ def make_rows(
 
 CHAINS: dict[Role, str] = {
     "node": "ledger", "sequencer": "ordered", "execution": "ordered", "prover": "ordered",
+    "challenger": "ordered",
 }  # fmt: skip
 """The chain whose blocks a role's lag is counted in."""
 
@@ -236,11 +241,55 @@ def base_layer(rows: list[ProcessRow], now_ms: int, idle_ms: int = 0) -> BaseLay
     )  # fmt: skip
 
 
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """Settlement, as the validator that is furthest knows it.
+
+    Batches up to `final` are final, those up to `settled` settled. `lag` counts the ordered blocks
+    that are in no settled batch yet (None where no sequencer answers).
+    """
+
+    settled: int
+    final: int
+    disputes: int
+    lag: int | None
+    frozen: bool
+
+    def line(self) -> str:
+        """For people, within 80 columns."""
+        parts = [f"settlement: batch {self.settled:,}, final {self.final:,}"]
+        if self.disputes:
+            parts.append(f"{self.disputes:,} disputes open")
+        if self.lag is not None:
+            parts.append(f"{self.lag:,} ordered blocks wait")
+        return ", ".join(parts)
+
+    def alarm(self) -> str:
+        """What to say where nothing settles any more; else empty."""
+        return "the shard is frozen: claims and refunds are the way out" if self.frozen else ""
+
+
+def settlement_of(rows: list[ProcessRow]) -> Settled | None:
+    """How far settlement is; None where no validator answers."""
+    answers = [row.values for row in rows if row.role == "node" and "final_batch" in row.values]
+    if not answers:
+        return None
+    newest = max(answers, key=lambda values: _number(values, "height") or 0)
+    heights = [row.height for row in rows if row.role == "sequencer" and row.height is not None]
+    lag = max(heights, default=0) - (_number(newest, "last_ordered_block") or 0)
+    return Settled(
+        settled=_number(newest, "last_batch") or 0, final=_number(newest, "final_batch") or 0,
+        disputes=_number(newest, "open_disputes") or 0, lag=max(0, lag) if heights else None,
+        frozen=newest.get("frozen") == "yes",
+    )  # fmt: skip
+
+
 def make_view(rows: list[ProcessRow], width: int = WIDE, base: BaseLayer | None = None) -> Group:
-    """The table, a line on the base layer, and one for each trouble."""
-    alarms = [] if base is None else [base.alarm()]
+    """The table, a line each on base layer and settlement, and one for each trouble."""
+    settled = settlement_of(rows)
+    told = [one for one in (base, settled) if one is not None]
+    alarms = [one.alarm() for one in told]
     alarms += [f"{row.name}: {readable(row.trouble)}" for row in rows if row.trouble]
-    lines = [] if base is None else [Text(base.line())]
+    lines = [Text(one.line()) for one in told]
     lines += [Text(alarm, style="red") for alarm in alarms if alarm]
     return Group(make_table(rows, width), *lines)
 
@@ -281,7 +330,8 @@ async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_js
             rows = make_rows(testnet, before, after, now - began)
             base = base_layer(rows, time.time_ns() // 1_000_000, idle_ms)
             if as_json:
-                shown = {"processes": rows, "base_layer": base}
+                settled = settlement_of(rows)
+                shown = {"processes": rows, "base_layer": base, "settlement": settled}
                 print(msgspec.json.encode(shown).decode(), flush=True)
             elif live is not None:
                 live.update(make_view(rows, console.width, base), refresh=True)

@@ -1,4 +1,4 @@
-"""A signed batch on its way through the states accepted, ordered, executed and settled."""
+"""A signed batch on its way: accepted, ordered, executed, settled and final."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from protocol.events import BatchExecuted, Result
 from protocol.meanings import meaning
 from protocol.ordering import Receipt
 
-State = Literal["accepted", "ordered", "executed", "settled"]
-STATES: tuple[State, ...] = ("accepted", "ordered", "executed", "settled")
+State = Literal["accepted", "ordered", "executed", "settled", "final"]
+STATES: tuple[State, ...] = ("accepted", "ordered", "executed", "settled", "final")
 
 
 class Submission:
@@ -31,6 +31,7 @@ class Submission:
         "attempts",
         "error",
         "executed_ns",
+        "final_ns",
         "height",
         "nonce_ms",
         "on_fail",
@@ -59,7 +60,7 @@ class Submission:
         self.result: BatchExecuted | None = None
         self.error: Exception | None = None
         self.submitted_ns = self.accepted_ns = self.ordered_ns = 0
-        self.executed_ns = self.settled_ns = 0
+        self.executed_ns = self.settled_ns = self.final_ns = 0
         self.orders = actions
         self.on_fail: Callable[[Submission, Exception], None] | None = None
         self.on_reach: Callable[[Submission, State], None] | None = None
@@ -146,6 +147,10 @@ class Submission:
     async def settled(self, timeout_ms: int = 120_000) -> None:
         """Wait until a batch with the executed block is committed on the base layer."""
         await self.wait("settled", timeout_ms)
+
+    async def final(self, timeout_ms: int = 120_000) -> None:
+        """Wait until nothing can remove that batch any more: its window has passed."""
+        await self.wait("final", timeout_ms)
 
 
 class ActionRejected(RemoteFault):

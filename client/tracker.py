@@ -35,9 +35,11 @@ class ResultTracker:
         self.duplicated = 0
         self.executed_height = 0
         self.settled_height = 0
+        self.final_height = 0
         self._open: dict[tuple[bytes, int], Submission] = {}
         self._executed: dict[tuple[bytes, int], None] = {}
         self._unsettled: deque[tuple[int, Submission]] = deque()
+        self._not_final: deque[tuple[int, Submission]] = deque()
 
     @property
     def open(self) -> int:
@@ -81,8 +83,11 @@ class ResultTracker:
         submission.result = event
         submission.height = submission.height or height
         submission.reach("executed", now_ns)
-        if height <= self.settled_height:
+        if height <= self.final_height:
+            submission.reach("final", now_ns)
+        elif height <= self.settled_height:
             submission.reach("settled", now_ns)
+            self._not_final.append((height, submission))
         else:
             self._unsettled.append((height, submission))
 
@@ -91,7 +96,17 @@ class ResultTracker:
         self.settled_height = max(self.settled_height, height)
         now_ns = time.perf_counter_ns()
         while self._unsettled and self._unsettled[0][0] <= self.settled_height:
-            self._unsettled.popleft()[1].reach("settled", now_ns)
+            waiting = self._unsettled.popleft()
+            waiting[1].reach("settled", now_ns)
+            self._not_final.append(waiting)
+
+    def finalise_to(self, height: int) -> None:
+        """Blocks up to `height` are in final batches."""
+        self.settle_to(height)
+        self.final_height = max(self.final_height, height)
+        now_ns = time.perf_counter_ns()
+        while self._not_final and self._not_final[0][0] <= self.final_height:
+            self._not_final.popleft()[1].reach("final", now_ns)
 
 
 async def follow_events(stream: EventStream, watchers: list[BlockWatcher]) -> None:
@@ -102,9 +117,14 @@ async def follow_events(stream: EventStream, watchers: list[BlockWatcher]) -> No
 
 
 async def follow_ledger(
-    channel: Channel, shard: int, on_settled: Callable[[int], None], wait_s: float = 0.2
+    channel: Channel,
+    shard: int,
+    on_settled: Callable[[int], None],
+    on_final: Callable[[int], None],
+    wait_s: float = 0.2,
 ) -> None:
-    """Call `on_settled(last_block)` for the newest settled batch, and again as batches settle.
+    """Call `on_settled(last_block)` for the newest settled batch, and again as batches settle;
+    `on_final` likewise for the newest final one.
 
     Runs for ever, over lost connections too; raises `Unreachable` as the channel does.
     """
@@ -116,6 +136,7 @@ async def follow_ledger(
             try:
                 newest = await endpoint.ask(BatchView, BatchRequest, shard, 0)
                 on_settled(newest.header.last_block)
+                on_final(newest.final_block)
             except RemoteFault as fault:
                 if fault.code not in (Code.UNKNOWN_BATCH, Code.NOT_FOUND, Code.NOT_READY):
                     raise
@@ -125,5 +146,6 @@ async def follow_ledger(
                     for header in push.batches:
                         if header.shard == shard:
                             on_settled(header.last_block)
+                    on_final(push.final_block)
         except (ConnectionError, TimeoutError, RemoteFault):
             await asyncio.sleep(wait_s)

@@ -258,13 +258,14 @@ class Trader:
     async def withdraw_and_pay(
         self, amount: str, address: bytes | None = None, timeout_ms: int = 120_000
     ) -> int:
-        """Withdraw, wait for the settlement, have the ledger pay; returns the outbox number.
+        """Withdraw, wait until that is final, have the ledger pay; returns the outbox number.
 
         Raises `ActionRejected`, `TransactionRejected`, `TimeoutError`.
         """
         submission = await self.withdraw(amount, address)
         number = results_of(await submission.executed(timeout_ms))[0].order_id
         await submission.settled(timeout_ms)
+        # Whether its batch is final the ledger says; only then it pays.
         await self.exchange.ledger.pay_out(self.key, number, timeout_ms)
         return number
 

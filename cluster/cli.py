@@ -40,9 +40,13 @@ def main() -> None:
     """Entry point: run a command; every failure becomes one sentence and an exit status."""
     from client import (
         cli_account,
+        cli_audit,
+        cli_exit,
         cli_flow,
+        cli_force,
         cli_market,
         cli_oracle,
+        cli_proof,
         cli_receipt,
         cli_trade,
         cli_trigger,
@@ -52,8 +56,9 @@ def main() -> None:
     from cluster import commands, join_command, sim_command, stress_command
 
     modules = (
-        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_receipt, cli_flow,
-        cli_oracle, cli_validator, light_command, sim_command, stress_command,
+        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt,
+        cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit, light_command,
+        sim_command, stress_command,
     )  # fmt: skip
     for module in modules:
         module.register(app)

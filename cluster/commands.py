@@ -15,11 +15,27 @@ if TYPE_CHECKING:
     from cluster.testnet import TestnetOptions
     from store.testnet import Testnet
 
-PROCESSES = ("node", "sequencer", "execution", "prover")
+PROCESSES = {
+    "node": "node.process",
+    "sequencer": "sequencer.process",
+    "execution": "execution.process",
+    "prover": "prover.process",
+    "challenger": "prover.process_challenger",
+}
+"""Kinds of processes, and their modules."""
 SHOWN_ACCOUNTS = 4
 KEPT_BLOCKS = 512
 """Newest blocks that no validator deletes: it recovers from them."""
 
+ForcedSeconds = Annotated[
+    float,
+    typer.Option(
+        help="Seconds that the inbox may wait before the exchange freezes; 0: an hour, or more."
+    ),
+]
+ClaimSeconds = Annotated[
+    float, typer.Option(help="Seconds in which claims on a frozen exchange register.")
+]
 ConfigFile = Annotated[Path, typer.Option("--config", help="The process's TOML file.")]
 
 
@@ -36,6 +52,9 @@ def init(
     directory: Directory = None,
     validators: Annotated[int, typer.Option(help="Base-layer validators.")] = 4,
     traders: Annotated[int, typer.Option(help="Funded accounts.")] = 64,
+    challengers: Annotated[
+        int, typer.Option(min=0, help="Processes that check every batch and dispute wrong ones.")
+    ] = 1,
     base_port: Annotated[int, typer.Option(help="First of the ports that are used.")] = 26_600,
     free_ports: Annotated[bool, typer.Option("--free-ports", help="Search free ports.")] = False,
     epoch_s: Annotated[
@@ -45,6 +64,16 @@ def init(
         int, typer.Option(help="Seconds until unbonded stake is paid; light clients trust half.")
     ] = 14 * 86_400,
     jail_s: Annotated[int, typer.Option(help="Seconds that a convicted validator sits.")] = 86_400,
+    window_s: Annotated[
+        float,
+        typer.Option(help="Seconds in which a settled batch can be disputed; 0: it is final."),
+    ] = 3.0,
+    prover_bond: Annotated[
+        int, typer.Option(help="Dollars that a prover locks with each batch until it is final.")
+    ] = 1_000,
+    provers: Annotated[int, typer.Option(help="Processes that take turns with batches.")] = 1,
+    forced_s: ForcedSeconds = 0,
+    claim_s: ClaimSeconds = 86_400,
     retain_blocks: Annotated[
         int,
         typer.Option(
@@ -60,11 +89,13 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create a testnet: genesis, keys, configurations, funded accounts."""
-    from cluster.defaults import markets_of, reopening_of, staking_of
+    from cluster.defaults import markets_of, reopening_of, settlement_of, staking_of
     from cluster.testnet import TestnetOptions, create_testnet
 
     options = TestnetOptions(
-        validators=validators, traders=traders, base_port=base_port, free_ports=free_ports,
+        validators=validators, traders=traders, challengers=challengers, base_port=base_port,
+        free_ports=free_ports, provers=provers,
+        settlement=settlement_of(window_s, prover_bond, forced_s, claim_s),
         staking=staking_of(epoch_s, unbonding_s, jail_s), retain_blocks=retain_blocks,
         overwrite=overwrite, markets=markets_of(oracle_age_s),
         reopening=reopening_of(oracle_age_s),
@@ -84,9 +115,16 @@ def init(
 
 def _consequences(options: TestnetOptions) -> list[str]:
     """What follows from the options and may surprise."""
-    from cluster.defaults import STAKING
+    from cluster.defaults import PROVER_BALANCE_UUSD, STAKING
 
     staking, lines = options.staking, []
+    rules = options.settlement
+    affordable = PROVER_BALANCE_UUSD // max(1, rules.prover_bond_uusd)
+    if rules.prover_bond_uusd and affordable < 2 + rules.window_ms * 2 // 1_000:
+        lines.append(
+            f"a prover's balance covers the bonds of {affordable} batches: in a window of "
+            f"{rules.window_ms / 1_000:g} s settlement slows down, or pay in to its ledger address"
+        )
     if not staking.epoch_ms:
         lines.append("one epoch for ever: nobody can bond or unbond")
     if staking.trusting_ms < STAKING.trusting_ms:
@@ -198,7 +236,7 @@ def status(
 
 def _process_command(name: str) -> Callable[[Path], None]:
     def process(config: ConfigFile) -> None:
-        main = importlib.import_module(f"{name}.process").main
+        main = importlib.import_module(PROCESSES[name]).main
         raise typer.Exit(main(config))
 
     return process

@@ -7,7 +7,17 @@ from typing import Any
 import msgspec
 
 from protocol.errors import ConfigError
-from protocol.genesis import Fees, FeeTier, MarginTier, MarketConfig, Pace, Reopening, Staking
+from protocol.genesis import (
+    Fees,
+    FeeTier,
+    MarginTier,
+    MarketConfig,
+    Pace,
+    Reopening,
+    SettlementRules,
+    Staking,
+)
+from protocol.markets import CASH_MOVE_LIMIT
 
 USD = 1_000_000
 """Micro-dollars of a dollar."""
@@ -16,12 +26,54 @@ TRADER_BALANCE_UUSD = 1_000_000 * USD
 TRADER_DEPOSIT_UUSD = 100_000_000 * USD
 FAUCET_BALANCE_UUSD = 1_000_000_000 * USD
 PROVER_BALANCE_UUSD = 1_000_000 * USD
-"""For the fees of batches: a mebibyte of them costs about a cent."""
+"""For the bonds of batches that are not final, and their fees: a mebibyte costs about a cent."""
+CHALLENGER_BALANCE_UUSD = 1_000_000 * USD
+"""For the bonds and fees of disputes."""
 VALIDATOR_BALANCE_UUSD = 1_000 * USD
 VALIDATOR_STAKE_UUSD = 1_000 * USD
 
 FEES = Fees(base_uusd=100, per_kib_uusd=10)
 STAKING = Staking(epoch_ms=3_600_000, min_stake_uusd=100 * USD)
+
+SETTLEMENT = SettlementRules(
+    window_ms=3_000,
+    prover_bond_uusd=1_000 * USD,
+    challenger_bond_uusd=1_000 * USD,
+    clock_ms=30_000,
+    forced_ms=3_600_000,
+    outage_ms=3_600_000,
+    forced_fee_uusd=1 * USD,
+)
+"""Short enough to watch; a chain with money on it takes a week or so for the window."""
+
+MAX_WINDOW_S = 365 * 86_400
+
+
+def settlement_of(
+    window_s: float = SETTLEMENT.window_ms / 1_000,
+    prover_bond_usd: int = SETTLEMENT.prover_bond_uusd // USD,
+    forced_s: float = 0,
+    claim_s: float = SETTLEMENT.claim_ms / 1_000,
+) -> SettlementRules:
+    """A testnet's settlement with another window, in seconds (0: what settles is final), another
+    bond, in dollars, and other deadlines of the way out (0: an hour, more with a long window).
+
+    Raises `ConfigError` for what is out of range.
+    """
+    if not 0 <= window_s <= MAX_WINDOW_S:
+        raise ConfigError(f"a window takes 0 to {MAX_WINDOW_S} seconds, not {window_s:g}")
+    if not 0 <= prover_bond_usd * USD < CASH_MOVE_LIMIT:
+        raise ConfigError(f"a bond is 0 to {CASH_MOVE_LIMIT // USD - 1} dollars")
+    if not (0 <= forced_s <= MAX_WINDOW_S and 1 <= claim_s <= MAX_WINDOW_S):
+        raise ConfigError(f"a deadline takes up to {MAX_WINDOW_S} seconds, claims 1 at least")
+    window_ms = round(window_s * 1_000)
+    usual_ms = max(SETTLEMENT.forced_ms, 2 * (window_ms + 2 * SETTLEMENT.clock_ms))
+    forced_ms = round(forced_s * 1_000) or usual_ms
+    return msgspec.structs.replace(
+        SETTLEMENT, window_ms=window_ms, prover_bond_uusd=prover_bond_usd * USD,
+        forced_ms=forced_ms, outage_ms=forced_ms, claim_ms=round(claim_s * 1_000),
+    )  # fmt: skip
+
 
 MIN_UNBONDING_S = 60
 """Half of it is how long a rest, or the time from `init` to `up`, may take."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from client.console import note
-from client.receipts import fetch_receipt
+from client.proof_fetch import fetch_receipt
 from client.sdk import Exchange
 from client.submission import Submission, results_of
 from client.trader import Trader

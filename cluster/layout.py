@@ -13,9 +13,15 @@ DEFAULT_BASE_PORT = 26_600
 MEMBERS_LIMIT = 20
 """Most processes of one role; each role has a block of this many ports."""
 
-PUBLIC_OFFSETS: dict[Role, int] = {"node": 0, "sequencer": 20, "execution": 40, "prover": 60}
+PUBLIC_OFFSETS: dict[Role, int] = {
+    "node": 0,
+    "sequencer": 20,
+    "execution": 40,
+    "prover": 60,
+    "challenger": 120,
+}
 PEER_OFFSETS: dict[Role, int] = {"node": 80, "sequencer": 100}
-LAYOUT_PORTS = 120
+LAYOUT_PORTS = 140
 
 _SEARCH_RANGE = (10_000, 32_000)
 """Below the ephemeral range of the usual systems, so no outgoing connection takes a port away."""

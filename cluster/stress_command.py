@@ -86,7 +86,7 @@ def stress(
     ] = "60",
     policy: Annotated[
         str, typer.Option(help="How blocks are filled: fifo, reserved, or both.")
-    ] = "fifo",
+    ] = "reserved",
     impact: Annotated[
         str, typer.Option(help="Whether liquidations move the true price: off, on, or both.")
     ] = "off",

@@ -12,6 +12,7 @@ import msgspec
 
 from cluster.defaults import (
     BACKSTOP_UUSD,
+    CHALLENGER_BALANCE_UUSD,
     FAUCET_BALANCE_UUSD,
     FEES,
     INSURANCE_UUSD,
@@ -19,6 +20,7 @@ from cluster.defaults import (
     MARKETS,
     PROVER_BALANCE_UUSD,
     SEQUENCER_PACE,
+    SETTLEMENT,
     STAKING,
     TRADER_BALANCE_UUSD,
     TRADER_DEPOSIT_UUSD,
@@ -45,6 +47,7 @@ from protocol.genesis import (
     MarketConfig,
     Pace,
     Reopening,
+    SettlementRules,
     Staking,
     parse_genesis,
 )
@@ -74,6 +77,7 @@ NAMES: dict[Role, str] = {
     "sequencer": "sequencer",
     "execution": "execution",
     "prover": "prover",
+    "challenger": "challenger",
 }
 
 
@@ -94,6 +98,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     sequencers: int = 1
     executions: int = 1
     provers: int = 1
+    challengers: int = 0
     traders: int = 64
     base_port: int = DEFAULT_BASE_PORT
     free_ports: bool = False
@@ -109,6 +114,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     validator_stake_uusd: int = VALIDATOR_STAKE_UUSD
     staking: Staking = STAKING
     fees: Fees = FEES
+    settlement: SettlementRules = SETTLEMENT
     markets: tuple[MarketConfig, ...] = MARKETS
     ledger_pace: Pace = LEDGER_PACE
     sequencer_pace: Pace = SEQUENCER_PACE
@@ -126,6 +132,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
             "sequencer": self.sequencers,
             "execution": self.executions,
             "prover": self.provers,
+            "challenger": self.challengers,
         }
 
 
@@ -176,8 +183,11 @@ def ensure_testnet(directory: Path | str, options: TestnetOptions | None = None)
 
 def _check_options(options: TestnetOptions) -> None:
     for role, count in options.counts().items():
-        if not 1 <= count <= MEMBERS_LIMIT:
-            raise ConfigError(f"a testnet has 1 to {MEMBERS_LIMIT} of {NAMES[role]}, not {count}")
+        least = 0 if role == "challenger" else 1
+        if not least <= count <= MEMBERS_LIMIT:
+            raise ConfigError(
+                f"a testnet has {least} to {MEMBERS_LIMIT} of {NAMES[role]}, not {count}"
+            )
     if not 0 <= options.traders <= TRADERS_LIMIT:
         raise ConfigError(f"a testnet has up to {TRADERS_LIMIT} traders, not {options.traders}")
     if options.retain_blocks < 0:
@@ -256,6 +266,7 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
     ]
     payers: tuple[tuple[Role, int], ...] = (
         ("prover", PROVER_BALANCE_UUSD),
+        ("challenger", CHALLENGER_BALANCE_UUSD),
         ("node", VALIDATOR_BALANCE_UUSD),
     )
     accounts += [
@@ -283,6 +294,7 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         insurance_uusd=options.insurance_uusd,
         backstop_uusd=options.backstop_uusd,
         reopening=options.reopening,
+        settlement=options.settlement,
     )
 
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TypeVar
+
+from client.workers import stop_pool, worker_pool
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-EXIT_ORPHANED = 1
 
 
 def run_tasks(
@@ -30,9 +26,7 @@ def run_tasks(
         for task in tasks:
             take(work(task))
         return
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(tasks))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=begin_worker) as pool:
+    with worker_pool(min(jobs, len(tasks))) as pool:
         pending: set[Future[Result]] = {pool.submit(work, task) for task in tasks}
         try:
             while pending:
@@ -40,22 +34,5 @@ def run_tasks(
                 for future in done:
                     take(future.result())
         except BaseException:
-            # What is running is not waited for: it can take a minute.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.kill()
+            stop_pool(pool)
             raise
-
-
-def begin_worker() -> None:
-    """Ctrl-C goes to the whole group; the parent ends the workers, and its death does too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this process at once when its parent is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(EXIT_ORPHANED)

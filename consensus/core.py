@@ -63,6 +63,9 @@ class Core:
             raise ConfigError("the genesis block is of another chain than the member set")
         self.config = config
         self.members = members
+        self.beat_ms: int | None = None
+        """A faster heartbeat than `idle_interval_ms`, for as long as the holder sets it: something
+        in the application's state waits for time to pass."""
         self.counters: dict[str, int] = {}
         self._app = app
         self.retained_from = retained_from or (lambda: 1)
@@ -130,6 +133,14 @@ class Core:
     def certificate(self) -> CommitCertificate | None:
         """Certificate of the newest commit step, None before the first."""
         return self._tree.certificate
+
+    @property
+    def _idle_ms(self) -> int | None:
+        """Heartbeat with nothing to do; None is silence."""
+        idle_ms, beat_ms = self.config.idle_interval_ms, self.beat_ms
+        if beat_ms is None or idle_ms is None:
+            return idle_ms if beat_ms is None else beat_ms
+        return min(idle_ms, beat_ms)
 
     @property
     def _unfinished(self) -> bool:

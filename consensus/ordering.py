@@ -87,7 +87,7 @@ class Ordering(Core):
         if parent is None or self._leader_above(parent) != self.index:
             return None
         config = self.config
-        interval = config.idle_interval_ms
+        interval = self._idle_ms
         if self._work and self._nothing_in_view != view:
             interval = self._block_interval_ms()
             if self._unfinished and self._asked_in_view != view:

@@ -43,14 +43,14 @@ class Pacemaker:
                 return config.timeout_max_ms
         return patience
 
-    def deadline_ms(self, busy_since_ms: int | None) -> int | None:
+    def deadline_ms(self, busy_since_ms: int | None, idle_ms: int | None) -> int | None:
         """When to broadcast a timeout, first or again; None while nothing is expected.
 
-        `busy_since_ms` is when there came to be something to order, None while there is nothing.
+        `busy_since_ms` is when there came to be something to order, None while there is nothing;
+        `idle_ms` how long the leader may wait then, None for ever.
         """
         if self.said_ms is not None:
             return self.said_ms + self._config.timeout_ms
         if busy_since_ms is not None:
             return max(self.entered_ms, busy_since_ms) + self.patience_ms()
-        idle = self._config.idle_interval_ms
-        return None if idle is None else self.entered_ms + idle + self.patience_ms()
+        return None if idle_ms is None else self.entered_ms + idle_ms + self.patience_ms()

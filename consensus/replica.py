@@ -188,7 +188,7 @@ class Replica(CatchUp):
             return None
         if len(self.members) == 1 and self._safety.last_voted_view < self.view:
             return None
-        return self._pace.deadline_ms(self._busy_since_ms)
+        return self._pace.deadline_ms(self._busy_since_ms, self._idle_ms)
 
     def _give_up_view(self) -> None:
         self._pace.gave_up(self._now_ms)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from execution.agents import Change, approved, revoked
 from execution.state import State
 from execution.trading import OK, REFUSED
-from margin.account import REVOKED, Account
+from margin.account import Account
 from protocol.actions import ApproveAgent, RevokeAgent, Withdraw
 from protocol.errors import Code, SafetyViolation
 from protocol.events import AgentChanged, Deposited, Result, WithdrawalQueued
@@ -14,29 +17,41 @@ from protocol.settlement import (
     BACKSTOP_ACCOUNT,
     FIRST_ACCOUNT,
     INSURANCE_ACCOUNT,
-    InboxEntry,
+    InboxDeposit,
+    InboxForced,
     OutboxEntry,
+    extend_outbox_hash,
 )
-
-AGENT_BYTES = 32
-"""Length of an agent's public key."""
-
-REVOKED_PER_LIVE = 8
-"""Revoked keys are kept up to so many times the limit of live ones."""
 
 FUNDS = (INSURANCE_ACCOUNT, BACKSTOP_ACCOUNT)
 """System accounts that may be given money."""
 
 
-class Custody:
-    """Deposits, withdrawals, approvals."""
+def nobody_waits(account: Account) -> None:
+    """Stands for triggers until the engine is put together."""
 
-    __slots__ = ("_state",)
+
+class Custody:
+    """Deposits, withdrawals, approvals. `on_left` is told of accounts that money left."""
+
+    __slots__ = ("_state", "on_left")
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.on_left: Callable[[Account], None] = nobody_waits
 
-    def deposit(self, entry: InboxEntry) -> None:
+    def take_forced(self, entry: InboxForced) -> bytes:
+        """Consume a forced action; the signed batch, which the block executes before its own."""
+        self._require_next(entry.index)
+        self._state.inbox_cursor += 1
+        return entry.signed
+
+    def _require_next(self, index: int) -> None:
+        cursor = self._state.inbox_cursor
+        if index != cursor:
+            raise SafetyViolation(f"inbox entry {index} where {cursor} is next")
+
+    def deposit(self, entry: InboxDeposit) -> None:
         """Credit the next inbox entry; the account starts with its first deposit.
 
         The entry was verified against the ledger: one that does not fit the state raises
@@ -44,8 +59,7 @@ class Custody:
         """
         state = self._state
         number = entry.account
-        if entry.index != state.inbox_cursor:
-            raise SafetyViolation(f"inbox entry {entry.index} where {state.inbox_cursor} is next")
+        self._require_next(entry.index)
         to_account = number >= FIRST_ACCOUNT or number in FUNDS
         if not to_account or len(entry.address) != ADDRESS_BYTES or entry.amount_uusd <= 0:
             raise SafetyViolation(f"inbox entry {entry.index} is not a deposit to an account")
@@ -94,8 +108,11 @@ class Custody:
         state.withdrawals_uusd += paid
         state.moved_uusd -= paid
         state.dirty_accounts[account] = state.dirty_accounts[state.insurance] = None
-        state.outbox.append(OutboxEntry(number, account.number, action.address, paid))
+        entry = OutboxEntry(number, account.number, action.address, paid)
+        state.outbox.append(entry)
+        state.outbox_hash = extend_outbox_hash(state.outbox_hash, entry)
         state.events.append(WithdrawalQueued(number, account.number, action.address, paid, haircut))
+        self.on_left(account)
         return Result(0, order_id=number)
 
     def haircut_uusd(self, amount_uusd: int) -> int:
@@ -110,51 +127,28 @@ class Custody:
         return -(-amount_uusd * bad // claims)
 
     def approve(self, account: Account, action: ApproveAgent) -> Result:
-        """Approve an agent key of the master account, or move the expiry of one; a revoked one
-        stays revoked."""
-        account = self._state.accounts[account.master]
-        agents = account.agents
-        if len(action.agent) != AGENT_BYTES:
-            return REFUSED[Code.WRONG_TYPE]
-        before = agents.get(action.agent)
-        if before == REVOKED:
-            return REFUSED[Code.AGENT_REVOKED]
-        if action.expires_ms <= self._state.time_ms:
-            return REFUSED[Code.AGENT_EXPIRED]
-        if before is None and not self._make_room(account):
-            return REFUSED[Code.TOO_MANY_AGENTS]
-        self._set_agent(account, action.agent, action.expires_ms)
-        return OK
-
-    def _make_room(self, account: Account) -> bool:
-        """Whether another agent fits; where none does, the one that expired first gives way.
-        Revoked ones stay, so that they never return; there may be `REVOKED_PER_LIVE` times more."""
-        limit, agents = self._state.limits.agents_per_account, account.agents
-        live = {agent: expires_ms for agent, expires_ms in agents.items() if expires_ms != REVOKED}
-        if len(agents) - len(live) >= REVOKED_PER_LIVE * limit:
-            return False
-        if len(live) < limit:
-            return True
-        expires_ms, agent = min((expires_ms, agent) for agent, expires_ms in live.items())
-        if expires_ms >= self._state.time_ms:
-            return False
-        self._state.agents_before.setdefault((account.number, agent), expires_ms)
-        del agents[agent]
-        return True
+        """Approve an agent key, or move the expiry of one."""
+        if account.number != account.master:
+            return REFUSED[Code.NOT_AUTHORISED]
+        state = self._state
+        limit = state.limits.agents_per_account
+        change = approved(account.agents, action, state.time_ms, limit)
+        if change.dropped:
+            before = account.agents.pop(change.dropped)
+            state.agents_before.setdefault((account.number, change.dropped), before)
+        return self._set_agent(account, action.agent, change)
 
     def revoke(self, account: Account, action: RevokeAgent) -> Result:
-        """Revoke an agent key of the master account for ever."""
-        account = self._state.accounts[account.master]
-        before = account.agents.get(action.agent)
-        if before is None:
-            return REFUSED[Code.UNKNOWN_SIGNER]
-        if before == REVOKED:
-            return REFUSED[Code.AGENT_REVOKED]
-        self._set_agent(account, action.agent, REVOKED)
-        return OK
+        """Revoke an agent key for ever."""
+        if account.number != account.master:
+            return REFUSED[Code.NOT_AUTHORISED]
+        return self._set_agent(account, action.agent, revoked(account.agents, action))
 
-    def _set_agent(self, account: Account, agent: bytes, expires_ms: int) -> None:
+    def _set_agent(self, account: Account, agent: bytes, change: Change) -> Result:
+        if change.code:
+            return REFUSED[change.code]
         state = self._state
         state.agents_before.setdefault((account.number, agent), account.agents.get(agent))
-        account.agents[agent] = expires_ms
-        state.events.append(AgentChanged(account.number, agent, expires_ms))
+        account.agents[agent] = change.expires_ms
+        state.events.append(AgentChanged(account.number, agent, change.expires_ms))
+        return OK

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 from sortedcontainers import SortedList
 
 from execution.leaves import DeadManLeaf, dead_man_key, parse_account_key
@@ -14,6 +16,9 @@ from protocol.events import REASON_DEAD_MAN, DeadManSet, Result
 from protocol.genesis import DAY_MS
 
 UNSET = DeadManLeaf(0, 0, 0)
+
+LOOKED_AT = 4
+"""Of the switches whose time has come a block looks at so many times what it may cancel."""
 
 
 class DeadMen:
@@ -58,26 +63,48 @@ class DeadMen:
             self._state.dead_men.drop(key)
 
     def run(self) -> None:
-        """Let the switches go off whose time has come, the earliest first.
+        """Let the switches go off whose time has come.
 
-        Each, and everything that it cancels, counts against `expiries_per_block`; the last one may
-        exceed it, and those left go off in the next block.
+        Each, and everything that it cancels, counts against `expiries_per_block`; those left go off
+        in the next block. The first half is for the earliest ones; the rest is for those who have
+        least to cancel, so that they do not wait for others who have much. In each part the last
+        one may exceed it.
         """
         state = self._state
         budget = state.limits.expiries_per_block
-        while self._due and budget > 0:
-            time_ms, number = self._due[0]
+        due = []
+        for time_ms, number in islice(self._due, LOOKED_AT * budget):
             if time_ms > state.time_ms:
-                return
+                break
+            due.append(number)
+        if not due:
+            return
+        rest, left = self._go_off(due, budget - budget // 2)
+        rest.sort(key=self._count)
+        self._go_off(rest, max(left, 0) + budget // 2)
+
+    def _count(self, number: int) -> int:
+        """What a switch costs."""
+        account = self._state.accounts[number]
+        return 1 + len(account.orders) + len(account.triggers) + len(account.twaps)
+
+    def _go_off(self, due: list[int], budget: int) -> tuple[list[int], int]:
+        """Let these switches go off, in this order; returns those left, and what is left of the
+        budget."""
+        state = self._state
+        today = state.time_ms // DAY_MS
+        for place, number in enumerate(due):
+            if budget <= 0:
+                return due[place:], budget
+            budget -= self._count(number)
             account = state.accounts[number]
-            budget -= 1 + len(account.orders) + len(account.triggers) + len(account.twaps)
             before = state.dead_men.get(dead_man_key(number)) or UNSET
-            today = state.time_ms // DAY_MS
             fired = before.fired if before.day == today else 0
             self._write(number, before, DeadManLeaf(0, today, fired + 1))
-            state.events.append(DeadManSet(number, time_ms, True))
+            state.events.append(DeadManSet(number, before.time_ms, True))
             self._trading.touch(account)
             self._trading.cancel_everything(account, ALL_MARKETS, REASON_DEAD_MAN)
+        return [], budget
 
     def check(self) -> None:
         """Raise `SafetyViolation` unless the index is that of the rows."""

@@ -15,6 +15,7 @@ from execution.state import State
 from execution.trading import Trading
 from margin.account import Account, Exposure
 from margin.deleveraging import (
+    HOUR_MS,
     Opposite,
     Ranking,
     allocate,
@@ -22,39 +23,54 @@ from margin.deleveraging import (
     divide_shortfall,
     haircut_room_uusd,
 )
+from margin.holders import Holders
 from margin.liquidation import SAFE, stage
 from margin.market import Market
 from protocol.errors import SafetyViolation
 from protocol.events import LIQUIDATION_DELEVERAGED, BadDebt, Fill
 from protocol.settlement import master_of
 
+LATE_MOST = 4_096
+"""So many changes of a market wait for the next ranking; more are taken over when they come."""
+
 
 class Opposites:
     """Who holds positions in each market, ranked by profit when a deleveraging asks.
 
-    Rankings are built from the state when a block first needs them and follow what the block does;
-    they live no longer than the block.
+    Positions that changed since the last ranking are taken over by the next one. Rankings live no
+    longer than the block and follow what it does.
     """
 
-    __slots__ = ("_holders", "_moves", "_rankings", "_realised", "_seen", "_state")
+    __slots__ = (
+        "_holders", "_hours", "_kin", "_late", "_moves", "_rankings", "_realised", "_seen",
+        "_state",
+    )  # fmt: skip
 
     def __init__(self, state: State, realised: Realised, moves: Moves) -> None:
         self._state = state
         self._realised = realised
         self._moves = moves
-        self._holders: list[dict[int, None]] = [{} for _ in state.markets]
-        self._rankings: dict[tuple[int, bool], Ranking] = {}
+        self._holders = [Holders() for _ in state.markets]
+        self._kin: list[dict[int, dict[int, None]]] = [{} for _ in state.markets]
+        """Holders of each market by master: what one does changes the profit of all of them."""
+        self._late: list[dict[int, None]] = [{} for _ in state.markets]
+        """Accounts by market whose rows are out of date."""
+        self._hours = [0] * len(state.markets)
+        """Hour of each market's last ranking: later, other hours count."""
+        self._rankings: dict[int, tuple[Ranking, Ranking]] = {}
+        """Rankings of the shorts and of the longs, by market."""
         self._seen = 0
         self.begin(state.accounts)
 
     def begin(self, changed: Iterable[int]) -> None:
         """A block's liquidations begin; these accounts changed since the last one's."""
+        late = self._late
         for number in changed:
-            for market, e in self._state.accounts[number].exposures.items():
-                if e.size_lots:
-                    self._holders[market][number] = None
-                else:
-                    self._holders[market].pop(number, None)
+            for market in self._state.accounts[number].exposures:
+                late[market][number] = None
+        for market, numbers in enumerate(late):
+            if len(numbers) >= LATE_MOST:
+                self._take_over(market)
         self._rankings = {}
         self._seen = len(self._state.events)
         self._moves.changed.clear()
@@ -62,13 +78,52 @@ class Opposites:
     def ranking(self, market: Market, longs: bool) -> Ranking:
         """The longs or the shorts of a market as they stand now."""
         self.follow()
-        key = (market.number, longs)
-        found = self._rankings.get(key)
+        found = self._rankings.get(market.number)
         if found is None:
-            holders = self._holders[market.number]
-            sided = [number for number in holders if self._side(number, market.number) == longs]
-            found = self._rankings[key] = Ranking(self.opposite(number, market) for number in sided)
-        return found
+            self._take_over(market.number)
+            found = self._rankings[market.number] = (
+                self._ranked(market, False), self._ranked(market, True)
+            )  # fmt: skip
+        return found[longs]
+
+    def _ranked(self, market: Market, longs: bool) -> Ranking:
+        def first(count: int) -> list[Opposite]:
+            return holders.first(market, longs, count)
+
+        def holds(number: int) -> bool:
+            # A closed position may have been forgotten before anybody was told.
+            return self._side(number, market.number) == longs
+
+        holders = self._holders[market.number]
+        return Ranking(first, holds)
+
+    def _take_over(self, market: int) -> None:
+        """Bring the rows of a market up to date."""
+        holders, kin, late = self._holders[market], self._kin[market], self._late[market]
+        hour = self._state.time_ms // HOUR_MS
+        if hour != self._hours[market]:
+            self._hours[market] = hour
+            late.update(dict.fromkeys(holders.accounts()))
+        masters: dict[int, None] = {}
+        for number in late:
+            master = master_of(number)
+            masters[master] = None
+            kin.setdefault(master, {})[number] = None
+        self._late[market] = {}
+        for master in masters:
+            for number in list(kin[master]):
+                e = self._state.accounts[number].exposures.get(market)
+                if e is not None and e.size_lots:
+                    holders.put(number, e.size_lots, self._gain_uusd(e))
+                else:
+                    holders.put(number, 0, 0)
+                    del kin[master][number]
+            if not kin[master]:
+                del kin[master]
+
+    def _gain_uusd(self, e: Exposure) -> int:
+        """Profit of a position without what it is worth: realised within a day, less its cost."""
+        return self._realised.share_uusd(e.account, e.market) - e.cost_uusd
 
     def _side(self, account: int, market: int) -> bool | None:
         """Whether an account is long (True) or short (False) in a market, None for neither."""
@@ -80,31 +135,32 @@ class Opposites:
         e = self._state.accounts[number].exposures.get(market.number)
         if e is None or not e.size_lots:
             return Opposite(number, 0, 0)
-        profit_uusd = market.product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
-        profit_uusd += self._realised.within_day_uusd(master_of(number), market.number)
-        return Opposite(number, profit_uusd, abs(e.size_lots))
+        profit_uusd = market.product.value_uusd(e.size_lots, market.mark_ticks)
+        return Opposite(number, profit_uusd + self._gain_uusd(e), abs(e.size_lots))
 
     def follow(self) -> None:
         """Take over what fills and moves changed since the last look."""
         events, moved = self._state.events, self._moves.changed
         for event in events[self._seen :]:
             if type(event) is Fill:
-                self.put(event.maker_account, event.market)
-                self.put(event.taker_account, event.market)
+                moved[event.maker_account, event.market] = None
+                moved[event.taker_account, event.market] = None
         self._seen = len(events)
         for number, market in moved:
-            self.put(number, market)
+            self._late[market][number] = None
+            self._kin[market].setdefault(master_of(number), {})[number] = None
+        masters = {(master_of(number), market): None for number, market in moved}
+        for master, market in masters:
+            if market in self._rankings:
+                for number in self._kin[market][master]:
+                    self._put(number, market)
         moved.clear()
 
-    def put(self, number: int, market: int) -> None:
-        """An account's position in a market is another now, or was taken out of its ranking."""
-        self._holders[market][number] = None
+    def _put(self, number: int, market: int) -> None:
+        """An account stands elsewhere in the rankings of a market."""
         side = self._side(number, market)
-        for longs in (False, True):
-            ranking = self._rankings.get((market, longs))
-            if ranking is None:
-                continue
-            if side == longs:
+        for longs, ranking in enumerate(self._rankings[market]):
+            if side == bool(longs):
                 ranking.put(self.opposite(number, self._state.markets[market]))
             else:
                 ranking.put(Opposite(number, 0, 0))
@@ -236,7 +292,7 @@ class Deleveraging:
             items.spend(sum(1 for part in parts if part))
             for opposite, part in zip(taken, parts, strict=True):
                 if not part:
-                    self.opposites.put(opposite.account, market.number)
+                    ranking.put(opposite)
             paid_uusd, before = 0, self._state.risk.liquidation(account)
         return share_uusd
 

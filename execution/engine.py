@@ -12,13 +12,14 @@ from execution.custody import Custody
 from execution.fees import Fees
 from execution.funding import Funding
 from execution.liquidation import Liquidations
-from execution.phases import Phases
+from execution.phases import Phases, work_of
 from execution.pricing import Pricing
 from execution.realised import Realised
 from execution.receipts import Receipts
 from execution.schedules import Schedules
 from execution.settings import Settings
 from execution.state import State
+from execution.steps import Steps
 from execution.trading import Trading
 from execution.transfers import Transfers
 from execution.triggers import Triggers
@@ -96,6 +97,7 @@ class Engine:
         trading.on_protected = settings.count_fill
         triggers = Triggers(state, trading)
         trading.crossing.on_linked = triggers.linked
+        custody.on_left = transfers.on_left = triggers.note_left
         schedules = Schedules(state, trading, triggers)
         self._schedules = schedules
         trading.note_expiry, trading.waiting = schedules.note, schedules
@@ -172,10 +174,23 @@ class Engine:
         state = self._state
         state.begin(height, time_ms)
         self._batches.ran = []
-        self._phases.run(self.verify_signature, inbox, inbox_cursor, batches)
+        work = work_of(state.chain.genesis, inbox, inbox_cursor, batches)
+        self._phases.run(self.verify_signature, work)
         changes = state.commit()
         done = self._batches
         return BlockResult(state.events, changes, state.outbox, done.executed, done.ran)
+
+    def steps(
+        self,
+        time_ms: int,
+        inbox: Sequence[InboxEntry],
+        inbox_cursor: int,
+        batches: Sequence[bytes],
+    ) -> Steps:
+        """The steps of a block, to be executed one by one instead of `apply`; from the one on that
+        the state stands before."""
+        work = work_of(self._state.chain.genesis, inbox, inbox_cursor, batches)
+        return Steps(self._state, self._phases, self.verify_signature, time_ms, work)
 
     # -- views
 

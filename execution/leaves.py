@@ -1,75 +1,64 @@
-"""Keys and values of the state's leaves: everything that influences a later result.
+"""Values of the state's leaves: everything that influences a later result, and their keys.
 
-Keys start with a byte for their kind and have one length per kind, so no key is a prefix of
-another. Numbers are big-endian. Values are canonical MessagePack arrays.
+Values are canonical MessagePack arrays; the keys are those of `execution.leaf_keys`.
 """
 
 from __future__ import annotations
 
-from struct import Struct
-
-from protocol.actions import BUY, OPEN
+from execution.leaf_keys import ACCOUNT as ACCOUNT
+from execution.leaf_keys import AGENT as AGENT
+from execution.leaf_keys import BACKSTOP_KEY as BACKSTOP_KEY
+from execution.leaf_keys import CLOCK_KEY as CLOCK_KEY
+from execution.leaf_keys import COUNTERS_KEY as COUNTERS_KEY
+from execution.leaf_keys import DEAD_MAN as DEAD_MAN
+from execution.leaf_keys import DISTRESS as DISTRESS
+from execution.leaf_keys import GLOBAL as GLOBAL
+from execution.leaf_keys import KEY_BYTES as KEY_BYTES
+from execution.leaf_keys import MARKET as MARKET
+from execution.leaf_keys import MONEY_KEY as MONEY_KEY
+from execution.leaf_keys import NONCE as NONCE
+from execution.leaf_keys import ORACLE as ORACLE
+from execution.leaf_keys import ORDER as ORDER
+from execution.leaf_keys import POSITION as POSITION
+from execution.leaf_keys import PRICING as PRICING
+from execution.leaf_keys import PROGRESS_KEY as PROGRESS_KEY
+from execution.leaf_keys import REALISED as REALISED
+from execution.leaf_keys import REALISED_NOW as REALISED_NOW
+from execution.leaf_keys import RECEIPTS_KEY as RECEIPTS_KEY
+from execution.leaf_keys import SETTINGS as SETTINGS
+from execution.leaf_keys import TRIGGER as TRIGGER
+from execution.leaf_keys import TURN_KEY as TURN_KEY
+from execution.leaf_keys import TWAP as TWAP
+from execution.leaf_keys import VOLUME as VOLUME
+from execution.leaf_keys import VOTE as VOTE
+from execution.leaf_keys import account_key as account_key
+from execution.leaf_keys import agent_key as agent_key
+from execution.leaf_keys import dead_man_key as dead_man_key
+from execution.leaf_keys import distress_key as distress_key
+from execution.leaf_keys import market_key as market_key
+from execution.leaf_keys import nonce_key as nonce_key
+from execution.leaf_keys import oracle_key as oracle_key
+from execution.leaf_keys import order_key as order_key
+from execution.leaf_keys import parse_account_key as parse_account_key
+from execution.leaf_keys import parse_agent_key as parse_agent_key
+from execution.leaf_keys import parse_market_key as parse_market_key
+from execution.leaf_keys import parse_nonce_key as parse_nonce_key
+from execution.leaf_keys import parse_oracle_key as parse_oracle_key
+from execution.leaf_keys import parse_order_key as parse_order_key
+from execution.leaf_keys import parse_position_key as parse_position_key
+from execution.leaf_keys import parse_trigger_key as parse_trigger_key
+from execution.leaf_keys import position_key as position_key
+from execution.leaf_keys import pricing_key as pricing_key
+from execution.leaf_keys import realised_key as realised_key
+from execution.leaf_keys import realised_now_key as realised_now_key
+from execution.leaf_keys import settings_key as settings_key
+from execution.leaf_keys import trigger_key as trigger_key
+from execution.leaf_keys import twap_key as twap_key
+from execution.leaf_keys import volume_key as volume_key
+from execution.leaf_keys import vote_key as vote_key
+from protocol.actions import OPEN
 from protocol.codec import Decoder, Wire
 from protocol.events import Result
-
-ACCOUNT = b"a"
-VOTE = b"c"
-DEAD_MAN = b"d"
-PRICING = b"f"
-GLOBAL = b"g"
-AGENT = b"k"
-DISTRESS = b"l"
-MARKET = b"m"
-NONCE = b"n"
-ORDER = b"o"
-POSITION = b"p"
-ORACLE = b"r"
-SETTINGS = b"s"
-TRIGGER = b"t"
-VOLUME = b"v"
-TWAP = b"w"
-REALISED = b"y"
-
-CLOCK_KEY = GLOBAL + b"\x00"
-COUNTERS_KEY = GLOBAL + b"\x01"
-MONEY_KEY = GLOBAL + b"\x02"
-RECEIPTS_KEY = GLOBAL + b"\x03"
-BACKSTOP_KEY = GLOBAL + b"\x04"
-TURN_KEY = GLOBAL + b"\x05"
-
-_PRICE_MASK = (1 << 32) - 1
-
-_account = Struct(">cQ")
-"""Also dead-man's switches, distressed accounts, volumes of masters, and TWAPs by their id."""
-_agent = Struct(">cQ32s")
-_market = Struct(">cH")
-_nonce = Struct(">c32sB")
-_order = Struct(">cHBIQ")
-_position = Struct(">cQH")
-_oracle = Struct(">cHH")
-"""Also guardians' votes."""
-_trigger = Struct(">cHQ")
-
-KEY_BYTES = {
-    ACCOUNT: _account.size,
-    VOTE: _oracle.size,
-    DEAD_MAN: _account.size,
-    PRICING: _market.size,
-    DISTRESS: _account.size,
-    SETTINGS: _position.size,
-    TRIGGER: _trigger.size,
-    VOLUME: _account.size,
-    TWAP: _account.size,
-    REALISED: _position.size,
-    GLOBAL: 2,
-    AGENT: _agent.size,
-    MARKET: _market.size,
-    NONCE: _nonce.size,
-    ORDER: _order.size,
-    POSITION: _position.size,
-    ORACLE: _oracle.size,
-}
-"""Length of the keys of each kind, kind byte included."""
 
 
 class ClockLeaf(Wire, frozen=True):
@@ -80,11 +69,13 @@ class ClockLeaf(Wire, frozen=True):
 
 
 class CountersLeaf(Wire, frozen=True):
-    """The next order id and outbox number, and inbox entries consumed so far."""
+    """The next order id and outbox number, inbox entries consumed so far, and the running hash of
+    the outbox."""
 
     next_order_id: int
     next_outbox: int
     inbox_cursor: int
+    outbox_hash: bytes
 
 
 class MoneyLeaf(Wire, frozen=True):
@@ -136,12 +127,12 @@ class PricingLeaf(Wire, frozen=True):
     """What prices, funding and settlement of a market carry from block to block.
 
     `ema`: moving average of impact mid - oracle in 2^-16 ticks, at time `sampled_ms`. `wild_ms`:
-    since when the median deviates, to the level of `wild_ticks` (0: it does not). `fresh_ms`: since
-    when prices are fresh (0: they are not, or the market is not reopening). `reopened_ms`: when the
-    shard came back after a gap (0: long ago). `mode`: the mode in force. Premium samples since the
-    last payment: `premium_ppb` is their sum. `funding_index`: thousandths of a micro-dollar per
-    long lot. Dated futures: `average_ticks_ms` is the sum of oracle price x milliseconds over
-    `averaged_ms`; `settled_ticks` is not 0 once the market has expired.
+    since when the median deviates, to `wild_ticks` (0: it does not); `from_ms`, `from_ticks`: see
+    `margin.oracle.Level`. `fresh_ms`: since when prices are fresh (0: they are not, or the market
+    is not reopening). `reopened_ms`: when the shard came back after a gap (0: long ago). `mode`:
+    the mode in force. Premium samples since the last payment: `premium_ppb` is their sum.
+    `funding_index`: thousandths of a micro-dollar per long lot. Dated futures: `average_ticks_ms`
+    is the sum of oracle price x milliseconds over `averaged_ms`; `settled_ticks`: 0 until expiry.
     """
 
     ema: int = 0
@@ -160,6 +151,8 @@ class PricingLeaf(Wire, frozen=True):
     average_ticks_ms: int = 0
     averaged_ms: int = 0
     settled_ticks: int = 0
+    from_ms: int = 0
+    from_ticks: int = 0
 
 
 class SettingsLeaf(Wire, frozen=True):
@@ -270,6 +263,29 @@ class TurnLeaf(Wire, frozen=True):
     account: int
 
 
+class ProgressLeaf(Wire, frozen=True):
+    """Where the execution of a block stands between two of its steps; no block ends with it.
+
+    `steps`: how many are done. `previous_ms`: time of the block before. `fills_left`, `looks_left`,
+    `expiries_left`: what the block may still do. `results`: of the actions of the batch that has
+    begun (None: none has, or it was refused). `left`: accounts that something left, by number.
+    """
+
+    steps: int
+    previous_ms: int
+    fills_left: int
+    looks_left: int
+    expiries_left: int
+    results: list[Result] | None
+    left: list[int]
+
+
+class RealisedNowLeaf(Wire, frozen=True):
+    """What a master account has realised in a market in the block so far, in micro-dollars."""
+
+    uusd: int
+
+
 class OracleLeaf(Wire, frozen=True):
     """The latest price of one oracle for one market, its nonce (the time of observation), the time
     of its block and its confidence."""
@@ -317,130 +333,5 @@ decode_vote: Decoder[VoteLeaf] = Decoder(VoteLeaf)
 decode_receipts: Decoder[ReceiptsLeaf] = Decoder(ReceiptsLeaf)
 decode_backstop: Decoder[BackstopLeaf] = Decoder(BackstopLeaf)
 decode_turn: Decoder[TurnLeaf] = Decoder(TurnLeaf)
-
-
-def account_key(account: int) -> bytes:
-    """Key of an account."""
-    return _account.pack(ACCOUNT, account)
-
-
-def agent_key(account: int, agent: bytes) -> bytes:
-    """Key of an agent (32-byte public key) of an account."""
-    return _agent.pack(AGENT, account, agent)
-
-
-def market_key(market: int) -> bytes:
-    """Key of a market."""
-    return _market.pack(MARKET, market)
-
-
-def nonce_key(signer: bytes, slot: int) -> bytes:
-    """Key of one of a signer's 100 nonce slots."""
-    return _nonce.pack(NONCE, signer, slot)
-
-
-def order_key(market: int, side: int, price_ticks: int, order_id: int) -> bytes:
-    """Key of a resting order: its order among the keys of a side is its priority."""
-    price = _PRICE_MASK - price_ticks if side == BUY else price_ticks
-    return _order.pack(ORDER, market, side, price, order_id)
-
-
-def position_key(account: int, market: int) -> bytes:
-    """Key of a position."""
-    return _position.pack(POSITION, account, market)
-
-
-def oracle_key(market: int, oracle: int) -> bytes:
-    """Key of the price of an oracle (its index in genesis) for a market."""
-    return _oracle.pack(ORACLE, market, oracle)
-
-
-def vote_key(market: int, guardian: int) -> bytes:
-    """Key of a guardian's vote (its index in genesis) for a market."""
-    return _oracle.pack(VOTE, market, guardian)
-
-
-def pricing_key(market: int) -> bytes:
-    """Key of a market's pricing."""
-    return _market.pack(PRICING, market)
-
-
-def settings_key(account: int, market: int) -> bytes:
-    """Key of an account's settings in a market."""
-    return _position.pack(SETTINGS, account, market)
-
-
-def realised_key(account: int, market: int) -> bytes:
-    """Key of a master account's realised profit in a market."""
-    return _position.pack(REALISED, account, market)
-
-
-def trigger_key(market: int, trigger_id: int) -> bytes:
-    """Key of a trigger: market, then placement."""
-    return _trigger.pack(TRIGGER, market, trigger_id)
-
-
-def twap_key(twap_id: int) -> bytes:
-    """Key of a TWAP."""
-    return _account.pack(TWAP, twap_id)
-
-
-def dead_man_key(account: int) -> bytes:
-    """Key of an account's dead-man's switch."""
-    return _account.pack(DEAD_MAN, account)
-
-
-def volume_key(master: int) -> bytes:
-    """Key of a master account's volumes."""
-    return _account.pack(VOLUME, master)
-
-
-def distress_key(account: int) -> bytes:
-    """Key of an account below maintenance."""
-    return _account.pack(DISTRESS, account)
-
-
-def parse_account_key(key: bytes) -> int:
-    """Number in the key of an account, a dead-man's switch, volumes, distress or a TWAP."""
-    return int.from_bytes(key[1:], "big")
-
-
-def parse_agent_key(key: bytes) -> tuple[int, bytes]:
-    """(account, agent) of an agent key."""
-    _, account, agent = _agent.unpack(key)
-    return account, agent
-
-
-def parse_market_key(key: bytes) -> int:
-    """Market of a market key."""
-    return int.from_bytes(key[1:], "big")
-
-
-def parse_nonce_key(key: bytes) -> tuple[bytes, int]:
-    """(signer, slot) of a nonce key."""
-    _, signer, slot = _nonce.unpack(key)
-    return signer, slot
-
-
-def parse_order_key(key: bytes) -> tuple[int, int, int, int]:
-    """(market, side, price_ticks, order_id) of an order key."""
-    _, market, side, price, order_id = _order.unpack(key)
-    return market, side, _PRICE_MASK - price if side == BUY else price, order_id
-
-
-def parse_position_key(key: bytes) -> tuple[int, int]:
-    """(account, market) of the key of a position, of settings or of realised profit."""
-    _, account, market = _position.unpack(key)
-    return account, market
-
-
-def parse_oracle_key(key: bytes) -> tuple[int, int]:
-    """(market, number) of an oracle's or vote's key."""
-    _, market, oracle = _oracle.unpack(key)
-    return market, oracle
-
-
-def parse_trigger_key(key: bytes) -> tuple[int, int]:
-    """(market, id) of a trigger key."""
-    _, market, trigger_id = _trigger.unpack(key)
-    return market, trigger_id
+decode_progress: Decoder[ProgressLeaf] = Decoder(ProgressLeaf)
+decode_realised_now: Decoder[RealisedNowLeaf] = Decoder(RealisedNowLeaf)

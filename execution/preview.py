@@ -60,14 +60,16 @@ def preview(
     if not 0 <= action.market < len(state.markets):
         return Preview(REFUSED[Code.UNKNOWN_MARKET], [], before, before)
     count = FIRST_ORDERS
-    if isinstance(action, Order) and action.tif == FOK:
-        # It looks at the book without touching it, so that nobody can tell how far it looked.
-        count = len(state.markets[action.market].book.orders)
     while True:
         whole, reached = _reached(state, action, count)
         copy = _copy_state(state, account, action.market, reached)
         result = _execute(copy, copy.accounts[number], action, tier)
-        if whole or _rests(copy.markets[action.market], reached[-1]):
+        if isinstance(action, Order) and action.tif == FOK:
+            # It looks without touching: where the copied orders do for it, it looked no further.
+            whole = whole or result.code != Code.NOT_FILLABLE
+        elif not whole:
+            whole = _rests(copy.markets[action.market], reached[-1])
+        if whole:
             break
         count *= 8
     after = margin_report(copy.risk, copy.accounts[number])
@@ -132,7 +134,8 @@ def _reached(state: State, action: Order | MarketOrder, count: int) -> tuple[boo
     """The first orders that the order may meet, and whether these are all.
 
     All are those within its limit, up to one more than fills may be: only fills and refused orders
-    count against that bound, others may leave without.
+    count against that bound, others may leave without. A fill-or-kill order looks at no more than
+    a block allows.
     """
     market, side = state.markets[action.market], action.side
     if isinstance(action, Order):
@@ -140,9 +143,12 @@ def _reached(state: State, action: Order | MarketOrder, count: int) -> tuple[boo
     else:
         limit = slippage_limit(market, side, action.slippage_ppm)
     found: list[Resting] = []
-    left = state.limits.fills_per_action
+    left, looks = state.limits.fills_per_action, -1
+    if isinstance(action, Order) and action.tif == FOK:
+        looks = state.limits.fills_per_block
     for order in market.book.walk(SELL if side == BUY else BUY):
-        if left < 0 or (order.price_ticks > limit if side == BUY else order.price_ticks < limit):
+        beyond = order.price_ticks > limit if side == BUY else order.price_ticks < limit
+        if left < 0 or beyond or len(found) == looks:
             break
         if len(found) == count:
             return False, found

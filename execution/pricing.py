@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from execution import leaves as lv
+from execution.observations import median_of, stakes_of
 from execution.state import State
 from margin.account import Account, Exposure
 from margin.mark import (
@@ -23,11 +24,12 @@ from margin.mark import (
     within,
 )
 from margin.market import Market
-from margin.oracle import NEVER_MS, Level, Observation, committee_median, follow
+from margin.oracle import NEVER_MS, Level, follow
 from protocol.actions import CANCEL_ONLY, HALTED, OPEN, POST_ONLY_MODE, REDUCE_ONLY_MODE
 from protocol.errors import Code
 from protocol.events import Expired, FundingPaid, MarkChanged, MarketChanged, PositionSettled
 from protocol.genesis import DAY_MS
+from protocol.markets import OPEN_INTEREST_NOTIONAL_LIMIT
 
 UNPRICED = lv.PricingLeaf()
 """Pricing of a market that nothing happened in; it has no leaf."""
@@ -66,8 +68,7 @@ class Pricing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        genesis = state.chain.genesis
-        self._stakes = genesis.oracle_stakes or [1] * len(genesis.oracles)
+        self._stakes = stakes_of(state.chain.genesis)
         self._previous_ms = state.time_ms
         self._feeds = [Feed(market) for market in state.markets]
         for feed in self._feeds:
@@ -79,6 +80,12 @@ class Pricing:
             market.scaled_ppm = _scaled_ppm(market)
 
     # -- phase 1
+
+    def resume(self, previous_ms: int) -> None:
+        """The block before was at this time; what the oracles told since is not known."""
+        self._previous_ms = previous_ms
+        for feed in self._feeds:
+            feed.until_ms = _NEWS_MS
 
     def begin_block(self) -> None:
         """Fix prices, marks and modes for the block, from what the oracles have reported and the
@@ -101,8 +108,10 @@ class Pricing:
                 self._begin_market(feed, before_ms, reopens)
 
     def _rests(self, feed: Feed, reopens: bool) -> bool:
-        """Whether nothing can have changed in a quiet market: no report, no vote, no reopening."""
-        if reopens or feed.until_ms != NEVER_MS or feed.market.mode != feed.market.voted_mode:
+        """Whether nothing can have changed in a quiet market: no report, no vote, no reopening, no
+        price that waits for open interest to fall."""
+        market = feed.market
+        if reopens or market.stale or feed.until_ms != NEVER_MS or market.mode != market.voted_mode:
             return False
         row = self._state.pricing.get(feed.key)
         return row is None or not row.reopened_ms
@@ -110,13 +119,16 @@ class Pricing:
     def _begin_market(self, feed: Feed, before_ms: int, reopens: bool) -> None:
         state, market = self._state, feed.market
         old = state.pricing.get(feed.key) or UNPRICED
-        ticks, wild_ms, wild_ticks = self._level(feed, old)
+        ticks, *guard = self._level(feed, old)
         # Before its first price a market stands at the initial one, which no age limit vouches for.
         known = feed.median_ticks or not (ticks or market.config.oracle_age_ms)
-        stale = bool(wild_ms) or not known
+        wild_ms, wild_ticks, from_ms, from_ticks = guard
+        stale = bool(wild_ms) or not known or _too_open(market, ticks)
         row = old
-        if (wild_ms, wild_ticks) != (old.wild_ms, old.wild_ticks):
-            row = replace(row, wild_ms=wild_ms, wild_ticks=wild_ticks)
+        if guard != [old.wild_ms, old.wild_ticks, old.from_ms, old.from_ticks]:
+            row = replace(
+                row, wild_ms=wild_ms, wild_ticks=wild_ticks, from_ms=from_ms, from_ticks=from_ticks
+            )
         row = self._stage(market, row, stale, reopens)
         row = self._sample(market, row, ticks, stale, before_ms)
         settles = self._settles(market, row)
@@ -137,26 +149,14 @@ class Pricing:
 
     def _level(self, feed: Feed, row: lv.PricingLeaf) -> Level:
         """The accepted oracle price after this block's median, which is kept in `feed`."""
-        state, market, stakes = self._state, feed.market, self._stakes
+        state, market = self._state, feed.market
         config, now = market.config, state.time_ms
         if feed.until_ms < now:
-            feed.median_ticks, feed.until_ms = committee_median(
-                [
-                    Observation(
-                        leaf.price_ticks,
-                        leaf.confidence_ppm,
-                        min(leaf.nonce_ms, leaf.time_ms),
-                        stakes[oracle],
-                    )
-                    for oracle, leaf in state.oracle_prices[market.number].items()
-                ],
-                sum(stakes),
-                now,
-                config.oracle_age_ms,
-                config.oracle_confidence_ppm,
+            feed.median_ticks, feed.until_ms = median_of(
+                market, state.oracle_prices[market.number], self._stakes, now
             )
         return follow(
-            Level(market.oracle_ticks, row.wild_ms, row.wild_ticks),
+            Level(market.oracle_ticks, row.wild_ms, row.wild_ticks, row.from_ms, row.from_ticks),
             feed.median_ticks,
             now,
             config.oracle_deviation_ppm,
@@ -264,7 +264,7 @@ class Pricing:
     def _set_mark(self, market: Market, mark_ticks: int) -> None:
         state = self._state
         if mark_ticks != market.mark_ticks:
-            state.risk.set_mark(market, mark_ticks, state.accounts)
+            state.risk.set_mark(market, mark_ticks)
             state.dirty_markets[market] = None
             state.events.append(MarkChanged(market.number, mark_ticks))
 
@@ -373,6 +373,13 @@ def stricter(one: int, other: int) -> int:
     if {one, other} == {POST_ONLY_MODE, REDUCE_ONLY_MODE}:
         return CANCEL_ONLY
     return max(one, other, key=_STRICTNESS.__getitem__)
+
+
+def _too_open(market: Market, ticks: int) -> bool:
+    """Whether open interest at a price would be more than a number holds: the mark stays, and the
+    market only reduces, until it is not."""
+    notional_uusd = market.product.notional_uusd(market.open_interest_lots, ticks)
+    return notional_uusd >= OPEN_INTEREST_NOTIONAL_LIMIT
 
 
 def _scaled_ppm(market: Market) -> int:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import NamedTuple
 
-from execution import leaves as lv
+from execution.realised import Realised
 from execution.state import State
 from margin.account import Account, Exposure
-from margin.deleveraging import Opposite, rank_key, realised_uusd
+from margin.deleveraging import Opposite, rank_key
 from margin.market import Market
 from margin.valuation import Valuation
 from protocol.markets import PPM
-from protocol.settlement import master_of
 
 RANKS_MS = 1_000
 """How old the ranks of deleveraging may be, in milliseconds of block time."""
@@ -174,8 +173,9 @@ class DeleverageRanks:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._ranked: dict[int, tuple[int, dict[bool, list[tuple[int, int, int]]]]] = {}
-        """By market: time of the block, and the keys of shorts and longs in their order."""
+        self._ranked: dict[int, tuple[int, Realised, dict[bool, list[tuple[int, int, int]]]]] = {}
+        """By market: time of the block, the families of masters then, and the keys of shorts and
+        longs in their order."""
 
     def place(self, market: int, account: int) -> tuple[int, int] | None:
         """(place, how many) as in `deleverage_rank`."""
@@ -183,29 +183,31 @@ class DeleverageRanks:
         e = self._state.accounts[account].exposures.get(market)
         if e is None or not e.size_lots or where.settled_ticks:
             return None
-        time_ms, ranked = self._ranked.get(market, (0, None))
-        if ranked is None or self._state.time_ms - time_ms >= RANKS_MS:
-            ranked = self._rank(where)
-            self._ranked[market] = self._state.time_ms, ranked
+        found = self._ranked.get(market)
+        if found is None or self._state.time_ms - found[0] >= RANKS_MS:
+            realised = Realised(self._state)
+            found = self._state.time_ms, realised, self._rank(where, realised)
+            self._ranked[market] = found
+        _, realised, ranked = found
         keys = ranked[e.size_lots > 0]
-        place = bisect_left(keys, rank_key(self._opposite(where, e)))
+        place = bisect_left(keys, rank_key(self._opposite(where, e, realised)))
         return place, max(len(keys), place + 1)
 
-    def _rank(self, market: Market) -> dict[bool, list[tuple[int, int, int]]]:
+    def _rank(self, market: Market, realised: Realised) -> dict[bool, list[tuple[int, int, int]]]:
         ranked: dict[bool, list[tuple[int, int, int]]] = {False: [], True: []}
         for account in self._state.accounts.values():
             e = account.exposures.get(market.number)
             if e is not None and e.size_lots:
-                ranked[e.size_lots > 0].append(rank_key(self._opposite(market, e)))
+                opposite = self._opposite(market, e, realised)
+                ranked[e.size_lots > 0].append(rank_key(opposite))
         for keys in ranked.values():
             keys.sort()
         return ranked
 
-    def _opposite(self, market: Market, e: Exposure) -> Opposite:
-        """The exposure with its profit: unrealised at the mark, and realised within a day."""
-        state = self._state
+    @staticmethod
+    def _opposite(market: Market, e: Exposure, realised: Realised) -> Opposite:
+        """The exposure with its profit: unrealised at the mark, and its share of what was realised
+        within a day."""
         profit = market.product.value_uusd(e.size_lots, market.mark_ticks) - e.cost_uusd
-        row = state.realised.get(lv.realised_key(master_of(e.account), market.number))
-        if row is not None:
-            profit += realised_uusd(row.hours, state.time_ms)
+        profit += realised.share_uusd(e.account, market.number)
         return Opposite(e.account, profit, abs(e.size_lots))

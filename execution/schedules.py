@@ -29,8 +29,8 @@ class Schedules:
     """
 
     __slots__ = (
-        "_dated", "_dead_men", "_expiring", "_left", "_state", "_sweep_at", "_trading",
-        "_triggers", "_twaps",
+        "_dated", "_dead_men", "_expiring", "_state", "_sweep_at", "_trading", "_triggers",
+        "_twaps", "left",
     )  # fmt: skip
 
     def __init__(self, state: State, trading: Trading, triggers: Triggers) -> None:
@@ -42,7 +42,8 @@ class Schedules:
         self._dated = [market for market in state.markets if market.config.expires_ms]
         self._expiring: list[tuple[int, int, Resting]] = []
         """Heap of (expires_ms, id, order) of resting orders, some of them gone."""
-        self._left = 0
+        self.left = 0
+        """What `expire` left of the block's budget."""
         self._sweep_at = SPARE_NOTES
         for account in state.accounts.values():
             for order in account.orders.values():
@@ -85,12 +86,12 @@ class Schedules:
     def expire(self) -> None:
         """Orders and triggers whose time is over, before the block's prices are fixed: what nobody
         can take any more must not move a mark."""
-        self._left = self._expire(self._state.limits.expiries_per_block)
+        self.left = self._expire(self._state.limits.expiries_per_block)
 
     def run(self) -> None:
         """Closed markets with what `expire` left of the budget, dead-man's switches, TWAP slices,
         in this order."""
-        budget = self._left
+        budget = self.left
         for market in self._dated:
             if market.settled_ticks and budget:
                 budget = self._close(market.number, budget)

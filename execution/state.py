@@ -22,6 +22,7 @@ from protocol.events import Event
 from protocol.genesis import Chain
 from protocol.settlement import (
     BACKSTOP_ACCOUNT,
+    EMPTY_OUTBOX_HASH,
     FEE_ACCOUNT,
     INSURANCE_ACCOUNT,
     POOL_ACCOUNT,
@@ -37,10 +38,10 @@ class State:
         "deposits_uusd", "dirty_accounts", "dirty_exposures", "dirty_markets", "dirty_orders",
         "distressed", "events", "fees", "fills_left", "funds", "global_leaves", "guardians",
         "height", "inbox_cursor", "insurance", "limits", "looks_left", "markets", "moved_uusd",
-        "next_order_id", "next_outbox", "nonces", "oracle_prices", "oracles", "outbox", "pool",
-        "pricing", "realised", "realised_uusd", "receipts", "risk", "settings", "tables",
-        "time_ms", "touched", "triggers", "turns", "twaps", "volume_uusd", "volumes", "votes",
-        "withdrawals_uusd", "written",
+        "next_order_id", "next_outbox", "nonces", "oracle_prices", "oracles", "outbox",
+        "outbox_hash", "pool", "pricing", "progress", "realised", "realised_now", "realised_uusd",
+        "receipts", "risk", "settings", "tables", "time_ms", "touched", "triggers", "turns",
+        "twaps", "volume_uusd", "volumes", "votes", "withdrawals_uusd", "written",
     )  # fmt: skip
 
     def __init__(self, chain: Chain) -> None:
@@ -65,6 +66,7 @@ class State:
         self.time_ms = genesis.time_ms
         self.next_order_id = 1
         self.next_outbox = 0
+        self.outbox_hash = EMPTY_OUTBOX_HASH
         self.inbox_cursor = 0
         self.deposits_uusd = 0
         self.withdrawals_uusd = 0
@@ -88,6 +90,8 @@ class State:
         self.receipts = LeafTable(lv.decode_receipts)
         self.funds = LeafTable(lv.decode_backstop)
         self.turns = LeafTable(lv.decode_turn)
+        self.progress = LeafTable(lv.decode_progress)
+        self.realised_now = LeafTable(lv.decode_realised_now)
         self.tables: dict[bytes, LeafTable[Any]] = {
             lv.TRIGGER: self.triggers,
             lv.TWAP: self.twaps,
@@ -101,6 +105,8 @@ class State:
             lv.RECEIPTS_KEY: self.receipts,
             lv.BACKSTOP_KEY: self.funds,
             lv.TURN_KEY: self.turns,
+            lv.PROGRESS_KEY: self.progress,
+            lv.REALISED_NOW: self.realised_now,
         }
 
     def _forget_block(self) -> None:
@@ -195,6 +201,17 @@ class State:
                 changes[key] = self.global_leaves[key] = leaf
         return changes
 
+    def flush(self) -> dict[bytes, bytes | None]:
+        """Between two steps of a block: the leaves that changed since the step before. The block's
+        budgets, sums, events and outbox go on."""
+        changes = self.commit()
+        kept = self.fills_left, self.looks_left, self.volume_uusd, self.realised_uusd
+        told = self.events, self.outbox
+        self._forget_block()
+        self.fills_left, self.looks_left, self.volume_uusd, self.realised_uusd = kept
+        self.events, self.outbox = told
+        return changes
+
     def _note_touched(self) -> None:
         self.touched.update((account.number, None) for account in self.dirty_accounts)
         self.touched.update((exposure.account, None) for exposure in self.dirty_exposures)
@@ -246,7 +263,9 @@ class State:
         return {
             lv.CLOCK_KEY: encode(lv.ClockLeaf(self.height, self.time_ms)),
             lv.COUNTERS_KEY: encode(
-                lv.CountersLeaf(self.next_order_id, self.next_outbox, self.inbox_cursor)
+                lv.CountersLeaf(
+                    self.next_order_id, self.next_outbox, self.inbox_cursor, self.outbox_hash
+                )
             ),
             lv.MONEY_KEY: encode(lv.MoneyLeaf(self.deposits_uusd, self.withdrawals_uusd)),
         }
@@ -356,6 +375,7 @@ class State:
             self.next_order_id = counters.next_order_id
             self.next_outbox = counters.next_outbox
             self.inbox_cursor = counters.inbox_cursor
+            self.outbox_hash = counters.outbox_hash
         elif key == lv.MONEY_KEY:
             money = lv.decode_money(value)
             self.deposits_uusd = money.deposits_uusd

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from execution.custody import FUNDS
+from collections.abc import Callable
+
+from execution.custody import FUNDS, nobody_waits
 from execution.state import State
 from execution.trading import OK, REFUSED, Trading
 from margin.account import Account, Exposure
@@ -22,11 +24,12 @@ from protocol.settlement import (
 class Transfers:
     """Executes transfers. The account they go to begins with its first one."""
 
-    __slots__ = ("_state", "_trading")
+    __slots__ = ("_state", "_trading", "on_left")
 
     def __init__(self, state: State, trading: Trading) -> None:
         self._state = state
         self._trading = trading
+        self.on_left: Callable[[Account], None] = nobody_waits
 
     def transfer(self, account: Account, action: Transfer) -> Result:
         """Move cash that may leave the account."""
@@ -49,6 +52,7 @@ class Transfers:
             one.tv_uusd += change
             state.dirty_accounts[one] = None
         state.events.append(Transferred(account.number, other.number, amount, 0, 0))
+        self.on_left(account)
         return OK
 
     def transfer_position(self, account: Account, action: TransferPosition) -> Result:
@@ -122,6 +126,7 @@ class Transfers:
         state.move(other, theirs, lots, -cost_uusd)
         if mine.reducing:
             self._trading.crossing.fit_reduce_only(account, mine)
+        self.on_left(account)
         return Code.OK
 
     def _refusal(self, account: Account, number: int) -> Code:

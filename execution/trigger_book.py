@@ -13,7 +13,15 @@ from execution.trailing import Heir
 from execution.trigger_index import MarketTriggers
 from margin.account import Account
 from margin.market import Market
-from protocol.actions import OPEN, REDUCE_ONLY_MODE, STOP, TAKE_PROFIT, TRAILING, TriggerOrder
+from protocol.actions import (
+    OPEN,
+    REDUCE_ONLY,
+    REDUCE_ONLY_MODE,
+    STOP,
+    TAKE_PROFIT,
+    TRAILING,
+    TriggerOrder,
+)
 from protocol.errors import Code, SafetyViolation
 from protocol.events import TriggerChanged, TriggerOpened
 
@@ -24,7 +32,7 @@ class TriggerBook:
     """Keeps `state.triggers`, the accounts' lists of triggers and client ids, and the indexes
     together. Who is linked with whom is `Triggers`' business."""
 
-    __slots__ = ("_expiring", "_families", "_fresh", "_markets", "_state")
+    __slots__ = ("_expiring", "_families", "_fresh", "_markets", "_state", "reducing")
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -35,28 +43,30 @@ class TriggerBook:
         """Number of triggers of all accounts of a master, where there are some."""
         self._fresh: list[tuple[int, int]] = []
         """(market, id) of those that became due in this block."""
+        self.reducing: dict[int, dict[int, int]] = {}
+        """Number of reduce-only triggers by account and market, where there are some."""
         rows = [(*parse_trigger_key(key), row) for key, row in sorted(state.triggers.rows.items())]
         for market, trigger_id, row in rows:
             account = state.accounts[row.account]
-            self._list(account, market, trigger_id, row.client_id, row.expires_ms)
+            self._list(account, market, trigger_id, row)
         # Trailing stops come in the order in which they were armed.
         for market, trigger_id, row in sorted(rows, key=_armed):
             if row.size_lots:
                 self._markets[market].add(trigger_id, row)
 
-    def _list(
-        self, account: Account, market: int, trigger_id: int, client_id: int, expires_ms: int
-    ) -> None:
+    def _list(self, account: Account, market: int, trigger_id: int, row: TriggerLeaf) -> None:
         found = self._markets.get(market)
         if found is None:
             found = self._markets[market] = MarketTriggers()
         found.ids[trigger_id] = None
         account.triggers[trigger_id] = trigger_key(market, trigger_id)
-        self._families[account.master] = self._families.get(account.master, 0) + 1
-        if client_id:
-            account.clients[client_id] = trigger_id
-        if expires_ms:
-            self._expiring.add((expires_ms, trigger_id, market))
+        _count(self._families, account.master, 1)
+        if row.flags & REDUCE_ONLY:
+            _count(self.reducing.setdefault(account.number, {}), market, 1)
+        if row.client_id:
+            account.clients[row.client_id] = trigger_id
+        if row.expires_ms:
+            self._expiring.add((row.expires_ms, trigger_id, market))
 
     # -- one trigger
 
@@ -92,12 +102,12 @@ class TriggerBook:
         parent: int = 0,
     ) -> None:
         """Let a trigger wait; with size 0 it is not armed yet."""
-        self._list(account, action.market, trigger_id, action.client_id, action.expires_ms)
         row = TriggerLeaf(
             account.number, action.client_id, action.side, action.kind, action.trigger_ticks,
             action.limit_ticks, action.slippage_ppm, 0, action.flags, action.expires_ms, link,
             parent, 0, 0, False,
         )  # fmt: skip
+        self._list(account, action.market, trigger_id, row)
         self._size(action.market, trigger_id, row, action.size_lots)
         self._state.events.append(
             TriggerOpened(
@@ -139,9 +149,11 @@ class TriggerBook:
         self._state.triggers.drop(trigger_key(market, trigger_id))
         del index.ids[trigger_id]
         del account.triggers[trigger_id]
-        self._families[account.master] -= 1
-        if not self._families[account.master]:
-            del self._families[account.master]
+        _count(self._families, account.master, -1)
+        if row.flags & REDUCE_ONLY:
+            _count(self.reducing[account.number], market, -1)
+            if not self.reducing[account.number]:
+                del self.reducing[account.number]
         if row.client_id:
             del account.clients[row.client_id]
         if row.expires_ms:
@@ -233,14 +245,17 @@ class TriggerBook:
         if listed != expiring or listed != len(self._expiring):
             raise SafetyViolation("the triggers that expire are not those of the state")
         families: dict[int, int] = {}
+        reducing: dict[int, dict[int, int]] = {}
         for account in self._state.accounts.values():
-            count = len(account.triggers)
-            if count:
-                families[account.master] = families.get(account.master, 0) + count
+            for key in account.triggers.values():
+                _count(families, account.master, 1)
+                if self._state.triggers.rows[key].flags & REDUCE_ONLY:
+                    markets = reducing.setdefault(account.number, {})
+                    _count(markets, parse_trigger_key(key)[0], 1)
         if sum(families.values()) != len(self._state.triggers.rows):
             raise SafetyViolation("an account has a trigger that the state does not hold")
-        if families != self._families:
-            raise SafetyViolation("the triggers of a master account were not counted")
+        if (families, reducing) != (self._families, self.reducing):
+            raise SafetyViolation("the triggers of an account were not counted")
         for market, found in self._markets.items():
             found.check(rows[market])
 
@@ -248,6 +263,15 @@ class TriggerBook:
 def fires(market: Market) -> bool:
     """Whether triggers of a market fire now: its prices are fresh, and it takes their orders."""
     return not market.stale and market.mode in (OPEN, REDUCE_ONLY_MODE)
+
+
+def _count(numbers: dict[int, int], key: int, more: int) -> None:
+    """Count up or down; what is 0 is not there."""
+    number = numbers.get(key, 0) + more
+    if number:
+        numbers[key] = number
+    else:
+        del numbers[key]
 
 
 def _armed(item: tuple[int, int, TriggerLeaf]) -> tuple[int, int, int]:

@@ -1,13 +1,13 @@
 """What is wrong with a trigger, an OCO pair or a bracket before it waits.
 
-A trigger costs no fee and holds no margin. So that nobody fills the markets with them for nothing,
-each needs something behind it when it is placed: margin, or what it may reduce.
+What one that reduces may close is asked for here, margin in `trigger_backing`.
 """
 
 from __future__ import annotations
 
 from execution.checks import MAX_SLIPPAGE_PPM, Checks
 from execution.state import State
+from execution.trigger_backing import nothing_to_reduce
 from execution.trigger_book import KINDS
 from execution.trigger_index import falls
 from margin.account import Account
@@ -31,16 +31,21 @@ from protocol.settlement import isolated_market
 
 
 class TriggerChecks:
-    """Answers `Code.OK` or the first thing that is wrong; changes nothing. Room is not asked here.
-
-    The account's totals must be fresh.
-    """
+    """Answers `Code.OK` or the first thing that is wrong; changes nothing. Margin and room are not
+    asked here."""
 
     __slots__ = ("_checks", "_state")
 
     def __init__(self, state: State, checks: Checks) -> None:
         self._state = state
         self._checks = checks
+
+    def order(self, account: Account, action: Order) -> Code:
+        """What is wrong with the order of a pair, margin and the book apart."""
+        return self._checks.order(
+            account, action.market, action.side, action.price_ticks, action.size_lots, action.tif,
+            action.client_id, action.flags, action.expires_ms,
+        )  # fmt: skip
 
     def trigger(self, account: Account, action: TriggerOrder, leaves: bool = False) -> Code:
         """What is wrong with a trigger. One that `leaves` what a bracket's parent enters need not
@@ -66,25 +71,9 @@ class TriggerChecks:
             return code
         if _would_fire(action, market.mark_ticks):
             return Code.WOULD_FIRE
-        return _unbacked(account, market, action)
-
-
-def _unbacked(account: Account, market: Market, action: TriggerOrder) -> Code:
-    """Whether nothing stands behind a trigger. One that reduces needs a position or a resting order
-    in the market; another needs the margin of its size at the mark, unless it only closes."""
-    exposure = account.exposures.get(action.market)
-    size = 0 if exposure is None else exposure.size_lots
-    if action.flags & REDUCE_ONLY:
-        rests = exposure is not None and (exposure.bid_lots or exposure.ask_lots)
-        return Code.OK if size or rests else Code.NOT_REDUCING
-    if abs(size) >= action.size_lots and (size > 0) == (action.side == SELL):
+        if action.flags & REDUCE_ONLY and nothing_to_reduce(account, action.market):
+            return Code.NOT_REDUCING
         return Code.OK
-    needed_uusd = market.product.initial_uusd(
-        0, action.size_lots, 0, 0, 0, market.mark_ticks, market.scaled_ppm,
-        0 if exposure is None else exposure.leverage,
-    )  # fmt: skip
-    backed = account.tv_uusd >= account.im_uusd + needed_uusd
-    return Code.OK if backed else Code.INSUFFICIENT_MARGIN
 
 
 def _bad_fields(market: Market, action: TriggerOrder) -> Code:

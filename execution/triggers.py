@@ -16,6 +16,7 @@ import msgspec
 from execution.leaves import TriggerLeaf, parse_trigger_key
 from execution.state import State
 from execution.trading import REFUSED, Trading
+from execution.trigger_backing import TriggerBacking, nothing_to_reduce
 from execution.trigger_book import TriggerBook
 from execution.trigger_checks import TriggerChecks, bad_bracket, bad_pair
 from margin.account import Account
@@ -39,6 +40,7 @@ from protocol.events import (
     REASON_FIRED,
     REASON_LINKED,
     REASON_MARKET_CLOSED,
+    REASON_UNBACKED,
     WAITING,
     Result,
     TriggerFired,
@@ -52,20 +54,24 @@ class Triggers:
     the bracket's parent; the ids of the others follow it.
     """
 
-    __slots__ = ("_checks", "_state", "_trading", "book")
+    __slots__ = ("_backing", "_checks", "_state", "_trading", "book", "left")
 
     def __init__(self, state: State, trading: Trading) -> None:
         self._state = state
         self._trading = trading
         self._checks = TriggerChecks(state, trading.checks)
+        self._backing = TriggerBacking(state)
+        self.left: dict[int, None] = {}
+        """Accounts that cash or a position left in this block, other than by trading."""
+        """Accounts that something left in this block other than by trading."""
         self.book = TriggerBook(state)
 
     # -- actions
 
     def trigger_order(self, account: Account, action: TriggerOrder) -> Result:
         """A trigger of its own."""
-        code = self._checks.trigger(account, action)
-        code = code or self.book.refusal(account, action.market, 1)
+        code = self._checks.trigger(account, action) or self.book.refusal(account, action.market, 1)
+        code = code or self._backing.refusal(account, action)
         if code:
             return REFUSED[code]
         trigger_id = self._trading.next_id()
@@ -79,23 +85,23 @@ class Triggers:
         """
         first, second = action.first, action.second
         code = bad_pair(first, second) or self._checks.trigger(account, second)
+        if isinstance(first, Order):
+            code = code or self._checks.order(account, first)
+            code = code or self.book.refusal(account, first.market, 1)
+        else:
+            code = code or self._checks.trigger(account, first)
+            code = code or self.book.refusal(account, first.market, 2)
+        code = code or self._backing.refusal(account, first, second)
         if code:
             return REFUSED[code]
         if isinstance(first, Order):
             return self._order_and_trigger(account, first, second)
-        code = self._checks.trigger(account, first)
-        code = code or self.book.refusal(account, first.market, 2)
-        if code:
-            return REFUSED[code]
         ids = self._trading.next_id(), self._trading.next_id()
         self.book.open(account, ids[0], first, ids[1])
         self.book.open(account, ids[1], second, ids[0])
         return Result(0, WAITING, ids[0], 0, first.size_lots)
 
     def _order_and_trigger(self, account: Account, first: Order, second: TriggerOrder) -> Result:
-        code = self.book.refusal(account, second.market, 1)
-        if code:
-            return REFUSED[code]
         result = self._trading.order(account, first, self._state.next_order_id + 1)
         if result.code:
             return result
@@ -278,6 +284,57 @@ class Triggers:
         state.events.append(
             TriggerFired(number, trigger_id, account.number, market.mark_ticks, result)
         )
+
+    # -- what stands behind them
+
+    def note_left(self, account: Account) -> None:
+        """Cash or a position left an account other than by trading."""
+        self.left[account.number] = None
+
+    def drop_unbacked(self, *, everywhere: bool = False) -> None:
+        """At the end of a block, take out what nothing stands behind any more, by account:
+        reduce-only triggers where nothing is left that they could reduce, by market and the oldest
+        first; and where something left the account, the newest that its margin does not cover."""
+        idle = self._idle(everywhere)
+        for number in sorted(idle.keys() | self.left.keys()):
+            account = self._state.accounts[number]
+            self._trading.touch(account)
+            for market in sorted(idle.get(number, ())):
+                self._drop_reducing(account, market)
+            while number in self.left and (first := self._backing.first_unbacked(account)):
+                market = parse_trigger_key(account.triggers[first])[0]
+                self._take_out(account, market, first, REASON_UNBACKED)
+        self.left = {}
+
+    def _drop_reducing(self, account: Account, market: int) -> None:
+        for trigger_id, key in sorted(account.triggers.items()):
+            row = self._state.triggers.get(key)  # a linked one went with another
+            if row is not None and row.flags & REDUCE_ONLY and parse_trigger_key(key)[0] == market:
+                self._take_out(account, market, trigger_id, REASON_UNBACKED)
+
+    def _idle(self, everywhere: bool) -> dict[int, set[int]]:
+        """Where this block left reduce-only triggers nothing to reduce: markets by account. What is
+        in expired markets goes as `close` comes to it. `everywhere`: what the block touched is not
+        known; blocks before it left nothing."""
+        state, reducing = self._state, self.book.reducing
+        found: dict[int, set[int]] = {}
+        if not reducing:
+            return found
+        if everywhere:
+            touched = [(number, one) for number, those in reducing.items() for one in those]
+        else:
+            exposures = [e for e in state.dirty_exposures if e.account in reducing]
+            orders = [o for o in state.dirty_orders if o.account in reducing]
+            touched = [(e.account, e.market) for e in exposures]
+            touched += [(o.account, o.market) for o in orders if not o.remaining_lots]
+        for number, market in touched:
+            if (
+                market in reducing[number]
+                and nothing_to_reduce(state.accounts[number], market)
+                and not state.markets[market].settled_ticks
+            ):
+                found.setdefault(number, set()).add(market)
+        return found
 
     def check(self) -> None:
         """Raise `SafetyViolation` unless rows, indexes and links agree."""

@@ -6,8 +6,8 @@ stand in their rank, which decides who gets the odd units.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 HOUR_MS = 3_600_000
@@ -77,18 +77,33 @@ def rank_key(opposite: Opposite) -> tuple[int, int, int]:
 
 
 class Ranking:
-    """One side of a market by rank; `put` keeps it right as positions change."""
+    """One side of a market by rank; `put` keeps it right as positions change.
 
-    __slots__ = ("_current", "_heap")
+    `first(count)` gives the first of all holders as they stood in the beginning, `holds` whether
+    one really holds a position. More are asked for only when those do not do, so that what is taken
+    decides the cost, not who holds.
+    """
 
-    def __init__(self, opposites: Iterable[Opposite]) -> None:
-        self._current = {opposite.account: opposite for opposite in opposites}
-        self._heap = [rank_key(opposite) for opposite in self._current.values()]
-        heapify(self._heap)
+    __slots__ = ("_changed", "_current", "_end", "_first", "_heap", "_holds", "_read")
+
+    def __init__(
+        self, first: Callable[[int], Sequence[Opposite]], holds: Callable[[int], bool]
+    ) -> None:
+        self._first = first
+        self._holds = holds
+        self._read = 0
+        """How many of the first ones were read."""
+        self._end: tuple[int, int, int] | None = (-1, 0, 0)
+        """Who was not read ranks beyond this; None: there is nobody left."""
+        self._changed: set[int] = set()
+        """Accounts that stand elsewhere than in the beginning."""
+        self._current: dict[int, Opposite] = {}
+        self._heap: list[tuple[int, int, int]] = []
 
     def put(self, opposite: Opposite) -> None:
         """An account's position or profit changed; `lots` 0: it has left this side."""
         before = self._current.get(opposite.account)
+        self._changed.add(opposite.account)
         if not opposite.lots:
             self._current.pop(opposite.account, None)
             return
@@ -99,13 +114,29 @@ class Ranking:
     def take(self, count: int) -> list[Opposite]:
         """Take the first `count` out, in their rank; they come back by `put`."""
         taken: list[Opposite] = []
-        while self._heap and len(taken) < count:
+        while len(taken) < count:
+            if self._end is not None and (not self._heap or self._heap[0] > self._end):
+                self._read_on(count)
+                continue
+            if not self._heap:
+                break
             key = heappop(self._heap)
             opposite = self._current.get(key[2])
             if opposite is not None and rank_key(opposite) == key:
                 del self._current[opposite.account]
                 taken.append(opposite)
         return taken
+
+    def _read_on(self, count: int) -> None:
+        """Read at least as many again."""
+        wanted = max(2 * self._read, count)
+        found = self._first(wanted)
+        for opposite in found[self._read :]:
+            if opposite.account not in self._changed and self._holds(opposite.account):
+                self._current[opposite.account] = opposite
+                heappush(self._heap, rank_key(opposite))
+        self._read = len(found)
+        self._end = rank_key(found[-1]) if len(found) == wanted else None
 
 
 def divide_lots(lots: int, opposites: Sequence[Opposite]) -> list[int]:

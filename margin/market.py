@@ -96,7 +96,7 @@ class Market:
         self.max_position_lots = config.max_position_lots
         self.min_notional_uusd = config.min_notional_uusd
         self.through: dict[int, Exposure] = {}
-        """Exposures, by account, that may have orders priced through the mark."""
+        """Exposures, by account, whose orders were placed through the mark since it was set."""
         self.leaf: bytes | None = None
 
     def clone(self) -> Market:

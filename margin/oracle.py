@@ -32,16 +32,23 @@ class Median(NamedTuple):
 
 
 class Level(NamedTuple):
-    """The accepted price, and a level that the median jumped to since `wild_ms` (0: none)."""
+    """The accepted price, and a level that the median jumped to since `wild_ms` (0: none).
+
+    `from_ticks` is what the price was before it moved at `from_ms`; how far it may go within a hold
+    time from then is measured from there.
+    """
 
     price_ticks: int
-    wild_ms: int
-    wild_ticks: int
+    wild_ms: int = 0
+    wild_ticks: int = 0
+    from_ms: int = 0
+    from_ticks: int = 0
 
 
 def committee_median(
     observations: Iterable[Observation],
     committee_stake: int,
+    least_members: int,
     time_ms: int,
     age_ms: int,
     confidence_ppm: int,
@@ -49,8 +56,9 @@ def committee_median(
     """Stake-weighted lower median of the observations that count.
 
     One counts up to `age_ms` after its time and up to `confidence_ppm` (0: however old or vague).
-    The price is known once those that count hold more than half of the committee's stake, so that
-    no minority sets it alone. It is the lowest price that half of the counting stake does not
+    The price is known once those that count hold more than half of the committee's stake and are
+    `least_members` or more, so that neither a minority nor one large member sets it alone. It is
+    the lowest price that half of the counting stake does not
     exceed: always one that somebody signed, and between honest ones while the others hold less
     than half of what counts.
     """
@@ -66,7 +74,7 @@ def committee_median(
         stake += price.stake
         if age_ms:
             until_ms = min(until_ms, price.time_ms + age_ms)
-    if 2 * stake <= committee_stake:
+    if 2 * stake <= committee_stake or len(counting) < least_members:
         return Median(0, NEVER_MS)
     counting.sort()
     below = 0
@@ -87,20 +95,32 @@ def follow(
 ) -> Level:
     """The level after a block with this median (0: unknown).
 
-    A median within `deviation_ppm` (0: any) of the accepted price is accepted. A further one is
-    wild: it is accepted when it has stayed within the same bound of where it jumped to for
-    `hold_ms`, in all blocks; a jump elsewhere or a block without median begins the wait anew.
+    Without bound or hold time every median is accepted. One within `deviation_ppm` of where the
+    accepted price came from is. That is the price before the first move of the present hold time,
+    which begins with a move, so that the bound holds for all moves of a hold time together, however
+    many blocks they take. A further median is wild: it is accepted when it has stayed within the
+    same bound of where it jumped to for `hold_ms`, in all blocks; a jump elsewhere or a block
+    without median begins the wait anew.
     """
-    accepted, wild_ms, wild_ticks = level
+    accepted, wild_ms, wild_ticks, from_ms, from_ticks = level
     if not median_ticks:
-        return Level(accepted, 0, 0)
-    if not (accepted and deviation_ppm and beyond(median_ticks, accepted, deviation_ppm)):
-        return Level(median_ticks, 0, 0)
+        return Level(accepted, 0, 0, from_ms, from_ticks)
+    if not (accepted and deviation_ppm and hold_ms):
+        return Level(median_ticks)
+    if median_ticks != accepted and (not from_ticks or time_ms - from_ms >= hold_ms):
+        from_ms, from_ticks = time_ms, accepted
+    if median_ticks == accepted or not beyond(median_ticks, from_ticks, deviation_ppm):
+        return Level(median_ticks, 0, 0, from_ms, from_ticks)
     if not wild_ms or beyond(median_ticks, wild_ticks, deviation_ppm):
         wild_ms, wild_ticks = time_ms, median_ticks
     if time_ms - wild_ms >= hold_ms:
-        return Level(median_ticks, 0, 0)
-    return Level(accepted, wild_ms, wild_ticks)
+        return Level(median_ticks)
+    return Level(accepted, wild_ms, wild_ticks, from_ms, from_ticks)
+
+
+def least_members(committee: int) -> int:
+    """How many members of a committee of so many must count: two, where it has three or more."""
+    return 2 if committee >= 3 else 1
 
 
 def committee_median_ticks(prices_ticks: Collection[int], committee: int) -> int:

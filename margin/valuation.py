@@ -2,17 +2,24 @@
 
 Equity TV = cash + worth of the positions + unsettled funding. A position counts at the mark; while
 its market is stale at one end of the band; once its market has expired at the settlement price, and
-then needs no margin. Running totals (`tv_uusd`, `im_uusd` of an account, `im_uusd` of an exposure)
-hold for one `version` and are rebuilt on first use after it was raised.
+then needs no margin. Running totals (`tv_uusd`, `im_uusd` of an account, `im_uusd` and
+`excess_uusd` of an exposure) hold for one `version` and are rebuilt on first use after it was
+raised.
+
+A new mark costs the same however many orders it passes: what orders lose against it is summed up
+when their account is next looked at, once for each mark, over its own orders alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from margin.account import Account, Exposure
 from margin.market import Market
 from protocol.actions import BUY, SELL
+
+NEVER = 1 << 62
+"""A version beyond all others."""
 
 WITHDRAW_NOTIONAL_DIVISOR = 10
 """A tenth of the notional stays in the account whatever its margin rate."""
@@ -27,31 +34,32 @@ class Valuation:
     totals) only sets `account.version` to 0.
     """
 
-    __slots__ = ("markets", "version")
+    __slots__ = ("_marked", "_passed", "markets", "version")
 
     def __init__(self, markets: Sequence[Market]) -> None:
         self.markets = markets
         self.version = 1
+        self._marked = NEVER
+        """Accounts that were looked at since this version know what their orders lose."""
+        self._passed = [True] * len(markets)
+        """Whether a market had orders through its mark when that was set; True: unknown."""
 
-    def set_mark(self, market: Market, mark_ticks: int, accounts: Mapping[int, Account]) -> None:
-        """Move a mark: totals of all accounts become stale, orders through it are priced anew."""
+    def set_mark(self, market: Market, mark_ticks: int) -> None:
+        """Move a mark: totals of all accounts become stale."""
         market.mark_ticks = mark_ticks
-        self.version += 1
-        for exposure in market.through.values():
-            exposure.excess_uusd = 0
         market.through = {}
-        excess_uusd = market.product.excess_uusd
+        self.version += 1
+        self._marked = self.version
+        self._passed[market.number] = False
         for side in (BUY, SELL):
-            for order in market.book.walk(side):
-                excess = excess_uusd(side, order.price_ticks, order.remaining_lots, mark_ticks)
-                if excess <= 0:
-                    break
-                exposure = accounts[order.account].exposures[market.number]
-                exposure.excess_uusd += excess
-                market.through[order.account] = exposure
+            best_ticks = market.book.best_ticks(side)
+            if best_ticks and market.product.excess_uusd(side, best_ticks, 1, mark_ticks) > 0:
+                self._passed[market.number] = True
 
     def refresh(self, account: Account) -> None:
         """Rebuild an account's totals for the present marks."""
+        if account.version != self.version and account.version < self._marked:
+            self._price_orders(account)
         tv = account.cash_uusd
         im = 0
         for number, e in account.exposures.items():
@@ -81,6 +89,26 @@ class Valuation:
         account.tv_uusd = tv
         account.im_uusd = im
         account.version = self.version
+
+    def _price_orders(self, account: Account) -> None:
+        """Sum up anew what an account's orders lose against the marks."""
+        passed = False
+        for number, e in account.exposures.items():
+            e.excess_uusd = 0
+            if (self._passed[number] or self.markets[number].through) and (
+                e.bid_lots or e.ask_lots or e.reduce_bid_lots or e.reduce_ask_lots
+            ):
+                passed = True
+        if not passed:
+            return
+        for order in account.orders.values():
+            market = self.markets[order.market]
+            if self._passed[order.market] or market.through:
+                excess = market.product.excess_uusd(
+                    order.side, order.price_ticks, order.remaining_lots, market.mark_ticks
+                )
+                if excess:
+                    account.exposures[order.market].excess_uusd += excess
 
     @staticmethod
     def worth_uusd(market: Market, size_lots: int) -> int:

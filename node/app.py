@@ -7,18 +7,24 @@ from dataclasses import dataclass
 
 from consensus import MemberSet
 from node.envelopes import OpenedTransaction
+from node.exits import check_force
 from node.fees import earned_uusd, require_fee, spent_uusd
 from node.ledger import BlockOutcome, Ledger, check_deposit
 from node.mempool import Displaced, Mempool, MempoolLimits
 from node.staking import check_staking
 from protocol.chain import QC, Block, CommitCertificate, Member
 from protocol.codec import Decoder, encode
+from protocol.dispute import Cut, Prove
 from protocol.errors import Code, Rejected
 from protocol.evidence import evidence_id
+from protocol.exits import ForceAction
 from protocol.settlement import Deposit, Payout, PostBatch, ReportEvidence
 
 MAX_BLOCK_TRANSACTIONS = 4096
 """Most transactions in one block."""
+
+OPEN_BEAT_MS = 1_000
+"""Longest time between blocks while a batch's window is open: the ledger's own time goes on."""
 
 LIST_HEAD_BYTES = 5
 """Most bytes that MessagePack puts before a list, and before each byte string in it."""
@@ -63,6 +69,9 @@ class LedgerApplication:
         self.max_payload_bytes = max_payload_bytes
         self._executed: list[ExecutedBlock] = []
         self._members: MemberSet | None = None
+        self._finalised_height = self._proven_height = 0
+        self._due_ms: int | None = None
+        self._note_window()
         # Free reports in the pool: the transaction by the offence.
         self._reports: dict[bytes, bytes] = {}
 
@@ -89,6 +98,9 @@ class LedgerApplication:
         self._check_static(opened)
         if isinstance(opened.action, Payout):
             self.ledger.check_payout(opened.action)
+            self.ledger.exits.check_payout(opened.action.entry)
+        elif isinstance(opened.action, PostBatch):
+            self.ledger.settling.require_wanted(opened.action.header)
         elif isinstance(opened.action, ReportEvidence):
             return opened.id, self._add_report(raw, opened, opened.action, now_ms)
         self._check_funded(opened)
@@ -102,10 +114,14 @@ class LedgerApplication:
         action = opened.action
         if not isinstance(action, ReportEvidence):
             require_fee(self.ledger.fees, opened)
-        if isinstance(action, PostBatch) and opened.signer not in self.ledger.provers:
-            raise Rejected(Code.NOT_A_PROVER, "only the provers of genesis post batches")
+        if isinstance(action, PostBatch | Cut | Prove) and (
+            opened.signer not in self.ledger.provers
+        ):
+            raise Rejected(Code.NOT_A_PROVER, "only the provers of genesis post and defend batches")
         if isinstance(action, Deposit):
             check_deposit(action)
+        if isinstance(action, ForceAction):
+            check_force(self.ledger.chain, action)
         check_staking(self.ledger.chain.genesis.staking, opened)
 
     def _check_funded(self, opened: OpenedTransaction) -> None:
@@ -141,6 +157,31 @@ class LedgerApplication:
         self._reports = {key: tx for key, tx in self._reports.items() if tx in self.mempool}
         self._reports[offence] = opened.id
         return new
+
+    # --- pace
+
+    def _note_window(self) -> None:
+        """When, by the clock, the oldest open batch's window or a deadline of the way out has
+        passed; the time of the newest block where it has; None where nothing of this runs."""
+        waits = (self.ledger.settling.next_due_ms(), self.ledger.exits.next_due_ms())
+        left_ms = min((one for one in waits if one is not None), default=None)
+        self._due_ms = None if left_ms is None else self.ledger.system().time_ms + left_ms
+
+    def beat(self, now_ms: int) -> tuple[int | None, int | None]:
+        """The pace of empty blocks that open windows ask for, and when to ask again; None: none.
+
+        Slow while a window is open, and fast from its end until the batch is final and a committed
+        header names the root that says so.
+        """
+        fast_ms = max(1, self.ledger.chain.genesis.ledger_pace.empty_interval_ms)
+        if self._proven_height < self._finalised_height:
+            return fast_ms, None
+        due_ms = self._due_ms
+        if due_ms is None:
+            return None, None
+        if due_ms <= self.ledger.system().time_ms:
+            return OPEN_BEAT_MS, None  # a dispute holds it
+        return (fast_ms, None) if due_ms <= now_ms else (OPEN_BEAT_MS, due_ms)
 
     def take_executed(self) -> list[ExecutedBlock]:
         """Blocks executed since the last call, in order."""
@@ -210,6 +251,11 @@ class LedgerApplication:
         senders = [self.ledger.envelopes.open(raw).address for raw in transactions]
         outdated = self.mempool.settle([result.id for result in outcome.results], senders)
         self._executed.append(ExecutedBlock(block, certificate, outcome, outdated))
+        self._proven_height = header.app_height
+        if outcome.finalised and not transactions:
+            # Behind transactions, consensus itself goes on until their root is named.
+            self._finalised_height = outcome.height
+        self._note_window()
 
     def root(self) -> tuple[int, bytes]:
         """Height of the newest executed block and the ledger root after it."""

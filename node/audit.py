@@ -1,20 +1,26 @@
 """Audit: re-executes the whole exchange from base-layer data alone and compares every root.
 
-A pure machine. It is fed the base layer's blocks from genesis, checks every certificate against the
-members of its epoch, which it knows from its own execution of the ledger, and for every settled
-batch executes the ordered blocks in its data with a fresh engine, signatures included. Nothing that
-a prover, an execution node or a sequencer said is taken on trust.
+A pure machine. It is fed the base layer's blocks from genesis, or from a state whose roots the
+ledger vouches for, checks every certificate against the members of its epoch, which it knows from
+its own execution of the ledger, and for every settled batch executes the ordered blocks in its data
+with a fresh engine, signatures included. Nothing that a prover, an execution node or a sequencer
+said is taken on trust. A wrong batch that a dispute removed is no difference, as it never counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import msgspec
 
-from consensus import VerifiedCache, verify_certificate, verify_qc
+from consensus import MemberSet, VerifiedCache, Verifier, verify_certificate, verify_qc
 from consensus.light import checkpoint_members, members_after
-from execution import Engine
+from execution.batches import VerifySignature
 from node.app import decode_ledger_payload
-from node.batches import expand
+from node.audit_batches import BatchFollower, ShardPart
+from node.audit_locate import Claims
+from node.audit_shard import AuditDifference, ShardAudit, ShardState
 from node.genesis import genesis_ledger
 from node.ledger import BlockOutcome, Ledger
 from protocol.chain import (
@@ -25,34 +31,26 @@ from protocol.chain import (
     genesis_qc,
     payload_hash,
 )
-from protocol.codec import encode
-from protocol.errors import Code, Rejected, SafetyViolation, TrilemmaError
-from protocol.events import BatchExecuted, Fill
+from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import Chain
-from protocol.inbox import block_inbox_height, next_cursor
+from protocol.keys import verify
 from protocol.ledger_leaves import (
     CURRENT_EPOCH_KEY,
     EpochLeaf,
-    ShardLeaf,
     decode_current_epoch,
     decode_epoch,
     epoch_key,
 )
 from protocol.light import genesis_checkpoint
-from protocol.merkle import list_root
-from protocol.ordering import decode_blocks, decode_payload
-from protocol.settlement import Payout, PostBatch, decode_signed_transaction, decode_transaction
-from prover.tree import StateTree
+
+__all__ = ["AuditDifference", "AuditReport", "AuditStart", "Auditor"]
 
 ROOTS_KEPT = 4_096
 
 
-class AuditDifference(TrilemmaError):
-    """The first place where the base layer and its re-execution do not agree."""
-
-
 class AuditReport(msgspec.Struct, frozen=True):
-    """What was checked, and the state it leads to."""
+    """What was checked, and the state it leads to. `from_batch`: the batch from whose end it was
+    checked (0: genesis); `removed_batches`: settled ones that disputes took out again."""
 
     ledger_blocks: int
     batches: int
@@ -68,43 +66,135 @@ class AuditReport(msgspec.Struct, frozen=True):
     epochs: int = 1
     roots_agree: bool = True
     money_conserved: bool = True
+    from_batch: int = 0
+    newest_batch: int = 0
+    final_batch: int = 0
+    removed_batches: int = 0
 
     def line(self) -> str:
         """The verdict in one line."""
+        begun = f" from the end of batch {self.from_batch} on" if self.from_batch else ""
+        removed = f", {self.removed_batches} batches were removed" if self.removed_batches else ""
         return (
-            f"audit ok: {self.ledger_blocks} ledger blocks, {self.batches} batches, "
+            f"audit ok{begun}: {self.ledger_blocks} ledger blocks, {self.batches} batches, "
             f"{self.ordered_blocks} ordered blocks, {self.actions} actions re-executed; "
             f"every root agrees, {self.certificates} certificates of {self.epochs} epochs hold, "
-            f"money is conserved "
+            f"money is conserved{removed}, final up to batch {self.final_batch} "
             f"(state root {self.state_root[:16]})"
         )
 
 
-class Auditor:
-    """Feed it `add` with consecutive ledger blocks; `report` says what holds so far."""
+class AuditStart(NamedTuple):
+    """A claimed state of ledger and shard to begin from instead of genesis.
 
-    def __init__(self, chain: Chain) -> None:
-        genesis = chain.genesis
+    `header`: of the ledger block after which `leaves` are the ledger's; `members`: those of the
+    next block's epoch, who are trusted; `shard`: the state after the ledger's newest batch.
+    """
+
+    header: Header
+    leaves: Sequence[tuple[bytes, bytes]]
+    members: MemberSet
+    shard: ShardState
+
+
+class Auditor:
+    """Feed it `add` with consecutive ledger blocks; `report` says what holds so far.
+
+    `start`: where to begin. `state`: of the shard, to begin the shard later than the ledger.
+    `shard`: who executes batches instead. `verify_signature` may answer from what was computed
+    ahead; it must say what `protocol.keys.verify` would.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        start: AuditStart | None = None,
+        state: ShardState | None = None,
+        shard: ShardPart | None = None,
+        verify_signature: VerifySignature = verify,
+        claims: Claims | None = None,
+    ) -> None:
+        """Raises `AuditDifference` where the parts of `start` do not belong together."""
         self._chain = chain
-        self._engine = Engine(chain)
-        self._tree = StateTree(sorted(self._engine.leaves().items()))
-        self._ledger: Ledger = genesis_ledger(chain, self._tree.root)
+        self._verifier: Verifier = verify_signature
+        genesis_shard = ShardAudit(chain)
+        self._ledger: Ledger = genesis_ledger(chain, genesis_shard.root)
         self._members = checkpoint_members(genesis_checkpoint(chain))
         self._decided: EpochLeaf | None = None
-        self._genesis = genesis_header(chain.chain_id, genesis.time_ms, self._ledger.root)
+        self._genesis = genesis_header(chain.chain_id, chain.genesis.time_ms, self._ledger.root)
         self._parent = self._genesis
-        self._parent_id = self._genesis.block_id()
-        self._roots: dict[int, bytes] = {0: self._ledger.root}
+        if start is not None:
+            state = start.shard
+        self._executor: ShardAudit | None = None
+        if shard is None:
+            fresh = state is not None or claims is not None or verify_signature is not verify
+            shard = ShardAudit(chain, state, verify_signature, claims) if fresh else genesis_shard
+            self._executor = shard
+        if start is not None:
+            self._begin(start, shard)
+        self._parent_id = self._parent.block_id()
+        self._start_height = self._ledger.height
+        self._first_epoch = self._members.epoch
+        self._roots: dict[int, bytes] = {self._ledger.height: self._ledger.root}
         self._cache = VerifiedCache()
-        self._unpaid: dict[int, int] = {}
-        self._inbox_height = 0
-        self._batches = self._ordered = self._signed = self._actions = self._fills = 0
-        self._certificates = self._data_bytes = 0
+        self._certificates = 0
+        self._anchored = start is None
+        self.batches = BatchFollower(self._ledger, shard)
+
+    def _begin(self, start: AuditStart, shard: ShardPart) -> None:
+        """Take up a claimed state; its roots are compared as soon as a block names them."""
+        try:
+            self._ledger = Ledger(self._chain, start.leaves, start.header.height)
+            leaf, current = self._ledger.shard_leaf(), self._ledger.current_epoch()
+            self._decided = self._ledger.next_epoch()
+        except (SafetyViolation, Rejected) as error:
+            raise AuditDifference(f"the ledger's leaves form no state: {error}") from None
+        self._members, self._parent = start.members, start.header
+        if current.number != start.members.epoch:
+            raise AuditDifference(
+                f"the state is of epoch {current.number}, the trusted members of epoch "
+                f"{start.members.epoch}"
+            )
+        if (leaf.batch, leaf.state_root) != (shard.batch, shard.root):
+            raise AuditDifference(
+                f"the shard's leaves have the root {shard.root.hex()[:16]}, the ledger settled "
+                f"{leaf.state_root.hex()[:16]} with batch {leaf.batch}",
+                leaf.batch,
+            )
 
     @property
     def height(self) -> int:
-        """Ledger blocks audited."""
+        """Height of the newest ledger block audited."""
         return self._ledger.height
+
+    @property
+    def members(self) -> MemberSet:
+        """Members who order the next block."""
+        return self._members
+
+    @property
+    def ledger(self) -> Ledger:
+        """The ledger as re-executed; nobody else may change it."""
+        return self._ledger
+
+    @property
+    def parent(self) -> Header:
+        """Header of the newest block."""
+        return self._parent
+
+    @property
+    def anchored(self) -> bool:
+        """Whether the state that it began from has been compared with what is certified."""
+        return self._anchored and self.batches.begun
+
+    def shard_leaves(self) -> list[tuple[bytes, bytes]]:
+        """Leaves of the shard after its newest batch, in key order."""
+        if self._executor is None:
+            raise SafetyViolation("this audit has its batches executed elsewhere")
+        return list(self._executor.tree.iterate())
+
+    # --- ledger blocks
 
     def add(self, blocks: list[Block], certificate: CommitCertificate) -> None:
         """Audit the next blocks, all of one epoch, the last of which `certificate` commits.
@@ -119,7 +209,9 @@ class Auditor:
         if blocks:
             header = blocks[-1].header
             try:
-                verify_certificate(self._members, header, certificate, cache=self._cache)
+                verify_certificate(
+                    self._members, header, certificate, verifier=self._verifier, cache=self._cache
+                )
             except Rejected as error:
                 raise AuditDifference(f"certificate of block {header.height}: {error}") from None
             self._certificates += 1
@@ -139,7 +231,7 @@ class Auditor:
         if header.epoch != self._members.epoch:
             raise self._wrong_epoch(header)
         origin = self._members.origin or genesis_qc(self._genesis)
-        verify_qc(self._members, justify, origin, cache=self._cache)
+        verify_qc(self._members, justify, origin, verifier=self._verifier, cache=self._cache)
         self._certificates += 1
         self._parent, self._parent_id = header, header.block_id()
 
@@ -151,12 +243,13 @@ class Auditor:
     def _execute(self, block: Block) -> None:
         header = block.header
         named = self._roots.get(header.app_height)
-        if named != header.app_root:
+        if named != header.app_root and header.app_height >= self._start_height:
             raise AuditDifference(
                 f"ledger block {header.height} names the ledger root {header.app_root.hex()[:16]} "
                 f"for height {header.app_height}; re-execution gives "
                 f"{'another' if named is None else named.hex()[:16]}"
             )
+        self._anchored = self._anchored or header.app_height >= self._start_height
         if header.epoch != self._members.epoch:
             raise AuditDifference(f"ledger block {header.height}: {self._wrong_epoch(header)}")
         decided = self._decided
@@ -164,12 +257,11 @@ class Auditor:
             raise AuditDifference(
                 f"ledger block {header.height} carries a payload behind the boundary of its epoch"
             )
-        before = self._ledger.shard_leaf()
         transactions = decode_ledger_payload(block.payload)
         outcome = self._ledger.apply_block(header, transactions)
         self._roots[header.height] = outcome.root
         self._roots.pop(header.height - ROOTS_KEPT, None)
-        self._settle(before, transactions, outcome)
+        self.batches.follow(transactions, outcome)
         self._ledger.forget_undo(header.app_height)
         self._follow_epoch(header, outcome)
 
@@ -193,90 +285,33 @@ class Auditor:
         self._decided = None
         self._cache = VerifiedCache()
 
-    def _settle(self, before: ShardLeaf, transactions: list[bytes], outcome: BlockOutcome) -> None:
-        """Re-execute the batches that a ledger block settled; payouts must be of such batches."""
-        state_root = before.state_root
-        for raw, result in zip(transactions, outcome.results, strict=True):
-            if result.code != Code.OK:
-                continue
-            action = decode_transaction(decode_signed_transaction(raw).payload).action
-            if isinstance(action, PostBatch):
-                self._reexecute(action, state_root)
-                state_root = action.header.post_state_root
-            elif isinstance(action, Payout):
-                entry = action.entry
-                if self._unpaid.pop(entry.number, None) != entry.amount_uusd:
-                    raise AuditDifference(f"payout {entry.number} pays what was never withdrawn")
-        if outcome.batches or outcome.payouts or outcome.entries:
-            self._require_conserved()
-
-    def _reexecute(self, post: PostBatch, state_root: bytes) -> None:
-        header = post.header
-        limit = self._chain.genesis.limits.inbox_per_block
-        changes: dict[bytes, bytes | None] = {}
-        outbox: list[bytes] = []
-        for block in decode_blocks(expand(post.data)):
-            payload = decode_payload(block.payload) if block.payload else None
-            self._inbox_height = block_inbox_height(block.payload, self._inbox_height)
-            first = self._engine.inbox_cursor
-            cursor = next_cursor(first, self._ledger.entries_at(self._inbox_height), limit)
-            placed = self._ledger.entries(first, cursor - first, self._inbox_height)
-            result = self._engine.apply(
-                block.header.height, block.header.time_ms, block.header.block_id(),
-                [entry for _, entry in placed], cursor, payload.batches if payload else [],
-            )  # fmt: skip
-            changes.update(result.changes)
-            for entry in result.outbox:
-                outbox.append(encode(entry))
-                self._unpaid[entry.number] = entry.amount_uusd
-            self._ordered += 1
-            self._actions += result.actions
-            self._fills += sum(isinstance(event, Fill) for event in result.events)
-            self._signed += sum(isinstance(event, BatchExecuted) for event in result.events)
-        root = self._tree.update(changes)
-        self._batches += 1
-        self._data_bytes += len(post.data)
-        self._compare(header.number, "pre-state root", header.pre_state_root, state_root)
-        self._compare(header.number, "post-state root", header.post_state_root, root)
-        self._compare(header.number, "outbox root", header.outbox_root, list_root(outbox))
-        if header.inbox_cursor != self._engine.inbox_cursor or header.outbox_count != len(outbox):
-            raise AuditDifference(f"batch {header.number}: inbox cursor or outbox count differs")
-
-    def _compare(self, batch: int, what: str, posted: bytes, computed: bytes) -> None:
-        if posted != computed:
-            raise AuditDifference(
-                f"batch {batch}: the posted {what} is {posted.hex()[:16]}, "
-                f"re-execution gives {computed.hex()[:16]}"
-            )
-
-    def _require_conserved(self) -> None:
-        """Money on the bridge = cash in the shard + deposits and withdrawals on their way."""
-        ledger, engine = self._ledger, self._engine
-        if not engine.money_conserved():
-            raise AuditDifference("cash in the shard is not deposits less withdrawals")
-        funds = ledger.shard_leaf().funds_uusd
-        waiting = ledger.entries(engine.inbox_cursor, ledger.inbox().count, ledger.height)
-        arriving = sum(entry.amount_uusd for _, entry in waiting)
-        owed = engine.total_cash_uusd() + arriving + sum(self._unpaid.values())
-        if funds != owed:
-            raise AuditDifference(f"the bridge holds {funds} uusd and owes {owed} uusd")
+    # --- the verdict
 
     def report(self) -> AuditReport:
-        """What was audited so far, all of it in order."""
+        """What was audited so far, all of it in order; raises as `add`."""
+        if not self._anchored:
+            raise AuditDifference(
+                f"nothing certifies the state of ledger height {self._start_height} that it began "
+                "from: no later block names its root"
+            )
         self._ledger.require_conserved()
-        self._engine.check()
-        self._require_conserved()
+        counts = self.batches.check_end()
+        leaf = self._ledger.shard_leaf()
         return AuditReport(
-            ledger_blocks=self._ledger.height,
-            batches=self._batches,
-            ordered_blocks=self._ordered,
-            signed_batches=self._signed,
-            actions=self._actions,
-            fills=self._fills,
+            ledger_blocks=self._ledger.height - self._start_height,
+            batches=counts.batches,
+            ordered_blocks=counts.ordered_blocks,
+            signed_batches=counts.signed_batches,
+            actions=counts.actions,
+            fills=counts.fills,
             certificates=self._certificates,
-            data_bytes=self._data_bytes,
-            state_root=self._tree.root.hex(),
+            data_bytes=counts.data_bytes,
+            state_root=self.batches.root.hex(),
             ledger_root=self._ledger.root.hex(),
-            epochs=self._members.epoch + 1,
-            funds_uusd=self._ledger.shard_leaf().funds_uusd,
+            funds_uusd=leaf.funds_uusd,
+            epochs=self._members.epoch - self._first_epoch + 1,
+            from_batch=self.batches.begins,
+            newest_batch=leaf.batch,
+            final_batch=self._ledger.final().batch,
+            removed_batches=self.batches.removed,
         )

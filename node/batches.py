@@ -1,37 +1,34 @@
 """What the ledger checks of a batch before it settles: that it is exactly what was ordered.
 
-The data must decompress, within bounds, to the canonical bytes of consecutive ordered blocks that
-continue the shard's log; the last one must carry a commit certificate of the sequencers. Roots,
-cursor and counters must follow from the data and from the shard's last batch. The bond is recorded
-in the header and not locked: there is no dispute yet that it could be lost in.
+The data must unpack, within bounds, to consecutive ordered blocks that continue the shard's log;
+ the last one must carry a commit certificate of the sequencers. Roots,
+cursor and counters must follow from the data and from the shard's last batch. Whether the roots are
+those of a right execution is not checked here: that is what disputes are for.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from consensus.members import MemberSet
 from consensus.verify import verify_certificate
+from protocol.batch_data import unpack_blocks
 from protocol.chain import payload_hash
 from protocol.codec import encode
+from protocol.dispute import step_leaf
 from protocol.errors import Code, Rejected
 from protocol.genesis import CASH_MOVE_LIMIT
 from protocol.inbox import block_inbox_height, next_cursor
 from protocol.ledger_leaves import ShardLeaf
-from protocol.merkle import EMPTY_LIST_ROOT, list_root
-from protocol.ordering import OrderedBlock, decode_blocks
+from protocol.merkle import list_root
+from protocol.ordering import OrderedBlock
 from protocol.settlement import (
-    EXPANSION_ALLOWANCE_BYTES,
-    MAX_BATCH_DATA_BYTES,
-    MAX_EXPANSION,
     BatchHeader,
     PostBatch,
+    extend_outbox_hash,
 )
-
-MAX_EXPANDED_BYTES = 64 * 1024 * 1024
-"""Most bytes of one batch's decompressed data, whatever its compressed size."""
 
 MAX_BATCH_BLOCKS = 65_536
 """Most ordered blocks in one batch."""
@@ -55,21 +52,14 @@ class BatchRules:
     inbox_per_block: int
 
 
-def expand(data: bytes) -> bytes:
-    """Decompress batch data (zlib); raises `Rejected` (bad_batch_data) beyond its bounds."""
-    if len(data) > MAX_BATCH_DATA_BYTES:
-        raise _bad(f"batch data has at most {MAX_BATCH_DATA_BYTES} bytes")
-    bound = min(len(data) * MAX_EXPANSION + EXPANSION_ALLOWANCE_BYTES, MAX_EXPANDED_BYTES)
-    inflater = zlib.decompressobj()
-    try:
-        raw = inflater.decompress(data, bound + 1)
-    except zlib.error as error:
-        raise _bad(f"the batch data is not zlib: {error}") from None
-    if len(raw) > bound:
-        raise _bad(f"the batch data expands beyond {bound} bytes")
-    if not inflater.eof or inflater.unused_data or inflater.unconsumed_tail:
-        raise _bad("the batch data is cut short or has bytes behind its end")
-    return raw
+class CheckedBatch(NamedTuple):
+    """The shard after a batch, the root of its steps for disputes, its ordered blocks, and the
+    inbox cursor after each of them."""
+
+    after: ShardLeaf
+    steps_root: bytes
+    blocks: list[OrderedBlock]
+    cursors: list[int]
 
 
 def check_batch(
@@ -80,25 +70,28 @@ def check_batch(
     *,
     ledger_height: int,
     entries_at: Callable[[int], int],
-) -> ShardLeaf:
-    """The shard after the batch; raises `Rejected` with the code of the rule that it breaks.
+) -> CheckedBatch:
+    """What a batch says of the shard; raises `Rejected` with the code of the rule that it breaks.
 
     `ledger_height`: height of the ledger block that holds the batch; `entries_at(height)`: inbox
     entries that came up to a ledger height.
     """
     header = post.header
     _check_place(rules, shard, header, signer)
-    _check_outbox(shard, header)
+    outbox_hash = _check_outbox(shard, post)
     blocks = _check_blocks(rules, shard, post)
-    inbox_height, cursor = _inbox_after(
+    inbox_height, cursors = _inbox_after(
         shard, blocks, rules.inbox_per_block, ledger_height, entries_at
     )
+    cursor = cursors[-1]
     if header.inbox_cursor != cursor:
         raise Rejected(
             Code.BAD_INBOX_CURSOR,
             f"the batch claims inbox cursor {header.inbox_cursor}, its blocks lead to {cursor}",
         )
-    return ShardLeaf(
+    ids = [*(block.header.parent_id for block in blocks[1:]), header.last_block_id]
+    steps = [step_leaf(*step) for step in zip(ids, cursors, strict=True)]
+    after = ShardLeaf(
         batch=header.number,
         last_block=header.last_block,
         last_block_id=header.last_block_id,
@@ -107,7 +100,9 @@ def check_batch(
         inbox_cursor=cursor,
         outbox_next=header.outbox_first + header.outbox_count,
         funds_uusd=shard.funds_uusd,
+        outbox_hash=outbox_hash,
     )
+    return CheckedBatch(after, list_root(steps), blocks, cursors)
 
 
 def _bad(text: str) -> Rejected:
@@ -139,7 +134,9 @@ def _check_place(rules: BatchRules, shard: ShardLeaf, header: BatchHeader, signe
         raise Rejected(Code.BAD_AMOUNT, "the bond is out of range")
 
 
-def _check_outbox(shard: ShardLeaf, header: BatchHeader) -> None:
+def _check_outbox(shard: ShardLeaf, post: PostBatch) -> bytes:
+    """The running hash of the shard's outbox with the batch's entries, which are the next ones."""
+    header = post.header
     if header.outbox_first != shard.outbox_next:
         raise Rejected(
             Code.BAD_OUTBOX,
@@ -147,8 +144,21 @@ def _check_outbox(shard: ShardLeaf, header: BatchHeader) -> None:
         )
     if not 0 <= header.outbox_count <= MAX_OUTBOX_ENTRIES:
         raise Rejected(Code.BAD_OUTBOX, f"an outbox has 0 to {MAX_OUTBOX_ENTRIES} entries")
-    if (header.outbox_count == 0) != (header.outbox_root == EMPTY_LIST_ROOT):
-        raise Rejected(Code.BAD_OUTBOX, "the outbox root does not match the number of entries")
+    if len(post.outbox) != header.outbox_count:
+        raise Rejected(
+            Code.BAD_OUTBOX,
+            f"{len(post.outbox)} outbox entries came, the header names {header.outbox_count}",
+        )
+    if list_root([encode(entry) for entry in post.outbox]) != header.outbox_root:
+        raise Rejected(Code.BAD_OUTBOX, "the outbox root is not that of the entries")
+    running = shard.outbox_hash
+    for number, entry in enumerate(post.outbox, header.outbox_first):
+        if entry.number != number:
+            raise Rejected(
+                Code.BAD_OUTBOX, f"outbox entry {entry.number} stands in the place of {number}"
+            )
+        running = extend_outbox_hash(running, entry)
+    return running
 
 
 def _check_blocks(rules: BatchRules, shard: ShardLeaf, post: PostBatch) -> list[OrderedBlock]:
@@ -158,7 +168,7 @@ def _check_blocks(rules: BatchRules, shard: ShardLeaf, post: PostBatch) -> list[
     if not 1 <= count <= MAX_BATCH_BLOCKS:
         raise _bad(f"a batch has 1 to {MAX_BATCH_BLOCKS} blocks, not {count}")
     try:
-        blocks = decode_blocks(expand(post.data))
+        blocks = unpack_blocks(post.data)
     except Rejected as error:
         raise _bad(f"the batch data is no list of ordered blocks: {error.text}") from None
     if len(blocks) != count:
@@ -187,9 +197,10 @@ def _inbox_after(
     limit: int,
     ledger_height: int,
     entries_at: Callable[[int], int],
-) -> tuple[int, int]:
-    """Inbox height and cursor after the blocks; both are monotone."""
+) -> tuple[int, list[int]]:
+    """Inbox height after the blocks, and the cursor after each; both are monotone."""
     height, cursor = shard.inbox_height, shard.inbox_cursor
+    cursors: list[int] = []
     for block in blocks:
         try:
             named = block_inbox_height(block.payload, height)
@@ -204,4 +215,5 @@ def _inbox_after(
             )
         height = named
         cursor = next_cursor(cursor, entries_at(height), limit)
-    return height, cursor
+        cursors.append(cursor)
+    return height, cursors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from node.envelopes import OpenedTransaction
+from protocol.dispute import Cut, Prove
 from protocol.errors import Code, Rejected
 from protocol.genesis import Fees
 from protocol.settlement import Bond, Deposit, Payout, PostBatch, ReportEvidence
@@ -27,14 +28,19 @@ def fee_rate(opened: OpenedTransaction) -> int:
 
 
 def is_urgent(opened: OpenedTransaction) -> bool:
-    """Whether the exchange needs a transaction more than its fee says: batches and evidence."""
-    return isinstance(opened.action, PostBatch | ReportEvidence)
+    """Whether the exchange needs a transaction more than its fee says: batches, their defence, and
+    evidence. Senders of these are known, or what they send is checked first."""
+    return isinstance(opened.action, PostBatch | Cut | Prove | ReportEvidence)
 
 
 def spent_uusd(opened: OpenedTransaction) -> int:
     """Most that a transaction takes from its sender's balance."""
     action = opened.action
-    amount_uusd = action.amount_uusd if isinstance(action, Deposit | Bond) else 0
+    amount_uusd = 0
+    if isinstance(action, Deposit | Bond):
+        amount_uusd = action.amount_uusd
+    elif isinstance(action, PostBatch):
+        amount_uusd = action.header.bond_uusd
     return opened.fee_uusd + max(0, amount_uusd)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from execution.native import NativeState
 from node.envelopes import Envelopes
 from node.ledger import Ledger
 from protocol.chain import EMPTY_HASH, GENESIS_VIEW, genesis_header
@@ -16,6 +17,7 @@ from protocol.ledger_leaves import (
     CurrentEpoch,
     EpochLeaf,
     EpochMember,
+    FinalLeaf,
     InboxLeaf,
     PlacedEntry,
     ShardLeaf,
@@ -24,7 +26,9 @@ from protocol.ledger_leaves import (
     account_key,
     entry_key,
     epoch_key,
+    final_key,
     inbox_key,
+    native_key,
     number_key,
     shard_key,
     validator_key,
@@ -60,11 +64,12 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
             amount_uusd = min(left_uusd, CASH_MOVE_LIMIT - 1)
             entries.append(InboxDeposit(len(entries), number, address, amount_uusd))
             left_uusd -= amount_uusd
-    running = EMPTY_INBOX_HASH
+    running, funds_uusd = EMPTY_INBOX_HASH, 0
     for entry in entries:
         running = extend_inbox_hash(running, 0, entry)
-        leaves[entry_key(genesis.shard, entry.index)] = PlacedEntry(0, entry)
-    funds_uusd = sum(entry.amount_uusd for entry in entries)
+        funds_uusd += entry.amount_uusd
+        placed = PlacedEntry(0, entry, 0, entry.index, funds_uusd)
+        leaves[entry_key(genesis.shard, entry.index)] = placed
     stakes_uusd = sum(one.stake for one in genesis.validators)
     supply_uusd = funds_uusd + sum(balances.values()) + stakes_uusd
     if supply_uusd >= CASH_LIMIT:
@@ -85,7 +90,12 @@ def genesis_leaves(chain: Chain, genesis_state_root: bytes) -> dict[bytes, bytes
         outbox_next=0,
         funds_uusd=funds_uusd,
     )
-    return {key: encode(value) for key, value in leaves.items()}
+    leaves[final_key(genesis.shard)] = FinalLeaf(0, 0, log_id, genesis_state_root, 0, 0, 0)
+    encoded = {key: encode(value) for key, value in leaves.items()}
+    if genesis.settlement.native_checks:
+        native = NativeState(chain).leaves()
+        encoded.update((native_key(genesis.shard, key), leaf) for key, leaf in native.items())
+    return encoded
 
 
 def _funds(chain: Chain) -> list[InboxDeposit]:

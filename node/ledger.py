@@ -6,8 +6,8 @@ code, has paid, and uses up its sender's nonce, as it stands in a public block a
 otherwise send it again, on a day when its sender no longer wants it. One whose fee cannot be
 charged has no effect at all and leaves the nonce, like one before its turn: nobody writes leaves
 for nothing, and pools drop what cannot pay. Evidence that holds is free; a payout to its sender may
-pay out of what it brings. Money is conserved: balances, bridge, stakes and fees are the supply of
-genesis less what was burnt, checked after every block.
+pay out of what it brings. Money is conserved: balances, bridge, stakes, bonds and fees are the
+supply of genesis less what was burnt, checked after every block.
 """
 
 from __future__ import annotations
@@ -15,40 +15,41 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from consensus.members import MemberSet
-from node.batches import BatchRules, check_batch
+from node.disputes import Disputes
 from node.envelopes import Envelopes, OpenedTransaction
+from node.exits import Exits
 from node.fees import earned_uusd, require_fee
 from node.ledger_state import LedgerState
 from node.outcomes import BlockOutcome, LedgerCounters, TransactionResult
+from node.settling import Settling
 from node.staking import StakingRules
+from node.sweeping import Sweeping
 from protocol.chain import Header
 from protocol.codec import encode
+from protocol.dispute import Choose, Contradict, Cut, OpenDispute, Prove
 from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.exits import Claim, Collect, ForceAction, Freeze, Refund
 from protocol.genesis import CASH_MOVE_LIMIT, Chain
 from protocol.keys import ADDRESS_BYTES
 from protocol.ledger_leaves import (
     Account,
-    InboxLeaf,
-    SettledBatch,
     account_key,
-    batch_key,
     epoch_key,
-    inbox_key,
     number_key,
     paid_key,
-    shard_key,
 )
 from protocol.merkle import verify_list_proof
 from protocol.settlement import (
     FIRST_ACCOUNT,
+    Bond,
     Deposit,
     InboxDeposit,
     InboxEntry,
     Payout,
     PostBatch,
     ReportEvidence,
-    extend_inbox_hash,
+    Unbond,
+    Unjail,
 )
 
 __all__ = ["BlockOutcome", "Ledger", "LedgerCounters", "TransactionResult", "check_deposit"]
@@ -77,19 +78,17 @@ class Ledger(LedgerState):
         self.envelopes = envelopes or Envelopes(chain.chain_id)
         self.staking = StakingRules(self)
         self.fees = chain.genesis.fees
-        sequencers = [identity.member() for identity in chain.genesis.sequencers]
-        self._rules = BatchRules(
-            chain.chain_id,
-            self.shard,
-            MemberSet(chain.log_id, sequencers),
-            frozenset(bytes.fromhex(key) for key in chain.genesis.provers),
-            chain.genesis.limits.inbox_per_block,
-        )
+        self.settling = Settling(self)
+        self.exits = Exits(self, self.settling)
+        self.disputes = Disputes(self, self.settling)
+        self.sweeping = Sweeping(self)
+        self.settling.holds = self.disputes.holds
+        self.settling.dissolve = self.disputes.dissolve
 
     @property
     def provers(self) -> frozenset[bytes]:
         """Public keys that may post batches."""
-        return self._rules.provers
+        return self.settling.provers
 
     # --- blocks
 
@@ -103,9 +102,14 @@ class Ledger(LedgerState):
         self.staking.begin_block(header, len(transactions))
         self._advance_clock(header.time_ms)
         outcome = BlockOutcome(header.height, header.time_ms)
+        self.disputes.begin_block(outcome)
+        self.settling.begin_block(outcome)
+        self.exits.begin_block(outcome)
+        self.sweeping.begin_block()
         for raw in transactions:
             outcome.results.append(self._apply(raw, outcome))
         outcome.epoch_began = self.staking.end_block(header)
+        self.counters.removed_batches += len(outcome.removed)
         self.seal(outcome)
         if outcome.epoch_began:
             self.counters.epochs += 1
@@ -179,6 +183,7 @@ class Ledger(LedgerState):
         if isinstance(action, Payout) and balance_uusd + earned_uusd(opened) >= opened.fee_uusd:
             try:
                 self.check_payout(action)
+                self.exits.check_payout(action.entry)
                 self._require_funds(action)
             except Rejected as error:
                 text = f"the fee cannot come out of the payout: {error.text}"
@@ -210,14 +215,20 @@ class Ledger(LedgerState):
         if isinstance(action, Deposit):
             self._deposit(opened, action, outcome)
         elif isinstance(action, PostBatch):
-            self._post_batch(opened, action, outcome)
+            self.settling.post(opened, action, outcome)
         elif isinstance(action, Payout):
             self._payout(action, outcome)
-        else:
+        elif isinstance(action, Bond | Unbond | Unjail):
             self.staking.execute(opened, action)
+        elif isinstance(action, OpenDispute | Contradict | Cut | Choose | Prove):
+            self.disputes.execute(opened, action, outcome)
+        elif isinstance(action, ForceAction | Freeze | Claim | Collect | Refund):
+            self.exits.execute(opened, action, outcome)
 
     def _deposit(self, opened: OpenedTransaction, action: Deposit, outcome: BlockOutcome) -> None:
         check_deposit(action)
+        if self.frozen:
+            raise Rejected(Code.SHARD_FROZEN, "a frozen shard takes no deposits any more")
         balance_uusd = self.account(opened.address).balance_uusd
         if action.amount_uusd > balance_uusd:
             raise Rejected(
@@ -236,38 +247,17 @@ class Ledger(LedgerState):
             number = FIRST_ACCOUNT + self.system().accounts_given
             self.change_system(accounts_given=1)
             self.write(number_key(address), number)
-        inbox = self.inbox()
-        entry = InboxDeposit(inbox.count, number, address, amount_uusd)
-        running = extend_inbox_hash(inbox.running_hash, height, entry)
-        self.write(inbox_key(self.shard), InboxLeaf(inbox.count + 1, running))
+        entry = InboxDeposit(self.inbox().count, number, address, amount_uusd)
         self.append_entry(height, entry)
         self.add_funds(amount_uusd)
         return entry
-
-    def _post_batch(
-        self, opened: OpenedTransaction, action: PostBatch, outcome: BlockOutcome
-    ) -> None:
-        shard = check_batch(
-            self._rules,
-            self.shard_leaf(),
-            action,
-            opened.signer,
-            ledger_height=self.height,
-            entries_at=self.entries_at,
-        )
-        header = action.header
-        self.write(shard_key(self.shard), shard)
-        self.write(
-            batch_key(self.shard, header.number),
-            SettledBatch(header, outcome.height, outcome.time_ms),
-        )
-        outcome.batches.append(header)
 
     def _payout(self, action: Payout, outcome: BlockOutcome) -> None:
         self.check_payout(action)
         self._require_funds(action)
         entry = action.entry
-        self.write(paid_key(self.shard, entry.number), outcome.height)
+        self.exits.take_payout(entry)
+        self.sweeping.note_payout(action.batch, entry.number, outcome.height)
         self.add_funds(-entry.amount_uusd)
         self.credit(entry.address, entry.amount_uusd)
         outcome.payouts.append(entry)
@@ -283,9 +273,12 @@ class Ledger(LedgerState):
             )
 
     def check_payout(self, action: Payout) -> None:
-        """Raise `Rejected` unless the entry is proven against a settled batch and unpaid."""
+        """Raise `Rejected` unless the entry is proven against a final batch and unpaid."""
         entry = action.entry
         settled = self.batch(action.batch)
+        if settled is None and 0 < action.batch <= self.swept().batch:
+            text = f"all withdrawals of batch {action.batch} have been paid"
+            raise Rejected(Code.ALREADY_PAID, text)
         if settled is None:
             raise Rejected(Code.UNKNOWN_BATCH, f"batch {action.batch} is not settled")
         header = settled.header
@@ -300,6 +293,7 @@ class Ledger(LedgerState):
             raise Rejected(Code.WRONG_TYPE, f"an address has {ADDRESS_BYTES} bytes")
         if not 0 < entry.amount_uusd < CASH_MOVE_LIMIT:
             raise Rejected(Code.BAD_AMOUNT, f"an amount of {entry.amount_uusd} uusd is not payable")
+        self.settling.require_final(action.batch)
         if self.read(paid_key(self.shard, entry.number)) is not None:
             raise Rejected(Code.ALREADY_PAID, f"outbox entry {entry.number} has been paid")
 

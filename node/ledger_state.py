@@ -14,22 +14,27 @@ import msgspec
 
 from node.outcomes import BlockOutcome
 from protocol.codec import encode
+from protocol.dispute import decode_dispute
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import Chain
 from protocol.keys import address_of
 from protocol.ledger_leaves import (
     ACCOUNT_KIND,
+    BATCH_KIND,
     CURRENT_EPOCH_KEY,
+    DISPUTE_KIND,
     SYSTEM_KEY,
     VALIDATOR_KIND,
     Account,
     CurrentEpoch,
     EpochLeaf,
     EpochMember,
+    FinalLeaf,
     InboxLeaf,
     PlacedEntry,
     SettledBatch,
     ShardLeaf,
+    SweptLeaf,
     SystemLeaf,
     ValidatorLeaf,
     account_key,
@@ -38,20 +43,25 @@ from protocol.ledger_leaves import (
     decode_batch,
     decode_current_epoch,
     decode_epoch,
+    decode_final,
     decode_inbox_leaf,
     decode_number,
     decode_placed,
     decode_shard,
+    decode_swept,
     decode_system,
     decode_validator,
     entry_key,
     epoch_key,
+    final_key,
+    freeze_key,
     inbox_key,
     number_key,
     shard_key,
+    swept_key,
     validator_key,
 )
-from protocol.settlement import InboxEntry
+from protocol.settlement import InboxDeposit, InboxEntry, extend_inbox_hash
 from prover.tree import StateTree, TreeProof
 
 EPOCHS_KEPT = 4
@@ -80,8 +90,11 @@ class LedgerState:
         self._undo = deque(undo)
         self._epochs: dict[int, EpochLeaf] = {}
         self._validator_keys = {key for key, _ in self._tree.iterate(VALIDATOR_KIND)}
+        # Of inbox entries from this one on, those before are forgotten.
+        self._entries_from = self.swept().entries
         self._entry_heights = [
-            self._placed(index).ledger_height for index in range(self.inbox().count)
+            self._placed(index).ledger_height
+            for index in range(self._entries_from, self.inbox().count)
         ]
         self._held_uusd = self._count_money()
         self.require_conserved()
@@ -96,6 +109,11 @@ class LedgerState:
     def leaves(self) -> list[tuple[bytes, bytes]]:
         """All leaves in key order."""
         return list(self._tree.iterate())
+
+    def keys_of(self, kind: bytes) -> list[bytes]:
+        """Keys of the leaves whose key begins with `kind`, in their order, after the newest
+        block."""
+        return [key for key, _ in self._tree.iterate(kind)]
 
     def account(self, address: bytes) -> Account:
         """Balance and nonce of an address; zeros where it is unknown."""
@@ -112,18 +130,47 @@ class LedgerState:
         return decode_inbox_leaf(self._require(inbox_key(self.shard)))
 
     def entries(self, first: int, limit: int, up_to_height: int) -> list[tuple[int, InboxEntry]]:
-        """Inbox entries from index `first` on with their heights, none above `up_to_height`."""
+        """Inbox entries from index `first` on with their heights, none above `up_to_height`.
+
+        Raises `Rejected(not_retained)` where the first of them is forgotten.
+        """
+        if max(first, 0) < self._entries_from:
+            text = f"the ledger remembers inbox entries from {self._entries_from} on, not {first}"
+            raise Rejected(Code.NOT_RETAINED, text)
         end = min(self.entries_at(up_to_height), first + limit)
         placed = [self._placed(index) for index in range(max(first, 0), end)]
         return [(entry.ledger_height, entry.entry) for entry in placed]
 
+    def placed_entry(self, index: int) -> PlacedEntry | None:
+        """An inbox entry and when it came, None if there is none of this index (any more)."""
+        return self._placed(index) if self._entries_from <= index < self.inbox().count else None
+
+    def deposited_uusd(self, count: int) -> int:
+        """Sum of the deposits among the first `count` entries of the inbox. It stands in the last
+        of them, so that entry has to be there."""
+        return self._placed(count - 1).deposited_uusd if count else 0
+
     def entries_at(self, height: int) -> int:
         """Number of inbox entries that came up to a ledger height."""
-        return bisect_right(self._entry_heights, height)
+        return self._entries_from + bisect_right(self._entry_heights, height)
 
     def shard_leaf(self) -> ShardLeaf:
         """The shard after its newest batch."""
         return decode_shard(self._require(shard_key(self.shard)))
+
+    def final(self) -> FinalLeaf:
+        """The newest batch that nothing can remove any more, and the state after it."""
+        return decode_final(self._require(final_key(self.shard)))
+
+    def swept(self) -> SweptLeaf:
+        """What of the shard's past is forgotten."""
+        raw = self.read(swept_key(self.shard))
+        return SweptLeaf() if raw is None else decode_swept(raw)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the shard is frozen."""
+        return self.read(freeze_key(self.shard)) is not None
 
     def system(self) -> SystemLeaf:
         """Account numbers given, supply, fees, the ledger's clock."""
@@ -186,7 +233,7 @@ class LedgerState:
 
     @property
     def conserved(self) -> bool:
-        """Whether balances, bridge, stakes and fees are together the supply."""
+        """Whether balances, bridge, stakes, bonds and fees are together the supply."""
         return self._held_uusd == self.system().supply_uusd
 
     def require_conserved(self) -> None:
@@ -213,12 +260,13 @@ class LedgerState:
         self.write(shard_key(self.shard), msgspec.structs.replace(shard, funds_uusd=funds_uusd))
 
     def _count_money(self) -> int:
-        kinds = (ACCOUNT_KIND, VALIDATOR_KIND, SYSTEM_KEY, shard_key(self.shard))
-        return sum(
-            sum(self._money(key, value))
-            for kind in kinds
-            for key, value in self._tree.iterate(kind)
-        )
+        kinds = (ACCOUNT_KIND, VALIDATOR_KIND, DISPUTE_KIND, SYSTEM_KEY, shard_key(self.shard))
+        leaves = [pair for kind in kinds for pair in self._tree.iterate(kind)]
+        # Final batches, of which there may be very many, hold no bond.
+        for number in range(self.final().batch + 1, self.shard_leaf().batch + 1):
+            key = batch_key(self.shard, number)
+            leaves.append((key, self._require(key)))
+        return sum(sum(self._money(key, value)) for key, value in leaves)
 
     def _money(self, key: bytes, value: bytes) -> tuple[int, ...]:
         """Every sum of micro-dollars that a leaf holds; none may be negative."""
@@ -226,6 +274,10 @@ class LedgerState:
             return (decode_account(value).balance_uusd,)
         if key == shard_key(self.shard):
             return (decode_shard(value).funds_uusd,)
+        if key[:1] == BATCH_KIND:
+            return (decode_batch(value).bond_uusd,)
+        if key[:1] == DISPUTE_KIND:
+            return (decode_dispute(value).bond_uusd,)
         if key == SYSTEM_KEY:
             return (decode_system(value).fees_uusd,)
         if key[:1] == VALIDATOR_KIND:
@@ -290,6 +342,14 @@ class LedgerState:
         if key[:1] == VALIDATOR_KIND:
             self._validator_keys.add(key)
 
+    def write_raw(self, key: bytes, value: bytes) -> None:
+        """Set a leaf whose value is encoded already."""
+        self._changes[key] = value
+
+    def erase(self, key: bytes) -> None:
+        """Delete a leaf that is no validator's."""
+        self._changes[key] = None
+
     def forget_validator(self, key_address: bytes) -> None:
         """Delete a validator's leaf."""
         key = validator_key(key_address)
@@ -301,9 +361,26 @@ class LedgerState:
         self.write(validator_key(address_of(validator.public_key)), validator)
 
     def append_entry(self, height: int, entry: InboxEntry) -> None:
-        """Set the leaf of the inbox entry that came last."""
-        self.write(entry_key(self.shard, entry.index), PlacedEntry(height, entry))
+        """Append the next entry to the inbox, at this ledger height."""
+        inbox = self.inbox()
+        if entry.index != inbox.count:
+            raise SafetyViolation(f"inbox entry {entry.index} came where {inbox.count} is next")
+        running = extend_inbox_hash(inbox.running_hash, height, entry)
+        self.write(inbox_key(self.shard), InboxLeaf(inbox.count + 1, running))
+        ahead = inbox.count - self.shard_leaf().inbox_cursor
+        deposited_uusd = self.deposited_uusd(inbox.count)
+        if isinstance(entry, InboxDeposit):
+            deposited_uusd += entry.amount_uusd
+        placed = PlacedEntry(height, entry, self.system().window_ms, ahead, deposited_uusd)
+        self.write(entry_key(self.shard, entry.index), placed)
         self._entry_heights.append(height)
+
+    def forget_entries(self, end: int) -> None:
+        """Delete the inbox entries before index `end`."""
+        for index in range(self._entries_from, end):
+            self.erase(entry_key(self.shard, index))
+        del self._entry_heights[: end - self._entries_from]
+        self._entries_from = end
 
     def seal(self, outcome: BlockOutcome) -> None:
         """End a block: its writes go into the tree, and what they did into the outcome.

@@ -35,6 +35,7 @@ from consensus import (
 )
 from node.app import LedgerApplication
 from node.gossip import OwnTransactions
+from node.kept_state import needed_from
 from node.peer import (
     MAX_GOSSIP_TRANSACTIONS,
     SnapshotAnswer,
@@ -119,6 +120,8 @@ class Validator:
         self._snapshots = snapshots
         self._retain_blocks = retain_blocks
         self._pruned_below = 0
+        self.kept_batch = 0
+        """Newest final batch whose state is kept on disk, so that older data may go."""
         self._sync: SnapshotSync | None = None
         self._sync_limits = sync_limits
         self._verifier = verifier
@@ -127,6 +130,7 @@ class Validator:
         self.snapshot_failure = ""
         self._started = False
         self._work_ms: int | None = None
+        self._beat_at_ms: int | None = None
         self._swept_ms: int | None = None
 
     @property
@@ -138,7 +142,10 @@ class Validator:
         """When `run` must be called even if no message comes; a moment that passed means now."""
         if not self._started or self._swept_ms is None or self._questions:
             return 0
-        due = [self._swept_ms + HOUSEKEEPING_MS, self._work_ms, self.replica.next_deadline_ms()]
+        due = [
+            self._swept_ms + HOUSEKEEPING_MS, self._work_ms, self._beat_at_ms,
+            self.replica.next_deadline_ms(),
+        ]  # fmt: skip
         if self._reports is not None:
             due.append(self._reports.next_ms())
         if self._sync is not None:
@@ -180,6 +187,7 @@ class Validator:
     def run(self, events: Iterable[FromPeer], now_ms: int) -> Round:
         """Step through the events and whatever is due at `now_ms`."""
         done = Round()
+        self._set_beat(now_ms)
         if not self._started:
             self._started = True
             self._step(Start(), now_ms, done)
@@ -192,10 +200,15 @@ class Validator:
         if deadline_ms is not None and deadline_ms <= now_ms:
             self._step(Tick(), now_ms, done)
         self._settle(done, now_ms)
+        self._set_beat(now_ms)
         self._fetch_snapshot(done, now_ms)
         self._answer_questions(done, now_ms)
         self._keep_house(now_ms, done)
         return done
+
+    def _set_beat(self, now_ms: int) -> None:
+        """Have empty blocks go on where the ledger waits for its own time."""
+        self.replica.beat_ms, self._beat_at_ms = self.app.beat(now_ms)
 
     def _answer_questions(self, done: Round, now_ms: int) -> None:
         """Answer some questions about snapshots, one of each peer in turn."""
@@ -362,6 +375,7 @@ class Validator:
         if self._snapshots is None or not self._retain_blocks:
             return
         below = self._snapshots.prune_below(self.app.ledger.height, self._retain_blocks)
+        below = needed_from(self.app.ledger, self.kept_batch, below)
         if below > self._pruned_below:
             self._pruned_below = done.batch.prune_below = below
 

@@ -26,6 +26,9 @@ class BlockOutcome:
     """What a block did. `changes` are the leaves it wrote (None: deleted), `undo` what they were
     before (None: absent), `root` the ledger root after it.
 
+    `batches` were settled, `removed` are settled ones that were taken out again, oldest first, and
+    `finalised` those that nothing can take out any more.
+
     `epoch_began` is the number of the epoch that starts above this block, which was the last of the
     epoch before; 0 where none does. `epoch_proof` is then the encoded `TreeProof` of that epoch's
     leaf under this block's `app_root`; empty where the ledger starts above `app_height` (it came
@@ -37,6 +40,8 @@ class BlockOutcome:
     results: list[TransactionResult] = field(default_factory=list)
     entries: list[InboxEntry] = field(default_factory=list)
     batches: list[BatchHeader] = field(default_factory=list)
+    removed: list[BatchHeader] = field(default_factory=list)
+    finalised: list[BatchHeader] = field(default_factory=list)
     payouts: list[OutboxEntry] = field(default_factory=list)
     changes: dict[bytes, bytes | None] = field(default_factory=dict)
     undo: dict[bytes, bytes | None] = field(default_factory=dict)
@@ -53,4 +58,5 @@ class LedgerCounters:
     failed: int = 0
     underfunded_payouts: int = 0
     offences: int = 0
+    removed_batches: int = 0
     epochs: int = 0

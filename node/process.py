@@ -14,17 +14,26 @@ from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
 from node.peer import TransactionGossip
 from node.process_clients import LedgerClients
+from node.process_keeper import STATE_NAME, keep_in_child
 from node.process_machines import build_machines, genesis_state_root
 from node.process_peers import PeerLinks, ledger_neighbours
+from node.process_states import KeptStates
 from node.rounds import Round
 from node.snapshots import SyncedSnapshot
 from node.store import ValidatorStore
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
+from protocol.messages_states import StatePartRequest
 from store.config import ProcessConfig, parse_address
 
 __all__ = ["ValidatorProcess", "genesis_state_root", "main"]
+
+KEEP_S = 20.0
+KEEP_MAX_S = 600.0
+KEEP_TIMES = 9
+"""After a state was kept, so many times as long passes as that took, within these bounds: it takes
+a tenth of a core, or what it needs to keep up."""
 
 _log = structlog.get_logger()
 
@@ -39,12 +48,14 @@ class ValidatorProcess:
             raise ConfigError("a validator needs peer_listen, and all validators as peers")
         self._config, self._chain, self._key = config, chain, key
         self._store = ValidatorStore(config.data, chain)
+        self._states = KeptStates(config.data / STATE_NAME)
         self._machines = build_machines(config, chain, key, self._store)
         self._wake = asyncio.Event()
         self._stopping = False
         self._last_ms = 0
         self._rounds = 0
         self._note_durable()
+        self._note_kept()
         self._peers = PeerLinks(config, chain, key, self._on_gossip, self._wake.set)
         self._follow_validators()
         self._clients = LedgerClients(
@@ -52,12 +63,14 @@ class ValidatorProcess:
         )
         self._service = PublicService(chain, "node", config.name, self._status)
         self._clients.register(self._service)
+        self._service.on(StatePartRequest, lambda _, request: self._states.part(request))
         self._committed = self._store.outcomes_stored()
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`; a round that has begun is finished and synced."""
         host, port = parse_address(self._config.public)
         rounds: asyncio.Task[None] | None = None
+        keeper = asyncio.ensure_future(self._keep_states())
         try:
             await self._peers.start()
             await self._service.start(host, port)
@@ -68,6 +81,8 @@ class ValidatorProcess:
             await until_stopped(stop, rounds, self._peers.mesh.failure, *others)
         finally:
             self.stop_rounds()
+            keeper.cancel()
+            await asyncio.wait([keeper])
             if rounds is not None:
                 await asyncio.wait([rounds])
             await self._service.stop()
@@ -133,9 +148,33 @@ class ValidatorProcess:
         await asyncio.to_thread(self._store.install_snapshot, snapshot)
         self._machines = build_machines(self._config, self._chain, self._key, self._store)
         self._note_durable()
+        self._note_kept()
         self._clients.start_anew(self._machines)
         self._follow_validators()
         _log.info("ledger taken from a snapshot", height=snapshot.height)
+
+    async def _keep_states(self) -> None:
+        """Where old blocks are to go, or are gone, keep the state that they lead to; see
+        `process_keeper`."""
+        config, loop = self._config, asyncio.get_running_loop()
+        while True:
+            began_s = loop.time()
+            needed = config.retain_blocks > 0 or self._store.retained_from() > 1
+            if needed and self._machines.ledger.final().batch > self._machines.validator.kept_batch:
+                try:
+                    await keep_in_child(config.data, config.genesis, config.validators)
+                except ConfigError as error:
+                    _log.warning("state not kept, old batches stay", error=str(error))
+                self._note_kept()
+            took_s = loop.time() - began_s
+            await asyncio.sleep(min(KEEP_MAX_S, max(KEEP_S, KEEP_TIMES * took_s)))
+
+    def _note_kept(self) -> None:
+        """Blocks may go behind the state that is on disk, and behind no other."""
+        try:
+            self._machines.validator.kept_batch = self._states.batch()
+        except Rejected as error:
+            _log.error("the kept state is damaged, and is made anew", error=error.text)
 
     def _follow_validators(self) -> None:
         self._peers.follow(ledger_neighbours(self._machines.ledger))
@@ -149,7 +188,7 @@ class ValidatorProcess:
     def _status(self) -> StatusValues:
         ledger, validator = self._machines.ledger, self._machines.validator
         mempool, replica = validator.app.mempool, validator.replica
-        shard = ledger.shard_leaf()
+        shard, final = ledger.shard_leaf(), ledger.final()
         values: StatusValues = {
             "height": self._height,
             "view": replica.view,
@@ -170,9 +209,17 @@ class ValidatorProcess:
             "batches_settled": shard.batch,
             "last_batch": shard.batch,
             "last_ordered_block": shard.last_block,
+            "final_batch": final.batch,
+            "final_ordered_block": final.last_block,
+            "open_disputes": ledger.disputes.count,
+            "removed_batches": ledger.counters.removed_batches,
+            "frozen": "yes" if ledger.frozen else "no",
             "bridge_funds_uusd": shard.funds_uusd,
             "underfunded_payouts": ledger.counters.underfunded_payouts,
-            "store_bytes": self._store.size_bytes(),
+            "store_bytes": self._store.size_bytes() + self._states.stored_bytes(),
+            "state_bytes": self._states.stored_bytes(),
+            "kept_batch": validator.kept_batch,
+            "blocks_from": self._store.retained_from(),
             "rounds": self._rounds,
         }
         if validator.snapshot_failure:

@@ -27,6 +27,7 @@ from protocol.messages import (
     ValidatorsRequest,
     ValidatorsView,
 )
+from protocol.messages_disputes import DisputesRequest
 
 MAX_VALIDATORS_SHOWN = 1_024
 """Most validators in one answer."""
@@ -72,6 +73,7 @@ class LedgerClients:
             (ProofRequest, lambda _, request: self.machines.queries.proof(request)),
             (EpochRequest, lambda _, request: self.machines.queries.epoch(request)),
             (ValidatorsRequest, lambda _, request: self._validators(request)),
+            (DisputesRequest, lambda _, request: self.machines.queries.disputes(request)),
         ):
             service.on(request, handler)
 
@@ -112,11 +114,17 @@ class LedgerClients:
             text = "another transaction of this sender has used the nonce"
             self.desk.dropped(identity, Code.BAD_LEDGER_NONCE, text)
         inbox_count = self.machines.ledger.entries_at(outcome.height)
+        final_block = self.machines.ledger.final().last_block
         for session, request_id in list(self._subscribers.items()):
             if session.link.writable:
                 session.send(
                     LedgerNews(
-                        request_id, outcome.height, outcome.time_ms, inbox_count, outcome.batches
+                        request_id,
+                        outcome.height,
+                        outcome.time_ms,
+                        inbox_count,
+                        outcome.batches,
+                        final_block,
                     )
                 )
             else:
@@ -156,7 +164,8 @@ class LedgerClients:
         # The ledger may be a block ahead, whose news are still to come.
         inbox_count = self.machines.ledger.entries_at(self._height)
         time_ms = self.machines.queries.tip_time_ms
-        return LedgerNews(request.request_id, self._height, time_ms, inbox_count, [])
+        final_block = self.machines.ledger.final().last_block
+        return LedgerNews(request.request_id, self._height, time_ms, inbox_count, [], final_block)
 
     def _validators(self, request: ValidatorsRequest) -> Wire:
         leaves = sorted(self.machines.ledger.validators(), key=lambda leaf: -leaf.stake_uusd)

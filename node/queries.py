@@ -27,6 +27,7 @@ from protocol.messages import (
     ProofRequest,
     ProofView,
 )
+from protocol.messages_disputes import GAMES_MAX, DisputesRequest, DisputesView
 
 MAX_INBOX_ENTRIES = 4096
 """Most inbox entries in one answer."""
@@ -90,12 +91,17 @@ class LedgerQueries:
             raise Rejected(Code.WRONG_SHARD, f"there is no shard {request.shard}")
         number = request.number or self._ledger.shard_leaf().batch
         settled = self._ledger.batch(number) if number < 1 << 63 else None
+        if settled is None and 0 < number <= self._ledger.swept().batch:
+            text = f"batch {number} is forgotten: it is final, and its withdrawals are paid"
+            raise Rejected(Code.NOT_RETAINED, text)
         if settled is None:
             text = f"batch {number} is not settled" if number else "no batch is settled yet"
             raise Rejected(Code.UNKNOWN_BATCH, text)
+        final = self._ledger.final()
         return BatchView(
-            request.request_id, settled.header, settled.ledger_height, settled.ledger_time_ms
-        )
+            request.request_id, settled.header, settled.ledger_height, settled.ledger_time_ms,
+            final.batch, final.last_block, self._ledger.settling.left_ms(number),
+        )  # fmt: skip
 
     def balance(self, request: BalanceRequest) -> BalanceView:
         """An address as of the newest block; unknown ones have nothing."""
@@ -153,6 +159,11 @@ class LedgerQueries:
             if certificate is None or certificate.height != last:
                 raise SafetyViolation(f"the last block of epoch {epoch} is stored uncertified")
         return BlocksView(request.request_id, blocks, certificate)
+
+    def disputes(self, request: DisputesRequest) -> DisputesView:
+        """Games that wait for a move of a prover, as of the newest block."""
+        games = self._ledger.disputes.waiting(request.prover, GAMES_MAX)
+        return DisputesView(request.request_id, games)
 
     def epoch(self, request: EpochRequest) -> EpochView:
         """How an epoch's members were decided: the last block before it, and their proof."""

@@ -33,12 +33,14 @@ REASON_REPLACED: Final = 12
 REASON_FIRED: Final = 13
 REASON_DONE: Final = 14
 REASON_REFUSED: Final = 15
+REASON_UNBACKED: Final = 16
 """Why an order, trigger or TWAP changed without a fill. 1: its owner cancelled it, 2: or made it
 smaller; 3: no margin left to fill it; 4: self-trade prevention; 5: reduce-only, and the position
 shrank; 6: expired; 7: the order it was linked with filled, fired or went; 8: market-maker
 protection; 9: dead-man's switch; 10: its account is liquidated; 11: the market closed; 12: modified
 or quoted anew; 13: the trigger fired; 14: a TWAP has run its time or size; 15: what a trigger
-entered was refused."""
+entered was refused; 16: nothing stood behind the trigger any more, neither margin nor something to
+reduce."""
 
 LIQUIDATION_ORDER: Final = 0
 LIQUIDATION_BACKSTOP: Final = 1

@@ -23,12 +23,15 @@ from protocol.markets import FeeTier as FeeTier
 from protocol.markets import MarginTier as MarginTier
 from protocol.markets import MarketConfig as MarketConfig
 from protocol.markets import check_market
+from protocol.windows import SettlementRules as SettlementRules
+from protocol.windows import check_settlement
 
 MARKETS_MAX = 1 << 14
 SHARDS_MAX = 1 << 16
 ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
 """Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
 client, and its data must fit one batch of settlement."""
+NO_BOUND_US = 1 << 62
 MAX_VALIDATORS = 100
 """Most members of an epoch: with certificates and addresses they fit one leaf of the ledger."""
 MAX_CERTIFICATE_BYTES = 512
@@ -67,6 +70,30 @@ class Pace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_ms: int
     timeout_max_ms: int
     max_payload_bytes: int
+
+
+class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the sequencers order, so that execution keeps pace with the log.
+
+    Of the time since the block before, counted up to `burst_ms`, a block may fill `busy_ppm` with
+    work (0: no bound); a batch is `batch_us` of work and each of its actions `action_us`. One batch
+    always fits, and so do oracle prices.
+    """
+
+    busy_ppm: int = 0
+    batch_us: int = 82
+    action_us: int = 8
+    burst_ms: int = 1_000
+
+    def work_us(self, actions: int) -> int:
+        """Work of a batch with so many actions, in microseconds."""
+        return self.batch_us + actions * self.action_us
+
+    def allowed_us(self, since_ms: int) -> int:
+        """Work for which a block may ask that comes `since_ms` after the block before."""
+        if not self.busy_ppm:
+            return NO_BOUND_US
+        return max(0, min(since_ms, self.burst_ms)) * self.busy_ppm // 1_000
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +194,7 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ledger_pace: Pace
     sequencer_pace: Pace
     limits: Limits = msgspec.field(default_factory=Limits)
+    capacity: Capacity = msgspec.field(default_factory=Capacity)
     staking: Staking = msgspec.field(default_factory=Staking)
     fees: Fees = msgspec.field(default_factory=Fees)
     oracle_stakes: list[int] = []
@@ -176,6 +204,7 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backstop_uusd: int = 0
     liquidation: Liquidation = msgspec.field(default_factory=Liquidation)
     reopening: Reopening = msgspec.field(default_factory=Reopening)
+    settlement: SettlementRules = msgspec.field(default_factory=SettlementRules)
 
     def market(self, symbol_or_number: str) -> MarketConfig:
         """The market of this symbol or number; raises `ConfigError` naming the known ones."""
@@ -250,7 +279,13 @@ def _check_bounds(genesis: Genesis) -> None:
         if getattr(genesis.limits, name) < 1:
             raise ConfigError(f"genesis: the limit {name} must be above 0")
     _check_staking(genesis.staking, genesis.fees)
+    capacity = genesis.capacity
+    if not 0 <= capacity.busy_ppm <= 64 * PPM or min(capacity.batch_us, capacity.action_us) < 0:
+        raise ConfigError("genesis: the numbers of capacity must not be negative")
+    if capacity.burst_ms < 1:
+        raise ConfigError("genesis: capacity.burst_ms must be above 0")
     _check_trading(genesis)
+    check_settlement(genesis.settlement)
     _check_validators(genesis.validators, genesis.staking)
     least, most = ORDERED_PAYLOAD_BYTES
     if not least <= genesis.sequencer_pace.max_payload_bytes <= most:

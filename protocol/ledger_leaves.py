@@ -17,13 +17,23 @@ keys are big-endian: shards 2 bytes, numbers and indices 8. Values are canonical
 | 0x0a | -                      | `CurrentEpoch` | epoch of the blocks above this one |
 | 0x0b | address (20 bytes)     | `ValidatorLeaf`| stake, unbonding and jail of a validator |
 | 0x0c | offence (32 bytes)     | integer        | ledger height at which it was punished |
+| 0x0d | shard                  | `FinalLeaf`    | newest batch that nothing can remove |
+| 0x0e | shard, batch, address  | `DisputeLeaf`  | a challenger's game against a batch |
+| 0x0f | shard                  | `FreezeLeaf`   | a frozen shard |
+| 0x10 | shard, account         | `ClaimLeaf`    | a claim on a frozen shard |
+| 0x11 | shard                  | `ExitsLeaf`    | payouts of the running hour and day |
+| 0x12 | shard                  | `SweptLeaf`    | what of the past the ledger has forgotten |
+| 0x13 | shard, native key      | native leaf    | signers and prices, see `execution.native` |
+| 0x14 | shard, batch, part (2) | list of leaves | what leads native leaves back before it |
 """
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.codec import Decoder, Wire
 from protocol.inbox import INBOX_KIND, InboxLeaf, decode_inbox_leaf, inbox_key
-from protocol.settlement import BatchHeader, InboxEntry
+from protocol.settlement import EMPTY_OUTBOX_HASH, BatchHeader, InboxEntry
 
 ACCOUNT_KIND = b"\x01"
 NUMBER_KIND = b"\x02"
@@ -36,6 +46,14 @@ EPOCH_KIND = b"\x09"
 CURRENT_EPOCH_KEY = b"\x0a"
 VALIDATOR_KIND = b"\x0b"
 OFFENCE_KIND = b"\x0c"
+FINAL_KIND = b"\x0d"
+DISPUTE_KIND = b"\x0e"
+FREEZE_KIND = b"\x0f"
+CLAIM_KIND = b"\x10"
+EXITS_KIND = b"\x11"
+SWEPT_KIND = b"\x12"
+NATIVE_KIND = b"\x13"
+NATIVE_UNDO_KIND = b"\x14"
 
 __all__ = ["INBOX_KIND", "InboxLeaf", "decode_inbox_leaf", "inbox_key"]
 
@@ -48,10 +66,19 @@ class Account(Wire, frozen=True):
 
 
 class PlacedEntry(Wire, frozen=True):
-    """An inbox entry and the ledger height it came at."""
+    """An inbox entry and the ledger height it came at.
+
+    `window_ms`: the same in window time; `ahead`: entries that waited before it then;
+    `deposited_uusd`: all deposits up to it, its own included; `refunded`: whether a frozen shard
+    gave it back.
+    """
 
     ledger_height: int
     entry: InboxEntry
+    window_ms: int = 0
+    ahead: int = 0
+    deposited_uusd: int = 0
+    refunded: bool = False
 
 
 class ShardLeaf(Wire, frozen=True):
@@ -59,7 +86,7 @@ class ShardLeaf(Wire, frozen=True):
 
     `inbox_height`: base-layer height that its newest ordered block named; `inbox_cursor`: inbox
     entries taken in; `outbox_next`: number of the next outbox entry; `funds_uusd`: money that the
-    bridge holds for it.
+    bridge holds for it; `outbox_hash`: running hash of its outbox.
     """
 
     batch: int
@@ -70,14 +97,53 @@ class ShardLeaf(Wire, frozen=True):
     inbox_cursor: int
     outbox_next: int
     funds_uusd: int
+    outbox_hash: bytes = EMPTY_OUTBOX_HASH
+
+
+class FinalLeaf(Wire, frozen=True):
+    """The newest batch that is final (0: genesis), and the state and cursors after it."""
+
+    batch: int
+    last_block: int
+    last_block_id: bytes
+    state_root: bytes
+    inbox_height: int
+    inbox_cursor: int
+    outbox_next: int
+    outbox_hash: bytes = EMPTY_OUTBOX_HASH
 
 
 class SettledBatch(Wire, frozen=True):
-    """A settled batch's header, and the ledger block that settled it."""
+    """A settled batch's header, and the ledger block that settled it, also in window time.
+
+    `inbox_height` and `outbox_hash` are those after it; `bond_uusd` is what is still locked of its
+    prover's bond. `steps_root`: Merkle root over `protocol.dispute.step_leaf` of its blocks.
+    `native_root`: of the native leaves after it, `prices` what was posted of each market: mark and
+    funding index; both empty without native checks.
+    `paid`: how many of its outbox entries are paid, where the ledger forgets old batches.
+    """
 
     header: BatchHeader
     ledger_height: int
     ledger_time_ms: int
+    window_ms: int = 0
+    inbox_height: int = 0
+    outbox_hash: bytes = EMPTY_OUTBOX_HASH
+    bond_uusd: int = 0
+    steps_root: bytes = b""
+    native_root: bytes = b""
+    prices: list[tuple[int, int]] = msgspec.field(default_factory=list)
+    paid: int = 0
+
+
+class SweptLeaf(Wire, frozen=True):
+    """What of a shard's past the ledger has forgotten: final batches up to `batch`, but for those
+    with withdrawals that are not paid, and the first `entries` entries of the inbox, which may
+    become `cursor`."""
+
+    batch: int = 0
+    entries: int = 0
+    cursor: int = 0
 
 
 class SystemLeaf(Wire, frozen=True):
@@ -158,6 +224,8 @@ decode_placed: Decoder[PlacedEntry] = Decoder(PlacedEntry)
 decode_shard: Decoder[ShardLeaf] = Decoder(ShardLeaf)
 decode_batch: Decoder[SettledBatch] = Decoder(SettledBatch)
 decode_system: Decoder[SystemLeaf] = Decoder(SystemLeaf)
+decode_final: Decoder[FinalLeaf] = Decoder(FinalLeaf)
+decode_swept: Decoder[SweptLeaf] = Decoder(SweptLeaf)
 decode_epoch: Decoder[EpochLeaf] = Decoder(EpochLeaf)
 decode_current_epoch: Decoder[CurrentEpoch] = Decoder(CurrentEpoch)
 decode_validator: Decoder[ValidatorLeaf] = Decoder(ValidatorLeaf)
@@ -206,3 +274,44 @@ def validator_key(address: bytes) -> bytes:
 def offence_key(identity: bytes) -> bytes:
     """Key of a punished offence, by `protocol.evidence.evidence_id` (33 bytes)."""
     return OFFENCE_KIND + identity
+
+
+def final_key(shard: int) -> bytes:
+    """Key of a shard's newest final batch (3 bytes)."""
+    return FINAL_KIND + shard.to_bytes(2, "big")
+
+
+def dispute_key(shard: int, batch: int, challenger: bytes) -> bytes:
+    """Key of a challenger's (its address) game against a batch (31 bytes)."""
+    return DISPUTE_KIND + shard.to_bytes(2, "big") + batch.to_bytes(8, "big") + challenger
+
+
+def freeze_key(shard: int) -> bytes:
+    """Key of a frozen shard (3 bytes)."""
+    return FREEZE_KIND + shard.to_bytes(2, "big")
+
+
+def claim_key(shard: int, account: int) -> bytes:
+    """Key of an account's claim on a frozen shard (11 bytes)."""
+    return CLAIM_KIND + shard.to_bytes(2, "big") + account.to_bytes(8, "big")
+
+
+def exits_key(shard: int) -> bytes:
+    """Key of the payouts of the running hour and day (3 bytes)."""
+    return EXITS_KIND + shard.to_bytes(2, "big")
+
+
+def swept_key(shard: int) -> bytes:
+    """Key of what a shard's ledger has forgotten (3 bytes)."""
+    return SWEPT_KIND + shard.to_bytes(2, "big")
+
+
+def native_key(shard: int, key: bytes) -> bytes:
+    """Key of a native leaf of a shard (3 bytes more than its own)."""
+    return NATIVE_KIND + shard.to_bytes(2, "big") + key
+
+
+def native_undo_key(shard: int, batch: int, part: int) -> bytes:
+    """Key of a part of what a batch changed of the native leaves (13 bytes)."""
+    place = shard.to_bytes(2, "big") + batch.to_bytes(8, "big") + part.to_bytes(2, "big")
+    return NATIVE_UNDO_KIND + place

@@ -59,12 +59,13 @@ class MarketConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rate rises linearly to 100 % as open interest goes from `scale_from_uusd` to `scale_to_uusd`.
     Prices: `impact_notional_uusd` is what impact prices are taken for, `wide_ppm` the spread
     (of the oracle price) from which a book says nothing. An oracle's price counts up to
-    `oracle_age_ms` and `oracle_confidence_ppm`; a median further than `oracle_deviation_ppm` from
-    the last one is wild until it has held for `oracle_hold_ms`. Positions in a market of stale or
-    wild prices count at the last mark +- `stale_band_ppm`. `price_band_ppm` bounds how far a limit
-    may lie through the mark. Funding: paid every `funding_interval_ms` (which is F8h x interval /
-    8 h), |F8h| up to `funding_cap_ppb`. A dated future settles at the average oracle price of the
-    `settle_window_ms` before it expires. `backstop_max_lots`: most that the backstop holds.
+    `oracle_age_ms` and `oracle_confidence_ppm`; a median that goes further than
+    `oracle_deviation_ppm` within `oracle_hold_ms` is wild until it has held as long. Positions in a
+    market of stale or wild prices count at the last mark +- `stale_band_ppm`. `price_band_ppm`
+    bounds how far a limit may lie through the mark. Funding: paid every `funding_interval_ms`
+    (which is F8h x interval / 8 h), |F8h| up to `funding_cap_ppb`. A dated future settles at the
+    average oracle price of the `settle_window_ms` before it expires. `backstop_max_lots`: most
+    that the backstop holds.
     """
 
     market: int

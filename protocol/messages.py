@@ -11,6 +11,7 @@ from __future__ import annotations
 from protocol.chain import Block, CommitCertificate, Header
 from protocol.codec import Decoder, Wire
 from protocol.keys import domain_hash
+from protocol.messages_disputes import DisputesRequest, DisputesView
 from protocol.messages_market_data import (
     BookRequest,
     BookView,
@@ -26,6 +27,7 @@ from protocol.messages_market_data import (
     TradesRequest,
     TradesView,
 )
+from protocol.messages_states import StatePartRequest, StatePartView
 from protocol.messages_trading import (
     AccountRequest,
     AccountView,
@@ -214,6 +216,7 @@ Request = (
     | SubscribeLiquidations | ReceiptRequest | StandingRequest | SubmitTransaction
     | HeaderRequest | BatchRequest | BalanceRequest | InboxRequest | BlocksFrom | SubscribeLedger
     | ProofRequest | EpochRequest | ValidatorsRequest | WithdrawalRequest | StateProofRequest
+    | DisputesRequest | StatePartRequest
 )  # fmt: skip
 
 
@@ -287,12 +290,25 @@ class HeaderView(Wire, frozen=True, tag=81):
 
 
 class BatchView(Wire, frozen=True, tag=82):
-    """A settled batch: its header and the ledger block that settled it."""
+    """A settled batch: its header and the ledger block that settled it.
+
+    `final_batch`, `final_block`: the newest final batch and its last ordered block, 0 for none.
+    `left_ms`: the ledger's own time until this batch's window has passed, as a disputed one can
+    take longer.
+    """
 
     request_id: int
     header: BatchHeader
     ledger_height: int
     ledger_time_ms: int
+    final_batch: int = 0
+    final_block: int = 0
+    left_ms: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing can remove the batch any more."""
+        return self.header.number <= self.final_batch
 
 
 class BalanceView(Wire, frozen=True, tag=83):
@@ -329,13 +345,15 @@ class BlocksView(Wire, frozen=True, tag=85):
 
 
 class LedgerNews(Wire, frozen=True, tag=86):
-    """Push: a ledger block was committed; what it settled and how far the inbox goes."""
+    """Push: a ledger block was committed; what it settled, how far the inbox goes, and the last
+    ordered block of the newest batch that is final."""
 
     request_id: int
     height: int
     time_ms: int
     inbox_count: int
     batches: list[BatchHeader]
+    final_block: int = 0
 
 
 class ProofView(Wire, frozen=True, tag=87):
@@ -388,7 +406,8 @@ Answer = (
     | AccountView | BookView | ResultView | OrdersView | CandlesView | StatsView | TradesView
     | OrderStatusView | LiquidationsView | ReceiptView | StandingView | MarginView | PreviewView
     | Committed | HeaderView | BatchView | BalanceView | InboxView | BlocksView | LedgerNews
-    | ProofView | EpochView | ValidatorsView | WithdrawalView | StateProofView
+    | ProofView | EpochView | ValidatorsView | WithdrawalView | StateProofView | DisputesView
+    | StatePartView
 )  # fmt: skip
 
 decode_request: Decoder[Request] = Decoder(Request, canonical=False)

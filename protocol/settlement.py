@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.chain import CommitCertificate
 from protocol.codec import Decoder, Wire, encode
+from protocol.dispute import DisputeAction
 from protocol.evidence import Evidence
+from protocol.exits import ExitAction
 from protocol.genesis import Chain
 from protocol.keys import SCHEME_ED25519, Key, domain_hash
+from protocol.prices import BlockPrices
 
 MAX_BATCH_DATA_BYTES = 2 * 1024 * 1024
 """Most compressed bytes of one batch, so that its transaction fits a ledger block."""
@@ -62,8 +67,16 @@ class InboxDeposit(Wire, frozen=True, tag=1):
     amount_uusd: int
 
 
-InboxEntry = InboxDeposit
-"""Entries of the inbox; forced actions will join the union under further tags."""
+class InboxForced(Wire, frozen=True, tag=2):
+    """A forced action on its way into a shard: an encoded `SignedBatch`, executed with the block
+    that takes it in, or consumed without effect where it is not valid any more."""
+
+    index: int
+    signed: bytes
+
+
+InboxEntry = InboxDeposit | InboxForced
+"""Entries of the inbox, first in, first out."""
 
 
 def extend_inbox_hash(previous: bytes, ledger_height: int, entry: InboxEntry) -> bytes:
@@ -78,6 +91,14 @@ class OutboxEntry(Wire, frozen=True):
     account: int
     address: bytes
     amount_uusd: int
+
+
+EMPTY_OUTBOX_HASH = domain_hash(b"trilemma/outbox-empty")
+
+
+def extend_outbox_hash(previous: bytes, entry: OutboxEntry) -> bytes:
+    """Running hash over the outbox of a shard, kept in its state and by the ledger alike."""
+    return domain_hash(b"trilemma/outbox", previous, encode(entry))
 
 
 class BatchHeader(Wire, frozen=True):
@@ -117,11 +138,15 @@ class Deposit(Wire, frozen=True, tag=1):
 
 
 class PostBatch(Wire, frozen=True, tag=2):
-    """Settle a batch: header, compressed data, commit certificate of the last ordered block."""
+    """Settle a batch: header, compressed data, commit certificate of the last ordered block, and
+    the outbox entries that `outbox_root` stands for. `prices`: what each block changed of marks and
+    funding indices, where genesis asks for native checks."""
 
     header: BatchHeader
     data: bytes
     certificate: CommitCertificate
+    outbox: list[OutboxEntry] = msgspec.field(default_factory=list)
+    prices: list[BlockPrices] = msgspec.field(default_factory=list)
 
 
 class Payout(Wire, frozen=True, tag=3):
@@ -164,7 +189,10 @@ class ReportEvidence(Wire, frozen=True, tag=7):
     evidence: Evidence
 
 
-LedgerAction = Deposit | PostBatch | Payout | Bond | Unbond | Unjail | ReportEvidence
+LedgerAction = (
+    Deposit | PostBatch | Payout | Bond | Unbond | Unjail | ReportEvidence
+    | DisputeAction | ExitAction
+)  # fmt: skip
 
 
 class Transaction(Wire, frozen=True):

@@ -9,22 +9,28 @@ keys below it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated, Any
+from hashlib import sha256
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from protocol import tree_walk
 from protocol.codec import Decoder, Wire
 from protocol.errors import Code, Rejected
 from protocol.tree_node import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
-    Node,
-    branch_hash,
-    leaf_hash,
+    Branch,
+    Child,
+    branch,
+    leaf_image,
+    leaf_key,
+    leaf_value,
     pivot_at,
     position_of,
     top,
 )
+from protocol.tree_walk import subtree as subtree
 
 MAX_PROOF_LEAVES = 65_536
 """Most leaves in one proof."""
@@ -66,111 +72,119 @@ def _bad(text: str) -> Rejected:
     return Rejected(Code.BAD_PROOF, text)
 
 
-def open_proof(root: bytes, proof: TreeProof) -> Node:
+Opened = tuple[Child, bytes, bytes]
+"""A node, its hash, and a key below it (empty: all hidden)."""
+
+
+def open_proof(root: bytes, proof: TreeProof) -> Branch:
     """The holder above the opened tree, checked against `root`; raises Rejected (bad_proof)."""
     shape, hashes, leaves = proof.shape, proof.hashes, proof.leaves
     if len(shape) > MAX_PROOF_STEPS or len(leaves) > MAX_PROOF_LEAVES:
         raise _bad(f"a proof has at most {MAX_PROOF_LEAVES} leaves and {MAX_PROOF_STEPS} nodes")
     if len(hashes) + len(leaves) != len(shape) - sum(entry >= BRANCH for entry in shape):
         raise _bad("the shape does not match the hashes and leaves")
-    # backwards through a preorder, children stand on the stack when their branch comes;
-    # beside each node, a key below it (empty: all hidden)
-    stack: list[tuple[Node, bytes]] = []
+    # backwards through a preorder, children stand on the stack when their branch comes
+    stack: list[Opened] = []
     next_hash, next_leaf = len(hashes), len(leaves)
     for entry in reversed(shape):
         if entry == HIDDEN and next_hash:
             next_hash -= 1
             if len(hashes[next_hash]) != 32:
                 raise _bad("a hash has 32 bytes")
-            stack.append((Node(hashes[next_hash], None, None, None), b""))
+            stack.append((None, hashes[next_hash], b""))
         elif entry == LEAF and next_leaf:
             next_leaf -= 1
             key, value = leaves[next_leaf]
             if not 0 < len(key) <= MAX_KEY_BYTES or len(value) > MAX_VALUE_BYTES:
                 raise _bad("a key or a value is outside its bounds")
-            stack.append((Node(leaf_hash(key, value), None, key, value), key))
+            image = leaf_image(key, value)
+            stack.append((image, sha256(image).digest(), key))
         elif BRANCH <= entry <= _MAX_ENTRY and len(stack) >= 2:
             left, right = stack.pop(), stack.pop()
             stack.append(_open_branch(entry - BRANCH, left, right))
         else:
             raise _bad("the shape is not a tree")
-    holder = top(stack[0][0] if stack else None)
     if len(stack) > 1 or next_hash or next_leaf:
         raise _bad("the shape is not one tree")
-    if holder.right.hash != root:
+    holder = top(stack[0][0], stack[0][1]) if stack else top()
+    if holder.left_hash != root:
         raise _bad("the proof belongs to another root")
     return holder
 
 
-def _open_branch(
-    position: int, left: tuple[Node, bytes], right: tuple[Node, bytes]
-) -> tuple[Node, bytes]:
+def _open_branch(position: int, left: Opened, right: Opened) -> Opened:
     """The branch over two opened children, after checking that their keys belong there."""
-    key = left[1] or right[1]
+    key = left[2] or right[2]
     if not key:
         raise _bad("an open branch without an open leaf")
     if 8 * len(key) <= position:
         raise _bad("a branch lies beyond the end of a key below it")
     pivot = pivot_at(key, position)
-    for child, (node, below) in enumerate((left, right)):
+    for side, (node, _, below) in enumerate((left, right)):
         if not below:
             continue
-        if node.pivot is not None and position_of(node.pivot) <= position:
+        if isinstance(node, Branch) and position_of(node.pivot) <= position:
             raise _bad("a branch is not below its parent")
         if 8 * len(below) <= position or pivot_at(below, position) != pivot:
             raise _bad("a key does not share its branch's prefix")
-        if (below >= pivot) != bool(child):
+        if (below >= pivot) != bool(side):
             raise _bad("a key stands on the wrong side of its branch")
-    return Node(branch_hash(left[0].hash, right[0].hash, pivot), pivot, left[0], right[0]), key
+    node = branch(left[1], right[1], pivot, left[0], right[0])
+    return node, sha256(node.image).digest(), key
 
 
-def descend(holder: Node, key: bytes) -> Node:
+class Leaf(NamedTuple):
+    """What stands at the end of a walk: the image of a leaf, `EMPTY`, or None where it is hidden.
+
+    `key` is None where it is hidden, and ``b""`` in an empty tree.
+    """
+
+    image: bytes | None
+
+    @property
+    def key(self) -> Any:
+        return None if self.image is None else leaf_key(self.image)
+
+    @property
+    def value(self) -> bytes:
+        return leaf_value(self.image) if self.image else b""
+
+    @property
+    def left(self) -> Any:
+        return self.key
+
+    @property
+    def right(self) -> bytes:
+        return self.value
+
+
+def descend(holder: Branch, key: bytes) -> Leaf:
     """The leaf (or hidden subtree, or empty tree) where the walk of `key` ends."""
-    node: Node = holder.right
-    while (pivot := node.pivot) is not None:
-        node = node.left if key < pivot else node.right
-    return node
+    return Leaf(tree_walk.descend(holder, key))
 
 
-def subtree(holder: Node, prefix: bytes) -> Node:
-    """The node above all keys that begin with `prefix`, if there are any."""
-    node: Node = holder.right
-    size = len(prefix)
-    while (pivot := node.pivot) is not None and len(pivot) <= size:
-        node = node.left if prefix < pivot else node.right
-    return node
-
-
-def leaves_below(node: Node) -> Iterator[Node]:
+def leaves_below(node: Child) -> Iterator[Leaf]:
     """The leaves below a node in key order; hidden subtrees come as they are, the empty not."""
-    stack = [node]
-    while stack:
-        node = stack.pop()
-        if node.pivot is not None:
-            stack.append(node.right)
-            stack.append(node.left)
-        elif node.left != b"":
-            yield node
+    return map(Leaf, tree_walk.leaves_below(node))
 
 
-def value_at(leaf: Node, key: bytes) -> bytes | None:
+def value_at(leaf: Leaf, key: bytes) -> bytes | None:
     """Value of a key whose walk ended at `leaf`; raises Rejected where that is hidden."""
-    if leaf.left is None:
+    if leaf.image is None:
         raise _bad(f"the proof does not cover key {key.hex()}")
-    value: bytes = leaf.right
-    return value if key and leaf.left == key else None
+    return leaf.value if key and leaf.key == key else None
 
 
-def _first(holder: Node, prefix: bytes, k: int) -> tuple[list[Node], list[Node]]:
+def _first(holder: Branch, prefix: bytes, k: int) -> tuple[list[Leaf], list[Leaf]]:
     """The leaves that had to be open to answer, and those of them in the answer."""
     if k < 1:
         raise _bad("a first-k proof shows at least one leaf")
-    seen: list[Node] = []
+    seen: list[Leaf] = []
     for leaf in leaves_below(subtree(holder, prefix)):
-        if leaf.left is None:
+        if leaf.key is None:
             raise _bad(f"the proof hides leaves under prefix {prefix.hex()}")
         seen.append(leaf)
-        if not leaf.left.startswith(prefix):
+        if not leaf.key.startswith(prefix):
             return seen, []
         if len(seen) == k:
             break
@@ -189,12 +203,12 @@ def verify_proof(
     """Value of each key under `root`, None where it is absent; raises Rejected (bad_proof)."""
     holder = open_proof(root, proof)
     values: dict[bytes, bytes | None] = {}
-    used: set[Any] = set()
+    used: set[bytes] = set()
     for key in keys:
         leaf = descend(holder, key)
         values[key] = value_at(leaf, key)
-        used.add(leaf.left or None)
-    _all_used(proof, len(used - {None}))
+        used.add(leaf.key or b"")
+    _all_used(proof, len(used - {b""}))
     return values
 
 
@@ -205,4 +219,4 @@ def verify_first(root: bytes, proof: TreeProof, prefix: bytes, k: int) -> list[t
     """
     seen, found = _first(open_proof(root, proof), prefix, k)
     _all_used(proof, len(seen))
-    return [(leaf.left, leaf.right) for leaf in found]
+    return [(leaf.key, leaf.value) for leaf in found]

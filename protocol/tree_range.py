@@ -9,8 +9,9 @@ of the walk holds only smaller keys, and one behind the last open leaf only grea
 from __future__ import annotations
 
 from protocol.errors import Code, Rejected
-from protocol.tree_node import Node
-from protocol.tree_proof import TreeProof, leaves_below, open_proof
+from protocol.tree_node import leaf_key, leaf_value
+from protocol.tree_proof import TreeProof, open_proof
+from protocol.tree_walk import leaves_below, walk
 
 Leaves = list[tuple[bytes, bytes]]
 """(key, value) in key order."""
@@ -21,24 +22,6 @@ def successor(key: bytes) -> bytes:
     return key + b"\0"
 
 
-def walk(holder: Node, first: bytes) -> tuple[Node, list[Node], list[Node]]:
-    """Where the walk of `first` ends, and the subtrees beside it: smaller keys, greater keys.
-
-    Both lists go downwards, so the last one with greater keys comes next in key order.
-    """
-    node: Node = holder.right
-    below: list[Node] = []
-    above: list[Node] = []
-    while (pivot := node.pivot) is not None:
-        if first < pivot:
-            above.append(node.right)
-            node = node.left
-        else:
-            below.append(node.left)
-            node = node.right
-    return node, below, above
-
-
 def verify_range(root: bytes, proof: TreeProof, first: bytes) -> tuple[Leaves, bytes | None]:
     """All leaves from `first` up to the last one shown, and where the next range starts.
 
@@ -47,24 +30,24 @@ def verify_range(root: bytes, proof: TreeProof, first: bytes) -> tuple[Leaves, b
     anything else.
     """
     end, below, above = walk(open_proof(root, proof), first)
-    if any(node.pivot is not None or node.left is not None for node in below):
+    if any(node is not None for node in below):
         raise _bad("the range proof opens leaves before its start")
-    if end.left is None:
+    if end is None:
         raise _bad("the range proof hides where its start belongs")
-    if end.left == b"":
+    if not end:
         return [], None
     leaves: Leaves = []
-    if end.left >= first:
-        leaves.append((end.left, end.right))
+    if leaf_key(end) >= first:
+        leaves.append((leaf_key(end), leaf_value(end)))
     more = False
     for subtree in reversed(above):
         for leaf in leaves_below(subtree):
-            if leaf.left is None:
+            if leaf is None:
                 more = True
             elif more:
                 raise _bad("the range proof hides leaves between those that it shows")
             else:
-                leaves.append((leaf.left, leaf.right))
+                leaves.append((leaf_key(leaf), leaf_value(leaf)))
     if not more:
         return leaves, None
     if not leaves:

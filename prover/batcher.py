@@ -1,30 +1,33 @@
 """Makes batches: ordered blocks and the state diffs that execution gave for them, into settlement.
 
 A pure machine. Blocks and diffs arrive separately, in order; `build` takes the longest prefix that
-has both and fits, updates the state tree with the coalesced changes, and compresses the data.
+has both and fits, updates the state tree with the coalesced changes, and packs the data. What
+was built last can be taken back, and with it batches before it that the ledger removed.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections import deque
 
 import msgspec
 
+from protocol.batch_data import pack_blocks
 from protocol.chain import CommitCertificate
 from protocol.codec import encode
 from protocol.errors import SafetyViolation
 from protocol.events import BlockDiff
 from protocol.merkle import list_root
 from protocol.ordering import OrderedBlock, OrderedChunk
-from protocol.settlement import EXPANSION_ALLOWANCE_BYTES, MAX_EXPANSION, BatchHeader
+from protocol.prices import BlockPrices
+from protocol.settlement import BatchHeader
+from prover.prices import posted_prices
 from prover.tree import StateTree
 
 BATCH_BYTES_MAX = 1_900_000
-"""Uncompressed data of one batch, so that even incompressible data fits a ledger transaction."""
+"""Encoded blocks and outbox of one batch; packed they are smaller, so that any data fits a ledger
+transaction."""
 
 BATCH_BLOCKS_MAX = 4_000
-COMPRESSION_LEVEL = 1
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -42,7 +45,9 @@ class Batch(msgspec.Struct, frozen=True):
     """A built batch: what is posted, and what the prover keeps of it.
 
     `certificate` is None where the log as it was streamed has none at the last block: such a batch
-    can be compared with a settled one, not posted.
+    can be compared with a settled one, not posted. `before` is where the batch before it ended, and
+    `undo` takes the leaves back there (None: absent); None where no batch can ever be removed.
+    `prices`: changes of each block, where the chain has native checks.
     """
 
     header: BatchHeader
@@ -51,13 +56,38 @@ class Batch(msgspec.Struct, frozen=True):
     changes: dict[bytes, bytes | None]
     outbox: list[bytes]
     actions: int
+    before: Position
+    undo: dict[bytes, bytes | None] | None = None
+    prices: list[BlockPrices] = []
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """What a batch was built of, to be put back."""
+
+    batch: Batch
+    blocks: list[tuple[OrderedBlock, bytes]]
+    diffs: list[BlockDiff]
+    certificates: dict[int, CommitCertificate]
 
 
 class Batcher:
-    """Blocks and diffs in, batches out; `position` is the end of the last batch built."""
+    """Blocks and diffs in, batches out; `position` is the end of the last batch built.
+
+    `bond_uusd` is what each batch offers as its bond. With `removable` batches can be taken back,
+    with `priced` they come with the prices of their blocks.
+    """
 
     def __init__(
-        self, chain_id: bytes, shard: int, prover: bytes, tree: StateTree, position: Position
+        self,
+        chain_id: bytes,
+        shard: int,
+        prover: bytes,
+        tree: StateTree,
+        position: Position,
+        *,
+        bond_uusd: int = 0,
+        removable: bool = False,
+        priced: bool = False,
     ) -> None:
         if tree.root != position.state_root:
             raise SafetyViolation("the stored leaves do not hash to the stored state root")
@@ -66,6 +96,10 @@ class Batcher:
         self._chain_id = chain_id
         self._shard = shard
         self._prover = prover
+        self._bond_uusd = bond_uusd
+        self._removable = removable
+        self._priced = priced
+        self._last: _Parts | None = None
         self._blocks: deque[tuple[OrderedBlock, bytes]] = deque()
         self._certificates: dict[int, CommitCertificate] = {}
         self._diffs: deque[BlockDiff] = deque()
@@ -112,11 +146,11 @@ class Batcher:
         """Last block of the batch that could be built now; the position's when there is none.
 
         A batch ends where a certificate stands. A commit step beyond the bounds goes alone: its
-        data may still compress into a ledger transaction, and otherwise nothing would settle again.
+        data may still pack into a ledger transaction, and otherwise nothing would settle again.
         """
         size, end = 0, self.position.block
-        for (block, encoded), _ in zip(self._blocks, self._diffs, strict=False):
-            size += len(encoded)
+        for (block, encoded), diff in zip(self._blocks, self._diffs, strict=False):
+            size += len(encoded) + sum(map(len, diff.outbox))
             height = block.header.height
             beyond = size > BATCH_BYTES_MAX or height - self.position.block > BATCH_BLOCKS_MAX
             if beyond and end > self.position.block:
@@ -147,31 +181,57 @@ class Batcher:
             changes.update(diff.changes)
             outbox += diff.outbox
         before = self.position
-        root = self.tree.update(changes)
+        wrote = [dict(diff.changes) for diff in diffs]
+        prices = posted_prices(self.tree, wrote) if self._priced else []
+        undo: dict[bytes, bytes | None] | None = {} if self._removable else None
+        root = self.tree.update(changes, undo)
         last = blocks[-1][0].header
         header = BatchHeader(
             self._chain_id, self._shard, before.number + 1, before.block + 1, end,
             last.block_id(), before.state_root, root, list_root([raw for _, raw in blocks]),
             diffs[-1].inbox_cursor, list_root(outbox), before.outbox_next, len(outbox),
-            self._prover, 0,
+            self._prover, self._bond_uusd,
         )  # fmt: skip
-        data = _compress(encode([block for block, _ in blocks]))
+        data = pack_blocks([block for block, _ in blocks])
         certificate = self._certificates.get(end)
-        for height in [height for height in self._certificates if height <= end]:
-            del self._certificates[height]
+        passed = [height for height in self._certificates if height <= end]
+        certificates = {height: self._certificates.pop(height) for height in passed}
         self.position = Position(
             header.number, end, header.last_block_id, root, header.inbox_cursor,
             before.outbox_next + len(outbox),
         )  # fmt: skip
         actions = sum(diff.actions for diff in diffs)
-        return Batch(header, data, certificate, changes, outbox, actions)
+        batch = Batch(header, data, certificate, changes, outbox, actions, before, undo, prices)
+        self._last = _Parts(batch, blocks, diffs, certificates) if self._removable else None
+        return batch
 
+    # --- the way back
 
-def _compress(raw: bytes) -> bytes:
-    data = zlib.compress(raw, COMPRESSION_LEVEL)
-    if len(raw) > len(data) * MAX_EXPANSION + EXPANSION_ALLOWANCE_BYTES:
-        # The ledger would take it for a decompression bomb, and clients choose what is in the
-        # blocks. Huffman codes alone make a byte no smaller than a bit.
-        packer = zlib.compressobj(COMPRESSION_LEVEL, strategy=zlib.Z_HUFFMAN_ONLY)
-        data = packer.compress(raw) + packer.flush()
-    return data
+    @property
+    def can_take_back(self) -> bool:
+        """Whether the last batch was built here, so that its blocks and diffs can wait again."""
+        return self._last is not None
+
+    def take_back(self) -> None:
+        """Undo the last `build`: its blocks and diffs wait again, before the others."""
+        last, self._last = self._last, None
+        if last is None or last.batch.undo is None:
+            raise SafetyViolation("there is no batch that could be taken back")
+        self.position = self._undone(last.batch.before, last.batch.undo)
+        self._blocks.extendleft(reversed(last.blocks))
+        self._diffs.extendleft(reversed(last.diffs))
+        self._certificates = {**last.certificates, **self._certificates}
+
+    def rewind(self, position: Position, undo: dict[bytes, bytes | None]) -> None:
+        """Go back to an earlier position; blocks and diffs have to come again from there on."""
+        self.position = self._undone(position, undo)
+        self._last = None
+        self._blocks.clear()
+        self._diffs.clear()
+        self._certificates.clear()
+        self._last_block = self._last_diff = position.block
+
+    def _undone(self, position: Position, undo: dict[bytes, bytes | None]) -> Position:
+        if self.tree.update(undo) != position.state_root:
+            raise SafetyViolation("what was kept for undoing does not lead to the earlier root")
+        return position

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from execution.process_log import LogFollower
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from net.upstream import Upstream
-from protocol.codec import Decoder, Wire, encode
+from protocol.codec import Wire, encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import decode_block_diff
 from protocol.genesis import Chain
@@ -31,17 +31,19 @@ from protocol.messages import (
     decode_answer,
 )
 from protocol.messages_trading import DiffPush, SubscribeDiffs
-from protocol.settlement import (
-    BatchHeader,
-    PostBatch,
-    sign_action,
-)
-from prover.batcher import Batcher
+from protocol.settlement import LedgerAction, PostBatch, sign_action
+from prover.batcher import Batch, Batcher
+from prover.contest import Defending
+from prover.defence import Defence
+from prover.posting import Poster, Standing
+from prover.process_contest import ProcessContest
 from prover.process_settled import SettledBatches
 from prover.settlement import (
     Settlement,
     genesis,
-    require_same_root,
+    interval_ms,
+    make_batcher,
+    place_of,
     state_proof_view,
     withdrawal_view,
 )
@@ -67,7 +69,6 @@ COMPLAINT_INTERVAL_MS = 60_000
 T = TypeVar("T")
 
 _log = structlog.get_logger()
-_decode_posting: Decoder[PostBatch] = Decoder(PostBatch)
 
 
 class ProverProcess:
@@ -79,14 +80,32 @@ class ProverProcess:
         self._key = key
         self._store = ProverStore(config.data)
         self._batcher = self._restore()
-        self._settlement = Settlement(self._batcher, BATCH_INTERVAL_MS, IDLE_INTERVAL_MS)
+        self._settlement = Settlement(
+            self._batcher, interval_ms(chain, BATCH_INTERVAL_MS), IDLE_INTERVAL_MS,
+            *place_of(chain, key.public),
+        )  # fmt: skip
+        self._poster = Poster(self, self._store, self._batcher, self._settlement)
         self._execution = Upstream(
             [parse_address(one) for one in config.execution], chain.chain_id, config.name
         )
         self._ledger = Upstream(
             [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
         )
-        self._proven = SettledBatches(chain, self._ledger, config.data / CHECKPOINT_NAME)
+        self._proven = SettledBatches(
+            chain, self._ledger, config.data / CHECKPOINT_NAME,
+            least_height=self._store.ledger_height(),
+        )  # fmt: skip
+        self._contest = ProcessContest(
+            Upstream(
+                [parse_address(one) for one in config.validators], chain.chain_id, config.name
+            ),
+            self._proven.leaves,
+            self.send,
+            Upstream([parse_address(one) for one in config.execution], chain.chain_id, config.name),
+            key.public,
+        )
+        defence = Defence(self._batcher.tree, self._store, chain.genesis.settlement.sections)
+        self._defending = Defending(self._contest, defence, chain)
         self._service = PublicService(chain, "prover", config.name, self._status)
         self._service.on(WithdrawalRequest, self._withdrawal)
         self._service.on(
@@ -100,6 +119,8 @@ class ProverProcess:
         self._complained_ms: int | None = None
         self._news = asyncio.Event()
         self._room = asyncio.Event()
+        self._again = asyncio.Event()
+        self._sending = asyncio.Lock()
 
     def _restore(self) -> Batcher:
         chain = self._chain
@@ -109,7 +130,7 @@ class ProverProcess:
             self._store.begin(position, list(tree.iterate()))
         else:
             tree = StateTree(self._store.leaves())
-        return Batcher(chain.chain_id, chain.genesis.shard, self._key.public, tree, position)
+        return make_batcher(chain, self._key.public, tree, position)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
@@ -117,10 +138,10 @@ class ProverProcess:
         await self._service.start(host, port)
         gc.freeze()  # the tree lives on: collecting it again and again only costs time
         tasks = [
-            asyncio.ensure_future(self._follow_log()),
-            asyncio.ensure_future(self._follow_execution()),
-            asyncio.ensure_future(self._settle()),
+            asyncio.ensure_future(self._follow()),
+            asyncio.ensure_future(self._poster.run(self._store.posting())),
             asyncio.ensure_future(self._proven.stay_fresh()),
+            *self._defend(),
         ]
         _log.info("prover ready", batch=self._batcher.position.number, port=port)
         try:
@@ -132,7 +153,32 @@ class ProverProcess:
             await self._service.stop()
             self._store.close()
 
+    def _defend(self) -> list[asyncio.Future[None]]:
+        """Answer disputes, where the chain leaves time for any."""
+        if not self._chain.genesis.settlement.window_ms:
+            return []
+        return [asyncio.ensure_future(self._defending.run())]
+
     # --- inputs
+
+    async def _follow(self) -> None:
+        """Follow log and execution; anew from wherever the position went back to."""
+        while True:
+            self._again.clear()
+            tasks = [
+                asyncio.ensure_future(self._follow_log()),
+                asyncio.ensure_future(self._follow_execution()),
+                asyncio.ensure_future(self._again.wait()),
+            ]
+            try:
+                done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done:
+                task.result()
+            await self._execution.drop()
 
     async def _follow_log(self) -> None:
         position = self._batcher.position
@@ -141,6 +187,8 @@ class ProverProcess:
             self._chain, addresses, self._config.name, position.block, position.block_id
         )
         async for chunk in log.chunks():
+            if self._again.is_set():
+                return
             self._batcher.add_chunk(chunk)
             self._news.set()
             # What waits, waits in memory: do not run far ahead of settlement.
@@ -158,6 +206,8 @@ class ProverProcess:
                     answer = decode_answer(frame)
                     if not isinstance(answer, DiffPush):
                         raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
+                    if self._again.is_set():
+                        return
                     self._batcher.add_diff(decode_block_diff(answer.diff))
                     self._news.set()
                     while self._batcher.waiting_diffs > WAITING_MAX:
@@ -167,68 +217,17 @@ class ProverProcess:
                 _log.info("execution lost", error=str(error))
             await self._execution.drop()
 
-    # --- settlement
+    # --- settlement: the surroundings of a `prover.posting.Poster`
 
-    async def _settle(self) -> None:
-        await self._recover_posting()
-        while True:
-            known = await self._settled_batch(self._batcher.position.number + 1)
-            if known is not None:
-                await self._adopt(known)
-                continue
-            await self._until_due()
-            batch, posting = self._build(lambda: self._settlement.build(_now_ms()))
-            self._store.write(batch, self._batcher.position, encode(posting))
-            await self._post(posting, batch.actions)
+    def now_ms(self) -> int:
+        """Milliseconds of a clock that only goes forward."""
+        return _now_ms()
 
-    async def _until_due(self) -> None:
-        """Wait until a batch is worth posting."""
-        while True:
-            self._news.clear()
-            now_ms = _now_ms()
-            due_ms = self._settlement.due_ms(now_ms)
-            if due_ms is None:
-                await self._news.wait()
-            elif due_ms > now_ms:
-                await _wait(self._news, due_ms - now_ms)
-            else:
-                return
-
-    def _build(self, build: Callable[[], T]) -> T:
-        started = time.perf_counter_ns()
-        built = build()
-        self._tree_ns += time.perf_counter_ns() - started
-        self._room.set()
-        return built
-
-    async def _adopt(self, header: BatchHeader) -> None:
-        """Follow a batch that the ledger has already: ours from before a loss of data."""
-        while not self._settlement.reaches(header):
-            self._news.clear()
-            await self._news.wait()
-        batch = self._build(lambda: self._settlement.adopt(header))
-        self._store.write(batch, self._batcher.position, None)
-        self._count(batch.actions, batch.data)
-
-    async def _recover_posting(self) -> None:
-        """Post again what was built before a restart, unless it is settled."""
-        raw = self._store.posting()
-        if raw is None:
-            return
-        posting = _decode_posting(raw)
-        settled = await self._settled_batch(posting.header.number)
-        if settled is None:
-            await self._post(posting, 0)
-        else:
-            require_same_root(posting.header, settled)
-            self._store.settled()
-
-    async def _settled_batch(self, number: int) -> BatchHeader | None:
-        """Header of a batch that is proven settled, None where it is proven not to be; asks until
-        that is answered."""
+    async def standing(self, numbers: Sequence[int]) -> Standing:
+        """The ledger as a validator proves it; asks until that is answered."""
         while True:
             try:
-                return await self._proven.header(number)
+                return await self._proven.standing(numbers)
             except RemoteFault as error:
                 _log.warning("ledger refuses", error=str(error))
             except (ConnectionError, TimeoutError, Rejected) as error:
@@ -236,32 +235,77 @@ class ProverProcess:
             await self._ledger.drop()
             await asyncio.sleep(RETRY_S)
 
-    async def _post(self, posting: PostBatch, actions: int) -> None:
-        """Post a batch until it is settled."""
-        number = posting.header.number
-        while True:
-            try:
-                answer = await self._submit(posting)
-                if answer.code == Code.OK and await self._proven.wait(posting.header):
-                    break
-                if await self._settled_batch(number) is not None:
-                    break
-                self._refuse(number, answer.code, answer.text)
-            except RemoteFault as error:
-                # Such as no money for the fee: nothing settles until somebody does something.
-                self._refuse(number, error.code, str(error))
-                await self._ledger.drop()
-                if await self._settled_batch(number) is not None:
-                    break
-            except (ConnectionError, TimeoutError, Rejected) as error:
-                _log.info("posting interrupted", number=number, error=str(error))
-                await self._ledger.drop()
-                if await self._settled_batch(number) is not None:
-                    break
-            await asyncio.sleep(RETRY_S)
-        self._refusal = ""
-        self._store.settled()
-        self._count(actions, posting.data)
+    async def submit(self, posting: PostBatch) -> Committed:
+        """Send a batch to the ledger."""
+        try:
+            return await self.send(posting)
+        except (ConnectionError, TimeoutError, Rejected, RemoteFault):
+            await self._ledger.drop()
+            raise
+
+    async def send(self, action: LedgerAction) -> Committed:
+        """Sign a ledger transaction and wait until it is committed; one after the other, as each
+        takes the key's next nonce. Raises what asking raises."""
+        address = self._key.address
+        async with self._sending:
+            balance = await self._ledger.ask(
+                BalanceView, lambda request_id: BalanceRequest(request_id, address)
+            )
+            # The least fee is enough: validators put batches before everything else.
+            signed = sign_action(self._key, self._chain, balance.nonce, action)
+            return await self._ledger.ask(
+                Committed, lambda request_id: SubmitTransaction(request_id, signed), POST_TIMEOUT_MS
+            )
+
+    async def news(self, timeout_ms: int | None) -> None:
+        """Return when blocks or diffs came, or after a while."""
+        self._room.set()
+        self._news.clear()
+        await _wait(self._news, timeout_ms)
+
+    async def pause(self, pause_ms: int) -> None:
+        """Wait."""
+        await asyncio.sleep(pause_ms / 1000)
+
+    async def synced(self) -> None:
+        """The database syncs every transaction itself."""
+
+    def timed(self, build: Callable[[], T]) -> T:
+        """Run what builds a batch, and count the time."""
+        started = time.perf_counter_ns()
+        built = build()
+        self._tree_ns += time.perf_counter_ns() - started
+        self._room.set()
+        return built
+
+    def moved(self) -> None:
+        """Blocks and diffs must come again from an earlier position on."""
+        self._again.set()
+
+    def tell(self, what: str, number: int, code: int = 0, text: str = "") -> None:
+        """Keep in the status why a batch does not settle, and log what people should know."""
+        self._room.set()
+        if what == "refused":
+            self._refuse(number, code, text)
+        elif what in ("settled", "followed"):
+            self._refusal = ""
+        elif what == "wrong":
+            _log.error("a settled batch contradicts our execution", number=number)
+        elif what == "taken_back":
+            _log.warning("batches were removed or replaced", first=number)
+        elif what == "unproven":
+            _log.warning("batch is not proven settled", number=number)
+        elif what == "interrupted":
+            _log.info("posting interrupted", number=number, error=text)
+
+    def count(self, batch: Batch | None, posting: PostBatch | None) -> None:
+        """A batch is settled; of one from before a restart only the posting is at hand."""
+        self._settled += 1
+        if batch is not None:
+            self._settled_actions += batch.actions
+            self._data_bytes += len(batch.data)
+        elif posting is not None:
+            self._data_bytes += len(posting.data)
 
     def _refuse(self, number: int, code: int, text: str) -> None:
         """Tell why a batch does not settle: in the status, and now and then in the log."""
@@ -271,29 +315,12 @@ class ProverProcess:
             self._complained_ms = now_ms
             _log.error("batch refused", number=number, error=self._refusal)
 
-    def _count(self, actions: int, data: bytes) -> None:
-        self._settled += 1
-        self._settled_actions += actions
-        self._data_bytes += len(data)
-
-    async def _submit(self, posting: PostBatch) -> Committed:
-        address = self._key.address
-        balance = await self._ledger.ask(
-            BalanceView, lambda request_id: BalanceRequest(request_id, address)
-        )
-        # The least fee is enough: validators put batches before everything else.
-        signed = sign_action(self._key, self._chain, balance.nonce, posting)
-        return await self._ledger.ask(
-            Committed, lambda request_id: SubmitTransaction(request_id, signed), POST_TIMEOUT_MS
-        )
-
     # --- queries
 
     def _withdrawal(self, session: ClientSession, request: WithdrawalRequest) -> Wire:
         del session
         found = self._store.withdrawal(request.number) if request.number < 1 << 63 else None
-        posted = self._store.posting() is not None
-        return withdrawal_view(request, found, self._batcher.position.number if posted else None)
+        return withdrawal_view(request, found, self._store.unsettled())
 
     def _status(self) -> StatusValues:
         batcher = self._batcher
@@ -302,6 +329,10 @@ class ProverProcess:
             "height": batcher.position.block,
             "state_root": batcher.position.state_root.hex(),
             "waiting_blocks": batcher.waiting_blocks,
+            "final_batch": self._poster.final_batch,
+            "wrong_batch": self._poster.wrong_batch,
+            "taken_back": self._poster.taken_back,
+            "moves_of_defence": self._defending.moves,
             "settled_batches": self._settled,
             "settled_actions": self._settled_actions,
             "data_bytes": self._data_bytes,
@@ -327,9 +358,9 @@ def _now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-async def _wait(event: asyncio.Event, timeout_ms: int) -> None:
+async def _wait(event: asyncio.Event, timeout_ms: int | None) -> None:
     try:
-        async with asyncio.timeout(timeout_ms / 1000):
+        async with asyncio.timeout(None if timeout_ms is None else timeout_ms / 1000):
             await event.wait()
     except TimeoutError:
         return

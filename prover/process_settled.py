@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import structlog
-
+from consensus.light_proofs import ProvenLeaves
 from execution.process_light import Asks, LightFollower, wall_clock_ms
-from protocol.errors import Code, RemoteFault, SafetyViolation
+from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
-from protocol.ledger_leaves import batch_key
+from protocol.ledger_leaves import batch_key, decode_final, final_key
 from protocol.settlement import BatchHeader
-
-POLL_S = 0.05
-"""Until a certified header names the root after a batch, proofs show the ledger without it."""
-
-_log = structlog.get_logger()
+from prover.posting import Standing
 
 
 class SettledBatches:
     """Settled batches of the shard, each proven under a certified ledger root.
 
-    `checkpoint`: file from which the ledger's members are followed. Raises `ConfigError` where they
-    are not to be trusted any more.
+    `checkpoint`: file from which the ledger's members are followed. `least_height`: ledger height
+    below which an answer is of no use. Raises `ConfigError` where the members are not to be trusted
+    any more.
     """
 
     def __init__(
@@ -33,13 +28,19 @@ class SettledBatches:
         upstream: Asks,
         checkpoint: Path | None = None,
         clock: Callable[[], int] = wall_clock_ms,
+        least_height: int = 0,
     ) -> None:
         self._shard = chain.genesis.shard
         self._light = LightFollower(chain, upstream, checkpoint, clock)
+        self._height = least_height
 
     async def stay_fresh(self) -> None:
         """Run beside everything else, as `LightFollower.stay_fresh`."""
         await self._light.stay_fresh()
+
+    async def leaves(self, keys: Sequence[bytes]) -> ProvenLeaves:
+        """Any ledger leaves; raises as `header`."""
+        return await self._light.leaves(keys)
 
     async def header(self, number: int) -> BatchHeader | None:
         """A settled batch, None where it is proven not to be settled.
@@ -51,25 +52,20 @@ class SettledBatches:
         )
         return None if settled is None else settled.header
 
-    async def wait(self, posted: BatchHeader, attempts: int = 100) -> bool:
-        """Wait until a batch of ours is proven settled; False where it is not after all attempts.
+    async def standing(self, numbers: Sequence[int]) -> Standing:
+        """What is final, and which of these batches are settled; raises as `header`.
 
-        Raises `SafetyViolation` where another batch of its number is settled, else as `header`.
+        A validator that shows an older state than another one did before lags, and is not heard:
+        what it does not know yet would look as if it had been removed.
         """
-        for _ in range(attempts):
-            found = await self._ready(posted.number)
-            if found is not None:
-                if found != posted:
-                    raise SafetyViolation(f"another batch {posted.number} is settled than ours")
-                return True
-            await asyncio.sleep(POLL_S)
-        _log.warning("batch is not proven settled", number=posted.number)
-        return False
-
-    async def _ready(self, number: int) -> BatchHeader | None:
-        try:
-            return await self.header(number)
-        except RemoteFault as fault:
-            if fault.code != Code.NOT_READY:
-                raise
-            return None
+        keys = [final_key(self._shard), *(batch_key(self._shard, one) for one in numbers)]
+        leaves = await self._light.leaves(keys)
+        if leaves.height < self._height:
+            raise Rejected(Code.NOT_READY, f"the validator lags, at ledger height {leaves.height}")
+        self._height = leaves.height
+        raw = leaves.raw(final_key(self._shard))
+        if raw is None:
+            raise Rejected(Code.BAD_PROOF, "the ledger names no final batch")
+        found = {one: leaves.batch(self._shard, one) for one in numbers}
+        headers = {one: None if leaf is None else leaf.header for one, leaf in found.items()}
+        return Standing(leaves.height, decode_final(raw), headers)

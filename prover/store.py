@@ -1,7 +1,8 @@
 """What a prover keeps on disk: the leaves of the state, its position, and the outbox.
 
 One SQLite transaction per batch, before it is posted: after a crash the prover knows exactly which
-batch it built last, and posts that one again or goes on behind it.
+batch it built last, and posts that one again or goes on behind it. Of batches that can still be
+removed the header is kept, and what takes the leaves back to the state before.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from protocol.settlement import decode_outbox_entry
+from protocol.codec import Decoder, encode
+from protocol.errors import SafetyViolation
+from protocol.settlement import (
+    BatchHeader,
+    PostBatch,
+    decode_batch_header,
+    decode_outbox_entry,
+)
 from prover.batcher import Batch, Position
 from store.sqlite import open_database, transaction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE leaves (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE position (
@@ -25,7 +33,16 @@ CREATE TABLE position (
 CREATE TABLE posting (id INTEGER PRIMARY KEY CHECK (id = 1), number INTEGER, body BLOB NOT NULL);
 CREATE TABLE outbox (number INTEGER PRIMARY KEY, batch INTEGER NOT NULL, entry BLOB NOT NULL);
 CREATE INDEX outbox_batch ON outbox (batch, number);
+CREATE TABLE removable (
+    number INTEGER PRIMARY KEY, header BLOB NOT NULL, undo BLOB NOT NULL,
+    block INTEGER NOT NULL, block_id BLOB NOT NULL,
+    state_root BLOB NOT NULL, inbox_cursor INTEGER NOT NULL, outbox_next INTEGER NOT NULL
+);
+CREATE TABLE ledger (id INTEGER PRIMARY KEY CHECK (id = 1), height INTEGER NOT NULL);
 """
+
+_decode_posting: Decoder[PostBatch] = Decoder(PostBatch)
+_decode_undo: Decoder[list[tuple[bytes, bytes | None]]] = Decoder(list[tuple[bytes, bytes | None]])
 
 
 class ProverStore:
@@ -51,10 +68,15 @@ class ProverStore:
         """All leaves in key order."""
         yield from self._db.execute("SELECT key, value FROM leaves ORDER BY key")
 
-    def posting(self) -> bytes | None:
-        """The encoded `PostBatch` of the last batch built, while it is not known to be settled."""
+    def posting(self) -> PostBatch | None:
+        """What is posted of the last batch built, while it is not known to be settled."""
         row = self._db.execute("SELECT body FROM posting").fetchone()
-        return None if row is None else row[0]
+        return None if row is None else _decode_posting(row[0])
+
+    def unsettled(self) -> int | None:
+        """Number of the batch that is posted and not known to be settled, None for none."""
+        row = self._db.execute("SELECT number FROM posting").fetchone()
+        return None if row is None else int(row[0])
 
     def begin(self, position: Position, leaves: list[tuple[bytes, bytes]]) -> None:
         """Start a new database with the genesis state."""
@@ -62,13 +84,10 @@ class ProverStore:
             self._db.executemany("INSERT INTO leaves VALUES (?, ?)", leaves)
             self._write_position(position)
 
-    def write(self, batch: Batch, position: Position, posting: bytes | None) -> None:
+    def write(self, batch: Batch, position: Position, posting: PostBatch | None) -> None:
         """A built batch: its leaves, its outbox, and what is to be posted (None: settled)."""
-        written = [(key, value) for key, value in batch.changes.items() if value is not None]
-        removed = [(key,) for key, value in batch.changes.items() if value is None]
         with transaction(self._db):
-            self._db.executemany("INSERT OR REPLACE INTO leaves VALUES (?, ?)", written)
-            self._db.executemany("DELETE FROM leaves WHERE key = ?", removed)
+            self._write_leaves(batch.changes)
             self._db.executemany(
                 "INSERT OR REPLACE INTO outbox VALUES (?, ?, ?)",
                 [(decode_outbox_entry(raw).number, position.number, raw) for raw in batch.outbox],
@@ -76,7 +95,24 @@ class ProverStore:
             self._write_position(position)
             self._db.execute("DELETE FROM posting")
             if posting is not None:
-                self._db.execute("INSERT INTO posting VALUES (1, ?, ?)", (position.number, posting))
+                row = (position.number, encode(posting))
+                self._db.execute("INSERT INTO posting VALUES (1, ?, ?)", row)
+            if batch.undo is not None:
+                before = batch.before
+                self._db.execute(
+                    "INSERT OR REPLACE INTO removable VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        position.number, encode(batch.header), encode(list(batch.undo.items())),
+                        before.block, before.block_id, before.state_root, before.inbox_cursor,
+                        before.outbox_next,
+                    ),
+                )  # fmt: skip
+
+    def _write_leaves(self, changes: dict[bytes, bytes | None]) -> None:
+        written = [(key, value) for key, value in changes.items() if value is not None]
+        removed = [(key,) for key, value in changes.items() if value is None]
+        self._db.executemany("INSERT OR REPLACE INTO leaves VALUES (?, ?)", written)
+        self._db.executemany("DELETE FROM leaves WHERE key = ?", removed)
 
     def settled(self) -> None:
         """The last batch built is settled."""
@@ -91,6 +127,63 @@ class ProverStore:
                 position.inbox_cursor, position.outbox_next,
             ),
         )  # fmt: skip
+
+    # --- batches that can be removed
+
+    def header(self, number: int) -> BatchHeader | None:
+        """Header of a batch as it was built here, None where it cannot be taken back."""
+        row = self._db.execute(
+            "SELECT header FROM removable WHERE number = ?", (number,)
+        ).fetchone()
+        return None if row is None else decode_batch_header(row[0])
+
+    def rewind(self, number: int) -> tuple[Position, dict[bytes, bytes | None]]:
+        """Take back all batches above `number`; the position there, and the leaves as they were.
+
+        Raises `SafetyViolation` where one of them was forgotten already.
+        """
+        position, undo = self._way_back(number)
+        with transaction(self._db):
+            self._write_leaves(undo)
+            self._write_position(position)
+            for table, column in (("removable", "number"), ("outbox", "batch")):
+                self._db.execute(f"DELETE FROM {table} WHERE {column} > ?", (number,))
+            self._db.execute("DELETE FROM posting")
+        return position, undo
+
+    def undo_to(self, number: int) -> dict[bytes, bytes | None]:
+        """What leads the leaves back to the state after batch `number`; raises as `rewind`."""
+        return self._way_back(number)[1]
+
+    def _way_back(self, number: int) -> tuple[Position, dict[bytes, bytes | None]]:
+        position = self.position()
+        if position is None:
+            raise SafetyViolation("an empty database holds no batch to take back")
+        undo: dict[bytes, bytes | None] = {}
+        while position.number > number:
+            row = self._db.execute(
+                "SELECT undo, block, block_id, state_root, inbox_cursor, outbox_next "
+                "FROM removable WHERE number = ?",
+                (position.number,),
+            ).fetchone()
+            if row is None:
+                raise SafetyViolation(f"batch {position.number} cannot be taken back any more")
+            undo.update(_decode_undo(row[0]))
+            position = Position(position.number - 1, *row[1:])
+        return position, undo
+
+    def keep_final(self, number: int, ledger_height: int) -> None:
+        """Batches up to `number` are final, as of a ledger height: they need no way back."""
+        with transaction(self._db):
+            self._db.execute("DELETE FROM removable WHERE number <= ?", (number,))
+            self._db.execute("INSERT OR REPLACE INTO ledger VALUES (1, ?)", (ledger_height,))
+
+    def ledger_height(self) -> int:
+        """The ledger height of the newest `keep_final`: whoever shows an older state lags."""
+        row = self._db.execute("SELECT height FROM ledger").fetchone()
+        return 0 if row is None else int(row[0])
+
+    # --- withdrawals
 
     def withdrawal(self, number: int) -> tuple[int, list[bytes]] | None:
         """Batch of an outbox entry, and all encoded entries of that batch in order."""

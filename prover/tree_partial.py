@@ -49,7 +49,7 @@ class PartialTree:
         apply_changes(holder, {key: value for key, value in net.items() if value is not None})
         apply_changes(holder, dict.fromkeys(present))
         self._changes = net
-        self._root = holder.right.hash
+        self._root = holder.left_hash
         return self._root
 
     def first(self, prefix: bytes, k: int) -> list[tuple[bytes, bytes]]:
@@ -59,19 +59,19 @@ class PartialTree:
         new: list[bytes] = []
         for key, value in self._changes.items():
             if value is not None and key.startswith(prefix):
-                gaps.setdefault(descend(self._holder, key).left, []).append(key)
+                gaps.setdefault(descend(self._holder, key).key, []).append(key)
                 new.append(key)
         found: list[tuple[bytes, bytes]] = []
         shown = list(leaves_below(subtree(self._holder, prefix)))
-        opened = [leaf for leaf in shown if leaf.left is not None]
-        if not shown or (opened and not opened[0].left.startswith(prefix)):
+        opened = [leaf.key for leaf in shown if leaf.key is not None]
+        if not shown or (opened and not opened[0].startswith(prefix)):
             return [(key, value) for key in sorted(new)[:k] if (value := self.get(key)) is not None]
         for leaf in shown:
             if len(found) >= k:
                 break
-            if leaf.left is None:
+            if leaf.key is None:
                 raise Rejected(Code.BAD_PROOF, f"the proof hides leaves under {prefix.hex()}")
-            for key in sorted({leaf.left, *gaps.get(leaf.left, ())}):
+            for key in sorted({leaf.key, *gaps.get(leaf.key, ())}):
                 value = self.get(key)
                 if value is not None:
                     found.append((key, value))

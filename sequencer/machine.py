@@ -110,6 +110,8 @@ class Sequencer:
         self.pool = BatchPool(
             pace.max_payload_bytes, genesis.limits.inbox_per_block, height,
             recovered.inbox_height, recovered.inbox_cursor,
+            genesis.time_ms if tip is None else tip.header.time_ms, genesis.capacity,
+            {bytes.fromhex(one) for one in [*genesis.oracles, *genesis.guardians]},
         )  # fmt: skip
         self._restore_pool(recovered)
         members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
@@ -146,7 +148,7 @@ class Sequencer:
         for raw in recovered.accepted:
             identity = batch_id(raw)
             if self.pool.committed_at(identity) is None and identity not in self.pool:
-                self.pool.add(identity, raw, len(open_batch(raw)[1].actions))
+                self.pool.add(identity, raw, *open_batch(raw), bounded=False)
 
     # --- inputs
 
@@ -186,7 +188,7 @@ class Sequencer:
         if not self.knows(identity):
             if len(self.pool) < SIGNATURES_CHECKED_BELOW:
                 self.require_signature(signed)
-            self.pool.add(identity, raw, len(batch.actions))
+            self.pool.add(identity, raw, signed, batch)
             self._fresh.append(raw)
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1

@@ -278,7 +278,7 @@ class SequencerProcess:
             "height": self._store.height,
             "view": self._machine.replica.view,
             "pool": len(pool),
-            "pool_bytes": pool.bytes,
+            "pool_bytes": pool.size_bytes,
             "accepted_batches": pool.accepted_batches,
             "accepted_actions": pool.accepted_actions,
             "ordered_batches": pool.ordered_batches,

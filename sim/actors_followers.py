@@ -67,6 +67,11 @@ class LogFollower(VerifiedLog):
         """Begin to follow."""
         self._reader.start()
 
+    def go_back(self, height: int, block_id: bytes) -> None:
+        """Follow again from an earlier block on: the next chunk is a gap, and is asked for anew."""
+        self.height, self.block_id = height, block_id
+        self.chunks.clear()
+
     def _request(self, request_id: int) -> SubscribeLog:
         return SubscribeLog(request_id, self.height + 1)
 

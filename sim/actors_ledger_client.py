@@ -13,7 +13,7 @@ from sim.actors_tasks import Promise
 
 SUBMIT_TIMEOUT_MS = 1_500
 RETRY_MS = 120
-PASSING = NOT_FINAL | {Code.BUSY, Code.NOT_READY, Code.INSUFFICIENT_BALANCE}
+PASSING = NOT_FINAL | {Code.BUSY, Code.NOT_READY, Code.NOT_FINAL, Code.INSUFFICIENT_BALANCE}
 """What may be otherwise in a moment, or at a validator that is further."""
 
 ROUNDS_MAX = 200

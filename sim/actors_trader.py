@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from protocol.actions import (
+    ALL_MARKETS,
     NONCE_FUTURE_MS,
     NONCE_PAST_MS,
     OPEN,
+    REDUCE_ONLY,
     Action,
     ActionBatch,
+    CancelAll,
+    MarketOrder,
     OraclePrice,
     Order,
     SetMode,
@@ -20,11 +25,14 @@ from protocol.actions import (
 )
 from protocol.errors import Code, RemoteFault
 from protocol.events import BatchExecuted
+from protocol.exits import ForceAction
 from protocol.keys import SCHEME_ED25519
 from protocol.messages import (
     WIRE_VERSION,
     Accepted,
     Authenticate,
+    BatchRequest,
+    BatchView,
     Done,
     Hello,
     Ordered,
@@ -86,6 +94,7 @@ class Trader(LedgerClient):
         self.account = 0
         self.open_submissions = 0
         self.open_withdrawals = 0
+        self.open_forced = 0
         self._pause_ms = pause_ms
         self._stop_us = stop_us
         self._nonce_ms = 0
@@ -109,6 +118,7 @@ class Trader(LedgerClient):
             or self.open_submissions
             or self.open_transactions
             or self.open_withdrawals
+            or self.open_forced
         )
 
     def price(self, market: int) -> int:
@@ -201,8 +211,8 @@ class Trader(LedgerClient):
     async def _trade(self) -> None:
         await self._enter()
         kinds: list[tuple[int, Callable[[], None]]] = [
-            (66, self._orders), (5, self._look), (5, self._transfer), (8, self._repeat),
-            (7, self._wrong), (5, self._withdraw), (4, self._deposit),
+            (63, self._orders), (5, self._look), (5, self._transfer), (8, self._repeat),
+            (7, self._wrong), (5, self._withdraw), (4, self._deposit), (3, self._force),
         ]  # fmt: skip
         while self.kernel.now_us < self._stop_us:
             await self.sleep(1 + self.random.below(2 * self._pause_ms))
@@ -304,6 +314,29 @@ class Trader(LedgerClient):
         self.history.count(f"wrong_{kind}")
         self.spawn(self._deliver(raw))
 
+    def _force(self) -> None:
+        """Act through the base layer; sometimes the same batch goes to the sequencer too."""
+        random, market = self.random, self.random.below(len(self.venue.markets))
+        actions: tuple[Action, ...] = (
+            CancelAll(ALL_MARKETS),
+            Withdraw(random.between(1, 20 * DOLLAR), self.key.address),
+            MarketOrder(market, random.below(2), 50, 50_000, 0, REDUCE_ONLY),
+        )
+        raw = self.sign(random.pick(actions))
+        self.spawn(self._force_one(raw, self._nonce_ms))
+        if random.chance(300_000):
+            self._send(raw)
+
+    async def _force_one(self, raw: bytes, nonce_ms: int) -> None:
+        """What is in the inbox is executed, or refused with a code."""
+        self.open_forced += 1
+        try:
+            done = await self.send_action(ForceAction(raw))
+            if done is not None and done.code == Code.OK and await self._result(nonce_ms):
+                self.history.count("forced_executed")
+        finally:
+            self.open_forced -= 1
+
     # --- money
 
     def _deposit(self) -> None:
@@ -328,7 +361,7 @@ class Trader(LedgerClient):
             if result is None or result.results[0].code:
                 self.history.count("withdrawals_refused")
                 return
-            view = await self._proof(result.results[0].order_id)
+            view = await self._final_proof(result.results[0].order_id)
             action = Payout(view.batch, view.entry, view.path)
             if self.random.chance(200_000):
                 await self._overpay(view)
@@ -364,6 +397,21 @@ class Trader(LedgerClient):
             except (TimeoutError, RemoteFault):
                 await self.sleep(RETRY_MS)
         return None
+
+    async def _final_proof(self, number: int) -> WithdrawalView:
+        """The proof of a withdrawal whose batch is final, whichever batch that is in the end."""
+        shard = self.chain.genesis.shard
+        while True:
+            view = await self._proof(number)
+            ask = partial(BatchRequest, shard=shard, number=view.batch)
+            try:
+                found = await self.ask(self.random.pick(self.validators), BatchView, ask)
+                if found.is_final:
+                    return view
+            except (TimeoutError, RemoteFault):
+                pass
+            self.history.count("withdrawals_waited")
+            await self.sleep(4 * RETRY_MS)
 
     async def _proof(self, number: int) -> WithdrawalView:
         while True:

@@ -32,6 +32,7 @@ from protocol.messages import (
     SubmitTransaction,
     SubscribeLedger,
 )
+from protocol.messages_disputes import DisputesRequest
 from sim.actors_keys import SimKey
 from sim.actors_process import Process, Setting
 from sim.actors_tasks import Promise, Pulse
@@ -235,6 +236,7 @@ class SimValidator(Process):
         self.on(BlocksFrom, lambda _, request: queries.blocks(request))
         self.on(EpochRequest, lambda _, request: queries.epoch(request))
         self.on(ProofRequest, lambda _, request: queries.proof(request))
+        self.on(DisputesRequest, lambda _, request: queries.disputes(request))
 
     # --- rounds
 
@@ -301,7 +303,10 @@ class SimValidator(Process):
             self.desk.dropped(identity, Code.BAD_LEDGER_NONCE, text)
         count = self.ledger.entries_at(outcome.height)
         for client, request_id in self._subscribers.items():
-            news = LedgerNews(request_id, outcome.height, outcome.time_ms, count, outcome.batches)
+            news = LedgerNews(
+                request_id, outcome.height, outcome.time_ms, count, outcome.batches,
+                self.ledger.final().last_block,
+            )  # fmt: skip
             self.send(client, news)
 
     # --- messages
@@ -338,5 +343,5 @@ class SimValidator(Process):
         self._subscribers[client] = request.request_id
         return LedgerNews(
             request.request_id, self.ledger.height, self.queries.tip_time_ms,
-            self.ledger.inbox().count, [],
+            self.ledger.inbox().count, [], self.ledger.final().last_block,
         )  # fmt: skip

@@ -7,6 +7,7 @@ settle, and then the books are checked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,11 +22,13 @@ from protocol.genesis import (
     Identity,
     Limits,
     Pace,
+    SettlementRules,
     Staking,
     parse_genesis,
 )
 from prover.tree import StateTree
 from sim.actors_byzantine import ByzantineValidator
+from sim.actors_challenger import LyingChallenger, LyingProver, SimChallenger
 from sim.actors_execution import SimExecution
 from sim.actors_keys import SimKey
 from sim.actors_oracle import Guardian, Maker, Oracle, Servant, planned_votes
@@ -50,6 +53,7 @@ STAKE_UUSD = 1_000 * DOLLAR
 LEDGER_PACE = Pace(150, 40, 1_000, 500, 3_000, 1 << 20)
 SEQUENCER_PACE = Pace(40, 10, 0, 500, 3_000, 1 << 20)
 NO_FEES = Fees()
+NO_WINDOW = SettlementRules()
 CHECK_EVERY_US = 250 * US_PER_MS
 STATE_ROOTS_MAX = 64
 ORACLES = ["oracle", "oracle-1", "oracle-2"]
@@ -63,7 +67,9 @@ class Options:
     `pause_ms`: mean time between two batches of one trader. `spare`: validators that are not in
     genesis and bond later, for which epochs must have an end (`epoch_ms`). `behaviour`: that of the
     last validator of genesis, none where it is empty. `lie_ppm`: share of the prover's batches
-    before which it tries something else. `executions`: execution nodes.
+    before which it tries something else. `executions`: execution nodes. `provers`: how many take
+    turns. `settlement`: windows and bonds. `challengers` check every batch, `liars` dispute right
+    ones; `wrong_ppm`: share of the first prover's batches before which it settles a lie.
     """
 
     validators: int = 4
@@ -83,6 +89,11 @@ class Options:
     epoch_ms: int = 0
     fees: Fees = NO_FEES
     executions: int = 1
+    provers: int = 1
+    settlement: SettlementRules = NO_WINDOW
+    challengers: int = 0
+    liars: int = 0
+    wrong_ppm: int = 0
     venue: Venue = USUAL
 
 
@@ -93,6 +104,9 @@ def make_chain(
     epoch_ms: int,
     fees: Fees,
     venue: Venue = USUAL,
+    provers: int = 1,
+    settlement: SettlementRules = NO_WINDOW,
+    disputers: Sequence[str] = (),
 ) -> Chain:
     """The genesis of a run; the last trader has money on the ledger only."""
     accounts = [
@@ -105,8 +119,11 @@ def make_chain(
     ]
     accounts += [
         GenesisAccount(SimKey(name).address.hex(), 1_000 * DOLLAR, 0)
-        for name in ("prover", *(f"validator-{n}" for n in range(validators + spare)))
-    ]
+        for name in (
+            *prover_names(provers), *(f"validator-{n}" for n in range(validators + spare)),
+            *disputers,
+        )
+    ]  # fmt: skip
     accounts.append(GenesisAccount(SimKey("maker").address.hex(), 0, venue.maker_uusd))
     genesis = Genesis(
         name="simulated",
@@ -114,7 +131,7 @@ def make_chain(
         shard=0,
         validators=[_identity(f"validator-{n}", STAKE_UUSD) for n in range(validators)],
         sequencers=[_identity("sequencer", 1)],
-        provers=[SimKey("prover").public.hex()],
+        provers=[SimKey(name).public.hex() for name in prover_names(provers)],
         oracles=[SimKey(name).public.hex() for name in ORACLES],
         guardians=[SimKey(name).public.hex() for name in GUARDIANS],
         markets=list(venue.markets),
@@ -129,8 +146,21 @@ def make_chain(
         liquidation=venue.liquidation,
         reopening=venue.reopening,
         cancels_first=venue.cancels_first,
+        settlement=settlement,
     )
     return parse_genesis(msgspec.json.encode(genesis))
+
+
+def prover_names(count: int) -> list[str]:
+    """Names of the provers, in the order of their turns."""
+    return ["prover", *(f"prover-{n}" for n in range(1, count))]
+
+
+def disputer_names(options: Options) -> list[str]:
+    """Names of the challengers, and of those who dispute what is right."""
+    return [f"challenger-{n}" for n in range(options.challengers)] + [
+        f"liar-{n}" for n in range(options.liars)
+    ]
 
 
 def _identity(name: str, stake: int) -> Identity:
@@ -158,7 +188,7 @@ class Exchange:
         self.options = options
         self.chain = make_chain(
             options.validators, options.spare, options.traders, options.epoch_ms, options.fees,
-            options.venue,
+            options.venue, options.provers, options.settlement, disputer_names(options),
         )  # fmt: skip
         self.kernel = kernel = Kernel(seed, keep_trace=keep_trace, max_events=3_000_000)
         self.network = Network(kernel, options.link)
@@ -175,10 +205,24 @@ class Exchange:
         self.executions = [
             SimExecution(self.setting, node, names, ["sequencer"], skew()) for node in nodes
         ]
-        self.prover = SimProver(
-            self.setting, "prover", SimKey("prover"), names, ["sequencer"], nodes, skew()
-        )
+        self.provers = [
+            (LyingProver if options.wrong_ppm and one == "prover" else SimProver)(
+                self.setting, one, SimKey(one), names, ["sequencer"], nodes, skew()
+            )
+            for one in prover_names(options.provers)
+        ]
+        self.challengers = [
+            SimChallenger(self.setting, one, SimKey(one), names, skew())
+            for one in disputer_names(options)[: options.challengers]
+        ]
+        self.liars = [
+            LyingChallenger(self.setting, one, SimKey(one), names, skew(), stop_us=options.load_us)
+            for one in disputer_names(options)[options.challengers :]
+        ]
+        self.prover = self.provers[0]
         self.prover.lie_ppm = options.lie_ppm
+        if isinstance(self.prover, LyingProver):
+            self.prover.wrong_ppm, self.prover.stop_us = options.wrong_ppm, options.load_us
         steps = options.load_us // (STEP_MS * US_PER_MS)
         self.path = PricePath(kernel.stream("prices"), options.venue, steps)
         self.traders = [self._trader(f"trader-{n}", Trader) for n in range(options.traders)]
@@ -188,10 +232,11 @@ class Exchange:
             self.stakers = []
         self.reader = EventReader(self.setting, "reader", nodes)
         self.servers: list[Process] = [
-            *self.validators, self.sequencer, *self.executions, self.prover,
+            *self.validators, self.sequencer, *self.executions, *self.provers,
+            *self.challengers,
         ]  # fmt: skip
         self.clients: list[Process] = [
-            *self.traders, *self.servants, *self.stakers, self.reader,
+            *self.traders, *self.servants, *self.stakers, *self.liars, self.reader,
         ]  # fmt: skip
 
     @property
@@ -317,7 +362,9 @@ class Exchange:
                 return False
             if shard.inbox_cursor < ledger.inbox().count:
                 return False
-        return self.prover.store.posting is None
+            if ledger.final().batch < shard.batch:
+                return False
+        return all(one.store.posting is None for one in self.provers)
 
     def lag(self) -> str:
         """Who waits for what."""
@@ -329,8 +376,8 @@ class Exchange:
         ]
         shards = [
             f"{v.name} {'up' if v.alive else 'down'} at {v.ledger.height}, batch "
-            f"{v.ledger.shard_leaf().batch} to block {v.ledger.shard_leaf().last_block}, "
-            f"{len(v.app.mempool)} waiting"
+            f"{v.ledger.shard_leaf().batch} (final {v.ledger.final().batch}) to block "
+            f"{v.ledger.shard_leaf().last_block}, {len(v.app.mempool)} waiting"
             for v in self.honest()
         ]
         return (

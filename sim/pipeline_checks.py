@@ -6,16 +6,17 @@ from __future__ import annotations
 
 from node.app import MAX_BLOCK_TRANSACTIONS, decode_ledger_payload
 from node.audit import AuditDifference, Auditor, AuditReport
-from node.batches import expand
 from node.mempool import MempoolLimits
 from node.outcomes import NOT_FINAL
 from protocol.actions import actions_digest, batch_id, decode_actions, decode_signed
+from protocol.batch_data import unpack_blocks
 from protocol.errors import Code, Rejected
 from protocol.keys import verify
 from protocol.ledger_leaves import PAID_KIND
 from protocol.messages import BlocksFrom
-from protocol.ordering import decode_blocks, decode_payload
+from protocol.ordering import decode_payload
 from protocol.settlement import (
+    InboxDeposit,
     PostBatch,
     decode_signed_transaction,
     decode_transaction,
@@ -44,9 +45,10 @@ def check_bounds(world: Exchange) -> None:
             _bound(world, "tasks", len(validator.tasks), MAX_BLOCK_TRANSACTIONS)
     pool_of_log = world.sequencer.machine.pool
     _bound(world, "pool", len(pool_of_log), POOL_BATCHES_MAX)
-    _bound(world, "pool_bytes", pool_of_log.bytes, POOL_BYTES_MAX)
-    _bound(world, "prover_blocks", world.prover.batcher.waiting_blocks, WAITING_MAX)
-    _bound(world, "prover_diffs", world.prover.batcher.waiting_diffs, WAITING_MAX)
+    _bound(world, "pool_bytes", pool_of_log.size_bytes, POOL_BYTES_MAX)
+    for prover in world.provers:
+        _bound(world, "prover_blocks", prover.batcher.waiting_blocks, WAITING_MAX)
+        _bound(world, "prover_diffs", prover.batcher.waiting_diffs, WAITING_MAX)
     for server in world.servers:
         _bound(world, "inputs", server.waiting_inputs, INPUTS_MAX)
 
@@ -72,14 +74,32 @@ def check_end(world: Exchange) -> AuditReport:
         ):
             raise Violation("root", f"{one.name} settled another state root than re-execution has")
         one.ledger.require_conserved()
-    prover = world.prover.batcher
-    if prover.position.number == settled and prover.tree.root.hex() != report.state_root:
-        raise Violation("root", "the prover's tree has another root than re-execution")
+        _check_finality(world, one)
+    for prover in world.provers:
+        batcher = prover.batcher
+        if batcher.position.number == settled and batcher.tree.root.hex() != report.state_root:
+            raise Violation("root", f"{prover.name} has another root than re-execution")
     check_books(world.chain, world.executions)
     check_liquidations(history.liquidations, world.executions, world.prover)
     history.count("audited_batches", report.batches)
     history.count("audited_actions", report.actions)
     return report
+
+
+def _check_finality(world: Exchange, validator: SimValidator) -> None:
+    """What is final is the newest batch, and nobody's bond is locked any more."""
+    ledger = validator.ledger
+    final, shard = ledger.final(), ledger.shard_leaf()
+    if (final.batch, final.state_root, final.last_block, final.outbox_hash) != (
+        shard.batch, shard.state_root, shard.last_block, shard.outbox_hash
+    ):  # fmt: skip
+        raise Violation("settlement", f"{validator.name} has batch {shard.batch} not final")
+    for number in range(1, shard.batch + 1):
+        settled = ledger.batch(number)
+        if settled is None or settled.bond_uusd:
+            raise Violation("settlement", f"{validator.name} keeps the bond of batch {number}")
+    if world.options.settlement.window_ms:
+        world.history.highest("final_batches", final.batch)
 
 
 def audit(world: Exchange, validator: SimValidator) -> AuditReport:
@@ -105,7 +125,7 @@ def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int
     if len(posted) != number:
         raise Violation("settlement", f"{len(posted)} of {number} settled batches are in blocks")
     for post in posted.values():
-        for block in decode_blocks(expand(post.data)):
+        for block in unpack_blocks(post.data):
             if block.payload:
                 for raw in decode_payload(block.payload).batches:
                     places.setdefault(batch_id(raw), []).append(block.header.height)
@@ -162,7 +182,8 @@ def _check_money(world: Exchange) -> None:
     """Deposits are credited once and payouts are made once, each of a withdrawal."""
     history = world.history
     ledger = world.honest()[0].ledger
-    entries = [entry for _, entry in ledger.entries(0, ledger.inbox().count, ledger.height)]
+    inbox = ledger.entries(0, ledger.inbox().count, ledger.height)
+    entries = [entry for _, entry in inbox if isinstance(entry, InboxDeposit)]
     for entry in entries:
         done = history.deposited.get(entry.index)
         if done is None or (done.account, done.amount_uusd) != (entry.account, entry.amount_uusd):

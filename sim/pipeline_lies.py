@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 from msgspec.structs import replace
 
-from node.batches import expand
+from protocol.batch_data import pack_blocks, unpack_blocks
 from protocol.codec import encode
 from protocol.merkle import list_root
-from protocol.ordering import OrderedBlock, decode_blocks
+from protocol.ordering import OrderedBlock
 from protocol.settlement import PostBatch
 
 Lie = Callable[[PostBatch], PostBatch]
@@ -19,11 +18,11 @@ Lie = Callable[[PostBatch], PostBatch]
 def _with_blocks(post: PostBatch, blocks: list[OrderedBlock]) -> PostBatch:
     """The posting over other blocks, with everything that hashes them put right."""
     header = replace(post.header, data_root=list_root([encode(block) for block in blocks]))
-    return replace(post, header=header, data=zlib.compress(encode(blocks), 1))
+    return replace(post, header=header, data=pack_blocks(blocks))
 
 
 def _blocks(post: PostBatch) -> list[OrderedBlock]:
-    return decode_blocks(expand(post.data))
+    return unpack_blocks(post.data)
 
 
 def _payload(post: PostBatch) -> PostBatch:

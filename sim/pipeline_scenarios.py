@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from protocol.genesis import Fees
+from protocol.genesis import Fees, SettlementRules
 from sim import pipeline_faults as faults
 from sim.actors_keys import simulated_signatures
 from sim.checkers import Violation
@@ -14,7 +14,7 @@ from sim.pipeline import Exchange, Options
 from sim.pipeline_checks import check_bounds, check_end
 from sim.pipeline_faults import Plan, plans
 from sim.pipeline_lies import LIES
-from sim.pipeline_venue import STEP_MS, crashing
+from sim.pipeline_venue import DOLLAR, STEP_MS, crashing
 from sim.random import SplitMix64, derive_seed
 from sim.runner import Outcome, Scenario, guarded
 
@@ -72,28 +72,49 @@ def scenario(name: str, title: str, bites: tuple[str, ...], chosen: Chosen, plan
     return Scenario(name, title, run, bites)
 
 
+def _windows(random: SplitMix64) -> SettlementRules:
+    """No window at all, or one of some length with bonds."""
+    return SettlementRules(
+        window_ms=random.pick((0, 600, 1_500, 3_000)),
+        prover_bond_uusd=random.between(0, 30) * DOLLAR,
+    )
+
+
 def _steady(random: SplitMix64, size: int) -> Options:
-    del random
     link = LinkRule(delay=Uniform(1_000, 8_000), loss_ppm=5_000, duplicate_ppm=5_000)
-    return Options(validators=size, link=link)
+    return Options(
+        validators=size, link=link, settlement=_windows(random), provers=random.between(1, 2)
+    )
 
 
 def _plain(random: SplitMix64, size: int) -> Options:
-    del random
-    return Options(validators=size)
+    return Options(validators=size, settlement=_windows(random), provers=random.between(1, 3))
 
 
 def _byzantine(random: SplitMix64, size: int) -> Options:
     return Options(
         validators=size, behaviour=random.pick(BEHAVIOURS), lies_to_clients=True, lie_ppm=600_000,
-        epoch_ms=random.pick((0, 2_000)), fees=FEES,
+        epoch_ms=random.pick((0, 2_000)), fees=FEES, settlement=_windows(random),
     )  # fmt: skip
 
 
 def _epochs(random: SplitMix64, size: int) -> Options:
     return Options(
         validators=size, spare=random.between(1, 2), epoch_ms=random.between(1_000, 2_500),
-        fees=FEES, load_us=8 * US_PER_S,
+        fees=FEES, load_us=8 * US_PER_S, settlement=_windows(random),
+    )  # fmt: skip
+
+
+def _disputes(random: SplitMix64, size: int) -> Options:
+    rules = SettlementRules(
+        window_ms=6_000, clock_ms=8_000, sections=random.between(2, 9),
+        prover_bond_uusd=random.between(1, 20) * DOLLAR + 1,
+        challenger_bond_uusd=random.between(0, 20) * DOLLAR + 1,
+    )  # fmt: skip
+    return Options(
+        validators=size, fees=FEES, settlement=rules, provers=random.between(1, 2),
+        challengers=random.between(1, 2), liars=random.between(1, 2), wrong_ppm=500_000,
+        load_us=8 * US_PER_S, patience_us=120 * US_PER_S,
     )  # fmt: skip
 
 
@@ -107,6 +128,7 @@ def _crash(random: SplitMix64, size: int) -> Options:
 
 USUAL = (
     "accepted", "Fill", "payouts_made", "duplicates_answered", "audited_batches", "triggered",
+    "forced_executed",
 )  # fmt: skip
 
 _ALL = [
@@ -133,6 +155,15 @@ _ALL = [
         "exchange-byzantine", "one validator lies to all, the prover posts wrong data",
         (*USUAL, "inbox_lies", "inbox_rejected", "lies_refused", "prover_lies", "proofs_rejected"),
         _byzantine, plans(faults.weather, faults.crashes(800, 2_500), faults.forgetful),
+    ),
+    scenario(
+        "exchange-disputes", "provers settle lies, and right batches are disputed",
+        (
+            *USUAL, "wrong_batches_posted", "disputes_wrong", "disputes_moved", "disputes_defended",
+            "lying_disputes", "lies_defended", "crashed_challenger", "crashed_prover",
+        ),
+        _disputes,
+        plans(faults.crashes(1_500, 3_000, ("challenger", "prover")), faults.forgetful),
     ),
     scenario(
         "exchange-epochs", "validators join and leave while the exchange runs and processes die",

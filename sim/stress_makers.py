@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 from protocol.actions import BUY, IOC, SELL, Action, CancelAll, MassQuote, Order
 from protocol.genesis import PPM
+from sequencer.lanes import Lane
 from sim.random import SplitMix64
-from sim.stress_queue import Lane
 
 PPB = 1_000_000_000
 LEVELS = 4

@@ -9,11 +9,12 @@ it is bounded, and beyond that refused. Pool: the bounds of `sequencer.pool.Batc
 first served. Blocks: one each `BLOCK_MS`, of at most so many bytes and batches. Execution: one
 core, block after block. A step of the simulation stands for several blocks.
 
-`Policy.FIFO` is the pool as it stands: blocks hold whatever fits, whether or not execution keeps
-up, and the ordered log grows. `Policy.RESERVED` adds what an exchange under load needs: oracle
-prices and what reduces risk (cancels, top-ups, reduce-only orders; of the filler its cancels) have
-a share of admission, pool and blocks that nothing else can take, and blocks hold no more than
-execution does in their time.
+`Policy.RESERVED` is the pool as it stands: oracle prices and what reduces risk (cancels, top-ups,
+reduce-only orders; of the filler its cancels) have a share of admission, pool and blocks that
+nothing else can take, and blocks hold no more than execution does in their time. There the deployed
+pool goes by the genesis figures of `Capacity`; the model knows how late execution is. `Policy.FIFO`
+is one queue for all: blocks hold whatever fits, whether or not execution keeps up, and the ordered
+log grows.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from protocol.genesis import PPM
+from sequencer.lanes import REDUCING_PPM, SHARES_PPM, Lane
 from sequencer.pool import BATCH_OVERHEAD_BYTES, BLOCK_BATCHES_MAX, POOL_BATCHES_MAX, POOL_BYTES_MAX
 
 NS_PER_MS = 1_000_000
@@ -34,10 +36,6 @@ FILLER_BYTES = 680
 """An encoded signed batch of 20 orders and cancels."""
 FILLER_REDUCING_PPM = 400_000
 """Share of cancels in the load, as in the measured mix (docs/benchmarks.md)."""
-POOL_SHARES_PPM = (50_000, 450_000, 500_000)
-"""Under `Policy.RESERVED`: how the pool is divided among the lanes."""
-RESERVED_PPM = 500_000
-"""Under `Policy.RESERVED`: share of a block that is kept for what reduces risk."""
 UTILISATION_PPM = 900_000
 """Under `Policy.RESERVED`: part of execution's time that a block is filled to."""
 LEAD_MS = 100
@@ -83,14 +81,6 @@ class Policy(IntEnum):
 
     FIFO = 0
     RESERVED = 1
-
-
-class Lane(IntEnum):
-    """What a batch is."""
-
-    ORACLE = 0
-    REDUCING = 1
-    OTHER = 2
 
 
 class Sent(NamedTuple):
@@ -268,7 +258,7 @@ class Pipeline:
         """Admit as many of the entry's batches as there is room and time for."""
         bounds, queue = self.bounds, self._queues[lane]
         common = lane == Lane.OTHER
-        share = PPM if self.policy == Policy.FIFO else POOL_SHARES_PPM[lane]
+        share = PPM if self.policy == Policy.FIFO else SHARES_PPM[lane]
         count = min(
             entry.batches,
             bounds.pool_batches * share // PPM - queue.batches,
@@ -301,7 +291,7 @@ class Pipeline:
             # Prices are few, and go in however late execution is.
             self._queues[Lane.ORACLE].move(to_ms, room, sent)
             room.time_ns = (length_ms * UTILISATION_PPM // PPM - late_ms) * NS_PER_MS
-            spare = room.split(PPM - RESERVED_PPM)
+            spare = room.split(PPM - REDUCING_PPM)
             lanes = [Lane.REDUCING, Lane.OTHER, Lane.REDUCING]
         filler = 0
         for lane in lanes:

@@ -18,6 +18,7 @@ from protocol.errors import Code, SafetyViolation
 from protocol.events import LIQUIDATION_ORDER
 from protocol.genesis import PPM
 from protocol.settlement import BACKSTOP_ACCOUNT, INSURANCE_ACCOUNT
+from sequencer.lanes import Lane
 from sim.stress_exchange import Exchange, Facts, make_chain, signed
 from sim.stress_ladder import Ladder, Tally, claims, ladder, require_paid
 from sim.stress_makers import PPB, Participant, Sight
@@ -26,7 +27,6 @@ from sim.stress_queue import (
     FILLER_ACTIONS,
     NO_BOUNDS,
     NO_COSTS,
-    Lane,
     Ordered,
     Pipeline,
     Sent,

@@ -17,8 +17,8 @@ from protocol.genesis import Chain, Genesis, parse_genesis
 from protocol.keys import Key
 from store.keyfiles import load_key
 
-Role = Literal["node", "sequencer", "execution", "prover"]
-ROLES: tuple[Role, ...] = ("node", "sequencer", "execution", "prover")
+Role = Literal["node", "sequencer", "execution", "prover", "challenger"]
+ROLES: tuple[Role, ...] = ("node", "sequencer", "execution", "prover", "challenger")
 PEER_ROLES: tuple[Role, ...] = ("node", "sequencer")
 """Roles whose members run consensus among themselves, over a peer port."""
 
@@ -38,8 +38,9 @@ class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One process.
 
-    `index` is its position in the genesis list of its role, 0 for execution, and `JOINING` for a
-    validator that genesis does not name; such a one has its TLS certificate (PEM) in `certificate`.
+    `index` is its position in the genesis list of its role (execution nodes and challengers, which
+    genesis does not list, are just numbered), and `JOINING` for a validator that genesis does not
+    name; such a one has its TLS certificate (PEM) in `certificate`.
     `public` is where it listens for clients, `peer_listen` where members of its chain reach it,
     empty for roles without consensus. A node keeps its newest `retain_blocks` blocks (0: all of
     them), and takes a snapshot for others every `snapshot_interval` blocks. `peers` are all members

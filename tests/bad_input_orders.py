@@ -19,7 +19,7 @@ from protocol.settlement import account_number
 @case(Code.UNKNOWN_ACCOUNT)
 def nobodys_account() -> int:
     corner = Corner()
-    for account in (-1, 0, 1, 2, 3, 15, 99, SUB, 1 << 63, (1 << 64) - 1):
+    for account in (-1, 0, 1, 2, 3, 15, 99, 99 | 1 << 40, 1 << 63, (1 << 64) - 1):
         assert corner.refused(account, act.CancelAll(0), by=b"x" * 32) == Code.UNKNOWN_ACCOUNT
     return corner.refused(SUB, buy())
 

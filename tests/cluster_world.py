@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from client.audit_command import audit
 from client.sdk import Exchange
@@ -146,3 +150,24 @@ async def audited(cluster: Cluster) -> AuditReport:
     """Re-execute everything from base-layer data alone; fails at the first difference."""
     async with cluster.exchange() as exchange:
         return await audit(exchange)
+
+
+# --- the command line
+
+
+async def call(cluster: Cluster, *arguments: str) -> tuple[int, str, str]:
+    """Status, stdout and stderr of a command."""
+    environment = {**os.environ, "TRILEMMA_TESTNET": str(cluster.testnet.directory)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", *arguments, cwd=ROOT, env=environment,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def data(cluster: Cluster, *arguments: str) -> Any:
+    """What a command prints with --json."""
+    status, out, err = await call(cluster, *arguments, "--json")
+    assert status == 0, (arguments, err)
+    return json.loads(out)

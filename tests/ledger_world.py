@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 
 from node.genesis import genesis_ledger
 from node.ledger import BlockOutcome, Ledger
+from protocol.batch_data import pack_blocks
 from protocol.chain import (
     EMPTY_HASH,
     QC,
@@ -32,6 +32,7 @@ from protocol.genesis import (
     Limits,
     MarketConfig,
     Pace,
+    SettlementRules,
     Staking,
     parse_genesis,
 )
@@ -74,8 +75,10 @@ def make_chain(
     validators: Sequence[Identity] | None = None,
     staking: Staking | None = None,
     fees: Fees | None = None,
+    settlement: SettlementRules | None = None,
+    provers: Sequence[str] = ("prover",),
 ) -> Chain:
-    """A chain with these (key, balance_uusd, deposit_uusd)."""
+    """A chain with these (key, balance_uusd, deposit_uusd); `provers` are names of keys."""
     if validators is None:
         validators = [Identity("validator-0", key_of("validator-0").public.hex(), 1, "00")]
     genesis = Genesis(
@@ -87,7 +90,7 @@ def make_chain(
             Identity(f"sequencer-{n}", key_of(f"sequencer-{n}").public.hex(), 1, "00")
             for n in range(sequencers)
         ],
-        provers=[key_of("prover").public.hex()],
+        provers=[key_of(name).public.hex() for name in provers],
         oracles=[key_of("oracle").public.hex()],
         markets=[MARKET],
         accounts=[
@@ -99,6 +102,7 @@ def make_chain(
         limits=limits or Limits(),
         staking=staking or Staking(),
         fees=fees or Fees(),
+        settlement=settlement or SettlementRules(),
     )
     return parse_genesis(msgspec.json.encode(genesis))
 
@@ -110,6 +114,8 @@ class OrderedLog:
         self.chain = chain
         self.keys = [key_of(identity.name) for identity in chain.genesis.sequencers]
         self.blocks: list[OrderedBlock] = []
+        self.step_ms = 10
+        """Time between ordered blocks."""
         self._genesis = genesis_header(chain.log_id, chain.genesis.time_ms, EMPTY_HASH)
 
     def append(self, inbox_height: int | None = None, batches: Sequence[bytes] = ()) -> None:
@@ -123,7 +129,8 @@ class OrderedLog:
     def _child(self, parent: Header, payload: bytes) -> Header:
         return Header(
             self.chain.log_id, 0, parent.view + 1, parent.height + 1, parent.block_id(),
-            parent.view, parent.time_ms + 10, 0, payload_hash(payload), EMPTY_HASH, 0, EMPTY_HASH,
+            parent.view, parent.time_ms + self.step_ms, 0, payload_hash(payload), EMPTY_HASH, 0,
+            EMPTY_HASH,
         )  # fmt: skip
 
     def qc(self, header: Header, signers: int) -> QC:
@@ -198,7 +205,8 @@ class LedgerWorld:
     def batch(self, outbox: Sequence[OutboxEntry] = (), **changes: Any) -> PostBatch:
         """A right batch of everything in the log after the last settled block.
 
-        `changes` replace header fields, or `data`, `blocks`, `signers` (of the certificate).
+        `changes` replace header fields, or `data`, `blocks`, `signers` (of the certificate),
+        `posted_outbox`. The bond is what genesis asks for.
         """
         shard = self.ledger.shard_leaf()
         blocks = changes.pop("blocks", self.log.blocks[shard.last_block :])
@@ -214,12 +222,14 @@ class LedgerWorld:
             self.chain.chain_id, 0, shard.batch + 1, shard.last_block + 1, last.height,
             last.block_id(), shard.state_root, sha256(b"post" + last.block_id()).digest(),
             list_root([encode(block) for block in blocks]), cursor, list_root(encoded),
-            shard.outbox_next, len(outbox), self.prover.public, 0,
+            shard.outbox_next, len(outbox), self.prover.public,
+            self.chain.genesis.settlement.prover_bond_uusd,
         )  # fmt: skip
-        data = changes.pop("data", zlib.compress(encode(blocks)))
+        data = changes.pop("data", pack_blocks(blocks))
         certificate = self.log.certificate(last, changes.pop("signers", None))
         self.outboxes[header.number] = list(outbox)
-        return PostBatch(msgspec.structs.replace(header, **changes), data, certificate)
+        posted = list(changes.pop("posted_outbox", outbox))
+        return PostBatch(msgspec.structs.replace(header, **changes), data, certificate, posted)
 
     def settle(self, outbox: Sequence[OutboxEntry] = ()) -> BatchHeader:
         """Order an empty block and settle it with this outbox."""

@@ -92,7 +92,7 @@ class MarginWorld:
         kind = rng.randrange(5)
         if kind < 3:
             mark = max(1, market.mark_ticks + rng.randrange(-40, 41))
-            self.risk.set_mark(market, mark, self.accounts)
+            self.risk.set_mark(market, mark)
         elif kind == 3:
             market.stale = not market.stale
             market.scaled_ppm = rng.choice([0, 0, 70_001, 400_000])

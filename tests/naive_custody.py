@@ -62,6 +62,7 @@ def withdraw(x: Books, account: int, a: act.Withdraw) -> Result:
     x.next_outbox += 1
     x.accounts[account].cash -= a.amount_uusd
     x.outbox.append(OutboxEntry(number, account, a.address, a.amount_uusd))
+    x.left.add(account)
     x.events.append(ev.WithdrawalQueued(number, account, a.address, a.amount_uusd))
     return Result(0, order_id=number)
 
@@ -92,6 +93,7 @@ def transfer(x: Books, account: int, a: act.Transfer) -> Result:
         x.accounts[a.to_account] = NaiveAccount(a.to_account, b"")
     x.accounts[account].cash -= a.amount_uusd
     x.accounts[a.to_account].cash += a.amount_uusd
+    x.left.add(account)
     x.events.append(ev.Transferred(account, a.to_account, a.amount_uusd, 0, 0))
     return Result(0)
 
@@ -137,6 +139,7 @@ def transfer_position(x: Books, account: int, a: act.TransferPosition) -> Result
         if profit > max(free, 0) or not legal(x, n, a.market, sizes[n], before[n]):
             x.undo(saved)
             return Result(Code.INSUFFICIENT_MARGIN)
+    x.left.add(account)
     x.events.append(ev.Transferred(account, a.to_account, cash, a.market, lots))
     shrink_reduce_only(x, account, a.market)
     return Result(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,19 +18,29 @@ from protocol.codec import encode
 from protocol.events import BatchExecuted, Event, Result
 from protocol.genesis import Chain
 from protocol.keys import address_of
-from protocol.settlement import FIRST_ACCOUNT, InboxDeposit, master_of
+from protocol.settlement import (
+    FIRST_ACCOUNT,
+    InboxDeposit,
+    InboxEntry,
+    InboxForced,
+    master_of,
+)
 
 Sent = tuple[bytes, int, Sequence[Any]]
 """Signer, account, actions."""
 
 
 class Duel:
-    """Both, fed alike. `check` compares after each block; a difference is an assertion error."""
+    """Both, fed alike. `check` compares after each block; a difference is an assertion error.
+
+    What `forces` says of a batch decides whether it comes through the inbox.
+    """
 
     def __init__(self, chain: Chain, accounts: int = 4, dollars: int = 40) -> None:
         self.chain = chain
         self.engine = Engine(chain, accept)
         self.naive = NaiveExchange(chain.genesis)
+        self.forces: Callable[[ActionBatch], bool] = lambda batch: False
         self.height = self.cursor = 0
         self.time_ms = self.nonce = START_MS
         self.accounts = [FIRST_ACCOUNT + number for number in range(accounts)]
@@ -47,7 +57,7 @@ class Duel:
         """A block for both; returns its events."""
         self.height += 1
         self.time_ms += wait_ms
-        inbox = []
+        inbox: list[InboxEntry] = []
         for account, uusd in deposits:
             address = address_of(signer(account))
             inbox.append(InboxDeposit(self.cursor, account, address, uusd))
@@ -55,7 +65,13 @@ class Duel:
         batches = []
         for key, account, actions in sent:
             self.nonce = max(self.nonce + 1, self.time_ms)
-            batches.append((key, ActionBatch(account, self.nonce, 0, list(actions))))
+            batch = ActionBatch(account, self.nonce, 0, list(actions))
+            if self.forces(batch):
+                raw = encode(SignedBatch(1, key, encode(batch), GOOD))
+                inbox.append(InboxForced(self.cursor, raw))
+                self.cursor += 1
+            else:
+                batches.append((key, batch))
         expected = self.naive.block(self.time_ms, inbox, batches)
         raws = [encode(SignedBatch(1, key, encode(batch), GOOD)) for key, batch in batches]
         result = self.engine.apply(self.height, self.time_ms, b"", inbox, self.cursor, raws)

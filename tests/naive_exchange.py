@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import naive_backing as backing
 import naive_custody as custody
 import naive_requests as requests
 import naive_waiting as waiting
@@ -22,7 +23,7 @@ from protocol.errors import Code
 from protocol.events import Event, Result
 from protocol.genesis import Genesis
 from protocol.markets import PPM
-from protocol.settlement import InboxDeposit
+from protocol.settlement import InboxDeposit, InboxEntry
 
 HANDLERS: dict[type, Callable[[Books, int, Any], Result]] = {
     act.Order: requests.limit_order,
@@ -55,17 +56,21 @@ class NaiveExchange:
     def block(
         self,
         time_ms: int,
-        inbox: Sequence[InboxDeposit],
+        inbox: Sequence[InboxEntry],
         batches: Sequence[tuple[bytes, act.ActionBatch]],
     ) -> list[Event]:
         """The events of a block of fresh, well signed batches of owners, oracles and guardians."""
         x = self.x
         x.time = time_ms
-        x.events, x.outbox, x.traded = [], [], {}
+        x.events, x.outbox, x.traded, x.left = [], [], {}, set()
         x.fills_left = x.looks_left = x.limits.fills_per_block
-        for entry in inbox:
-            custody.deposit(x, entry)
         others = []
+        for entry in inbox:
+            if isinstance(entry, InboxDeposit):
+                custody.deposit(x, entry)
+            else:
+                signed, forced = act.open_batch(entry.signed)
+                others.append((signed.signer, forced))
         for signer, batch in batches:
             if all(type(a) is act.OraclePrice for a in batch.actions):
                 results = [self._price(signer, batch, a) for a in batch.actions]
@@ -86,6 +91,7 @@ class NaiveExchange:
         for signer, batch in others:
             if (signer, batch) not in first:
                 self._run(signer, batch)
+        backing.drop_unbacked(x)
         for master, uusd in x.traded.items():
             day = x.time // DAY_MS
             x.volumes[master, day] = x.volumes.get((master, day), 0) + uusd
@@ -94,7 +100,11 @@ class NaiveExchange:
         return x.events
 
     def _run(self, signer: bytes, batch: act.ActionBatch) -> None:
-        found = [HANDLERS[type(action)](self.x, batch.account, action) for action in batch.actions]
+        if batch.account in self.x.accounts:
+            x, of = self.x, batch.account
+            found = [HANDLERS[type(action)](x, of, action) for action in batch.actions]
+        else:
+            found = [Result(Code.UNKNOWN_ACCOUNT) for _ in batch.actions]
         self._results(signer, batch, found)
 
     def _results(self, signer: bytes, batch: act.ActionBatch, results: list[Result]) -> None:

@@ -73,33 +73,38 @@ def size_code(
     return Code.OK
 
 
-def limit_order(x: Books, account: int, a: act.Order, kept: int = 0) -> Result:
-    """A limit order; `kept` are flags of the order it replaces that no client sets."""
+def order_code(x: Books, account: int, a: act.Order) -> int:
+    """Whether a limit order is fine, margin and the book apart."""
     if code := market_code(x, a.market):
-        return Result(code)
+        return code
     if a.side not in (BUY, SELL) or a.tif not in (act.GTC, act.IOC, act.POST_ONLY, act.FOK):
-        return Result(Code.WRONG_TYPE)
+        return Code.WRONG_TYPE
     if a.flags & ~act.ORDER_FLAGS:
-        return Result(Code.BAD_FLAGS)
+        return Code.BAD_FLAGS
     price = a.price_ticks
     if not 0 < price < price_limit(x, a.market):
-        return Result(Code.BAD_PRICE)
+        return Code.BAD_PRICE
     if code := size_code(x, account, a.market, price, price, a.size_lots, a.flags):
-        return Result(code)
+        return code
     if a.expires_ms and a.expires_ms < x.time:
-        return Result(Code.BAD_EXPIRY if a.expires_ms < 0 else Code.ACTION_EXPIRED)
+        return Code.BAD_EXPIRY if a.expires_ms < 0 else Code.ACTION_EXPIRED
     if band_broken(x, a.market, a.side, a.price_ticks):
-        return Result(Code.PRICE_BAND)
+        return Code.PRICE_BAND
     if a.client_id and a.client_id in x.clients(account):
-        return Result(Code.DUPLICATE_CLIENT_ID)
+        return Code.DUPLICATE_CLIENT_ID
     mine = [o for o in x.orders if o.account == account]
     if a.tif in (act.GTC, act.POST_ONLY) and len(mine) >= x.limits.orders_per_account:
-        return Result(Code.TOO_MANY_ORDERS)
+        return Code.TOO_MANY_ORDERS
     if a.tif in (act.GTC, act.POST_ONLY) and a.flags & act.REDUCE_ONLY:
         reducing = [o for o in x.orders_of(account, a.market) if o.flags & act.REDUCE_ONLY]
         if len(reducing) >= x.limits.reduce_only_orders:
-            return Result(Code.TOO_MANY_ORDERS)
-    if code := mode_code(x, a.market, a.tif == act.POST_ONLY, bool(a.flags & act.REDUCE_ONLY)):
+            return Code.TOO_MANY_ORDERS
+    return mode_code(x, a.market, a.tif == act.POST_ONLY, bool(a.flags & act.REDUCE_ONLY))
+
+
+def limit_order(x: Books, account: int, a: act.Order, kept: int = 0) -> Result:
+    """A limit order; `kept` are flags of the order it replaces that no client sets."""
+    if code := order_code(x, account, a):
         return Result(code)
     return enter(
         x, account, a.market, a.side, a.price_ticks, a.size_lots,

@@ -141,6 +141,8 @@ class Books:
         self.next_outbox = 0
         self.fills_left = self.limits.fills_per_block
         self.looks_left = self.limits.fills_per_block
+        self.left: set[int] = set()
+        """Accounts that something left in this block without a trade."""
         self.events: list[Event] = []
         self.outbox: list[OutboxEntry] = []
 

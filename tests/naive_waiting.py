@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from msgspec.structs import replace
+from naive_backing import margin_code, nothing_to_reduce
 from naive_links import drop_linked, drop_trigger, remove, trigger_changed
-from naive_margin import im_uusd, position, rate_uusd, tv_uusd, up
+from naive_margin import up
 from naive_requests import (
     cancel_everything,
     items_of,
@@ -14,6 +15,7 @@ from naive_requests import (
     market_code,
     market_order,
     mode_code,
+    order_code,
     price_limit,
     size_code,
 )
@@ -75,19 +77,8 @@ def trigger_code(x: Books, account: int, a: act.TriggerOrder, bracket: bool = Fa
         return Code.OK
     if fires(make(x, account, a), x.markets[a.market].mark):
         return Code.WOULD_FIRE
-    return backing_code(x, account, a)
-
-
-def backing_code(x: Books, account: int, a: act.TriggerOrder) -> int:
-    """Whether something stands behind a trigger: what it may reduce, or margin for its size."""
-    held = position(x, account, a.market)
-    if a.flags & act.REDUCE_ONLY:
-        return Code.OK if held or x.orders_of(account, a.market) else Code.NOT_REDUCING
-    if (held if a.side == SELL else -held) >= a.size_lots:
-        return Code.OK
-    free = tv_uusd(x, account) - im_uusd(x, account)
-    if free < rate_uusd(x, account, a.market, a.size_lots):
-        return Code.INSUFFICIENT_MARGIN
+    if a.flags & act.REDUCE_ONLY and nothing_to_reduce(x, account, a.market):
+        return Code.NOT_REDUCING
     return Code.OK
 
 
@@ -121,7 +112,7 @@ def wait(x: Books, t: NaiveTrigger) -> None:
 
 def trigger_order(x: Books, account: int, a: act.TriggerOrder) -> Result:
     code = trigger_code(x, account, a) or room_code(x, account, a.market, 1)
-    if code:
+    if code := code or margin_code(x, account, [a]):
         return Result(code)
     t = make(x, account, a)
     t.id = x.new_id()
@@ -149,7 +140,11 @@ def oco(x: Books, account: int, a: act.Oco) -> Result:
         return Result(code)
     if isinstance(first, act.TriggerOrder) and (code := trigger_code(x, account, first)):
         return Result(code)
+    if isinstance(first, act.Order) and (code := order_code(x, account, first)):
+        return Result(code)
     if code := room_code(x, account, first.market, 1 if limit else 2):
+        return Result(code)
+    if code := margin_code(x, account, [first, second]):
         return Result(code)
     if isinstance(first, act.TriggerOrder):
         pair = make(x, account, first), make(x, account, second)
@@ -349,11 +344,7 @@ def run_expiries(x: Books) -> None:
 
 def run_schedules(x: Books) -> None:
     """Dead-man's switches, slices."""
-    left = x.limits.expiries_per_block
-    for owner in sorted(x.accounts.values(), key=lambda a: (a.dead_man, a.number)):
-        if owner.dead_man and owner.dead_man <= x.time and left > 0:
-            left -= 1 + len(items_of(x, owner.number, act.ALL_MARKETS))
-            go_off(x, owner.number)
+    run_dead_men(x)
     left = x.limits.triggers_per_block
     for w in sorted(x.twaps, key=lambda t: (t.next, t.id)):
         if w not in x.twaps or w.next > x.time:
@@ -362,6 +353,28 @@ def run_schedules(x: Books) -> None:
             return
         left -= 1
         run_slice(x, w)
+
+
+def run_dead_men(x: Books) -> None:
+    """Half of what a block may cancel is for the earliest switches, the rest for those with the
+    least to cancel."""
+    limit = x.limits.expiries_per_block
+    due = [a for a in x.accounts.values() if a.dead_man and a.dead_man <= x.time]
+    due = sorted(due, key=lambda a: (a.dead_man, a.number))[: 4 * limit]
+
+    def cost(number: int) -> int:
+        return 1 + len(items_of(x, number, act.ALL_MARKETS))
+
+    left = limit - limit // 2
+    waiting = [a.number for a in due]
+    while waiting and left > 0:
+        left -= cost(waiting[0])
+        go_off(x, waiting.pop(0))
+    left = max(left, 0) + limit // 2
+    waiting = sorted(waiting, key=cost)
+    while waiting and left > 0:
+        left -= cost(waiting[0])
+        go_off(x, waiting.pop(0))
 
 
 def go_off(x: Books, account: int) -> None:

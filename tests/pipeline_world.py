@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 from ledger_world import GENESIS_MS, OrderedLog, key_of, make_chain
@@ -25,10 +26,11 @@ from protocol.chain import (
 )
 from protocol.codec import encode
 from protocol.events import BatchExecuted, BlockDiff, Event
+from protocol.genesis import Chain
 from protocol.inbox import next_cursor
 from protocol.keys import Key
 from protocol.ordering import OrderedChunk, decode_payload
-from protocol.settlement import LedgerAction, PostBatch, sign_action
+from protocol.settlement import LedgerAction, PostBatch, decode_outbox_entry, sign_action
 from prover.batcher import Batch, Batcher, Position
 from prover.tree import StateTree
 
@@ -37,12 +39,16 @@ Lie = Callable[[PostBatch], PostBatch]
 
 
 class PipelineWorld:
-    """One validator, one sequencer, one prover, and two traders with deposits of genesis."""
+    """One validator, one sequencer, one prover, and two traders with deposits of genesis.
 
-    def __init__(self) -> None:
+    `options` go to `ledger_world.make_chain`; or `chain` is the chain."""
+
+    def __init__(self, **options: Any) -> None:
         self.alice, self.bob, self.prover = key_of("alice"), key_of("bob"), key_of("prover")
         deposits = [(self.alice, 1_000 * DOLLAR, 5_000 * DOLLAR), (self.bob, 0, 5_000 * DOLLAR)]
-        self.chain = make_chain(deposits, sequencers=1)
+        chain = options.pop("chain", None)
+        self.chain: Chain = chain or make_chain(deposits, sequencers=1, **options)
+        self.step_ms = 100
         self.validator = key_of("validator-0")
         self.log = OrderedLog(self.chain)
         self.engine = Engine(self.chain)
@@ -118,7 +124,8 @@ class PipelineWorld:
         """Settle everything ordered so far; `lie` changes what the prover posts."""
         batch = self.batcher.build(self.batcher.end_of_next())
         assert batch.certificate is not None
-        post = lie(PostBatch(batch.header, batch.data, batch.certificate))
+        outbox = [decode_outbox_entry(raw) for raw in batch.outbox]
+        post = lie(PostBatch(batch.header, batch.data, batch.certificate, outbox))
         return batch, self.ledger_block(self.transaction(self.prover, post))
 
     def ledger_block(self, *transactions: bytes) -> BlockOutcome:
@@ -135,7 +142,7 @@ class PipelineWorld:
     def _child(self, parent: Header, justify: QC, payload: bytes) -> Header:
         return Header(
             self.chain.chain_id, 0, parent.view + 1, parent.height + 1, parent.block_id(),
-            parent.view, parent.time_ms + 100, 0, payload_hash(payload), justify.digest(),
+            parent.view, parent.time_ms + self.step_ms, 0, payload_hash(payload), justify.digest(),
             parent.height, self.named_root,
         )  # fmt: skip
 

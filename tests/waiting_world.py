@@ -31,8 +31,8 @@ class WaitingWorld(World):
         twin = self.restore() if self.twins else None
         result = super().block(batches, inbox)
         phases = self.engine._phases
-        phases._triggers.check()
-        phases._schedules.check()
+        phases.triggers.check()
+        phases.schedules.check()
         if twin is not None:
             again = twin.apply(self.height, self.time_ms, b"", inbox or [], self.cursor, batches)
             assert again.events == result.events

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from cluster_world import DEADLINE_S, ROLES, ROOT, Cluster, audited, eventually, running_cluster
 
-from client.receipts import fetch_receipt
+from client.proof_fetch import fetch_receipt
 from client.sdk import Exchange
 from client.stream import EventStream
 from client.submission import Submission, results_of

@@ -8,30 +8,11 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cluster_world import ROOT, Cluster, eventually
+from cluster_world import ROOT, Cluster, call, data, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-async def call(cluster: Cluster, *arguments: str) -> tuple[int, str, str]:
-    """Status, stdout and stderr of a command."""
-    environment = {**os.environ, "TRILEMMA_TESTNET": str(cluster.testnet.directory)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "cluster.cli", *arguments, cwd=ROOT, env=environment,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
-
-
-async def data(cluster: Cluster, *arguments: str) -> Any:
-    """What a command prints with --json."""
-    status, out, err = await call(cluster, *arguments, "--json")
-    assert status == 0, (arguments, err)
-    return json.loads(out)
 
 
 async def test_orders_of_every_kind_and_what_became_of_them(testnet_cluster: Cluster) -> None:

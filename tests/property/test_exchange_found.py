@@ -146,3 +146,12 @@ def test_fill_or_kill_passes_makers_without_margin() -> None:
 
 def vote(duel: Duel, mode: int) -> None:
     duel.block([(key, 0, [act.SetMode(0, mode)]) for key in GUARDIANS])
+
+
+def test_a_batch_for_an_account_that_does_not_exist_yet_is_answered_action_by_action() -> None:
+    duel = small_duel()
+    child = ANN | 1 << 40
+    results = duel.act(child, order(BUY, 990, 1), act.Transfer(ANN, 1))
+    assert [r.code for r in results] == [Code.UNKNOWN_ACCOUNT] * 2
+    duel.act(ANN, act.Transfer(child, 20_000_000))
+    assert duel.act(child, order(BUY, 990, 1))[0].code == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -15,8 +16,9 @@ from ledger_world import LedgerWorld, key_of, make_chain
 from staking_world import EPOCH_MS, STAKING, VALIDATORS, StakingWorld, certificate_of
 
 from node.ledger import Ledger
+from node.outcomes import BlockOutcome
 from protocol.errors import Code
-from protocol.genesis import Fees
+from protocol.genesis import Fees, SettlementRules
 from protocol.ledger_leaves import account_key
 from protocol.settlement import (
     Bond,
@@ -118,6 +120,143 @@ LedgerMachine.TestCase.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, print_blob=True
 )
 TestLedger = LedgerMachine.TestCase
+
+
+WINDOW_MS = 2_500
+LEAST_BOND = 15
+PROVERS = ("prover", "second")
+BALANCES = {"alice": 300, "bob": 100, "prover": 200, "second": 90}
+
+
+class FinalityMachine(RuleBasedStateMachine):
+    """Windows, bonds and removals against a list of batches: a removed one leaves no trace but its
+    bond, a final one stays, and payouts are of final ones only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        rules = SettlementRules(window_ms=WINDOW_MS, prover_bond_uusd=LEAST_BOND)
+        funded = [(key_of(name), held, 50) for name, held in BALANCES.items()]
+        self.world = LedgerWorld(
+            make_chain(funded, sequencers=1, settlement=rules, provers=PROVERS)
+        )
+        self.balances = dict(BALANCES)
+        self.funds, self.burnt, self.window_ms = 200, 0, 0
+        self.final = 0
+        # Of each settled batch: its prover, its bond, the window time it came at, its outbox.
+        self.batches: list[tuple[str, int, int, list[OutboxEntry]]] = []
+        self.leaves = [self.world.ledger.shard_leaf()]
+        self.paid: set[int] = set()
+
+    def pass_time(self, step_ms: int = 100) -> None:
+        self.window_ms += min(step_ms, 1_000)
+        while self.final < len(self.batches):
+            name, bond, came_ms, _ = self.batches[self.final]
+            if came_ms + WINDOW_MS > self.window_ms:
+                break
+            self.balances[name] += bond
+            self.final += 1
+
+    @rule(
+        name=st.sampled_from(PROVERS),
+        bond=st.integers(10, 60),
+        amounts=st.lists(st.integers(1, 60), max_size=2),
+    )
+    def settle(self, name: str, bond: int, amounts: list[int]) -> None:
+        self.pass_time()
+        first = sum(len(outbox) for _, _, _, outbox in self.batches)
+        outbox = [
+            OutboxEntry(first + place, 16, key_of("bob").address, amount)
+            for place, amount in enumerate(amounts)
+        ]
+        self.world.log.append(self.world.ledger.height)
+        post = self.world.batch(outbox, prover=key_of(name).public, bond_uusd=bond)
+        code = self.world.code(self.world.sign(key_of(name), post))
+        if bond < LEAST_BOND:
+            assert code == Code.BAD_BOND
+        elif bond > self.balances[name]:
+            assert code == Code.INSUFFICIENT_BALANCE
+        else:
+            assert code == Code.OK
+            self.balances[name] -= bond
+            self.batches.append((name, bond, self.window_ms, outbox))
+            self.leaves.append(self.world.ledger.shard_leaf())
+
+    @rule(step_ms=st.sampled_from((50, 400, 1_000, 90_000)))
+    def wait(self, step_ms: int) -> None:
+        self.pass_time(step_ms)
+        self.world.block(step_ms=step_ms)
+
+    @rule(pick=st.integers(0, 5), winner=people)
+    def remove(self, pick: int, winner: str) -> None:
+        number = self.final + 1 + pick
+        if number > len(self.batches):
+            return
+        ledger = self.world.ledger
+        outcome = BlockOutcome(ledger.height, ledger.system().time_ms)
+        bond = ledger.settling.remove(number, outcome)
+        ledger.credit(key_of(winner).address, bond // 2)
+        burnt = bond - bond // 2
+        ledger.change_system(supply_uusd=-burnt, burnt_uusd=burnt)
+        ledger.seal(outcome)
+        self.world.roots[-1] = ledger.root
+        assert bond == self.batches[number - 1][1]
+        assert [one.number for one in outcome.removed] == [*range(number, len(self.batches) + 1)]
+        for name, other, _, _ in self.batches[number:]:
+            self.balances[name] += other
+        self.balances[winner] = self.balances.get(winner, 0) + bond // 2
+        self.burnt += burnt
+        del self.batches[number - 1 :], self.leaves[number:]
+        expected = self.leaves[-1]
+        assert ledger.shard_leaf() == replace(expected, funds_uusd=self.funds)
+
+    @rule(pick=st.integers(0, 20))
+    def pay(self, pick: int) -> None:
+        entries = [
+            (number, place, entry)
+            for number, (_, _, _, outbox) in enumerate(self.batches, 1)
+            for place, entry in enumerate(outbox)
+        ]
+        if not entries:
+            return
+        number, place, entry = entries[pick % len(entries)]
+        self.pass_time()
+        code = self.world.code(self.world.sign(key_of("alice"), self.world.payout(number, place)))
+        if number > self.final:
+            assert code == Code.NOT_FINAL
+        elif entry.number in self.paid:
+            assert code == Code.ALREADY_PAID
+        elif entry.amount_uusd > self.funds:
+            assert code == Code.INSUFFICIENT_BALANCE
+        else:
+            assert code == Code.OK
+            self.paid.add(entry.number)
+            self.funds -= entry.amount_uusd
+            self.balances["bob"] += entry.amount_uusd
+
+    @rule()
+    def restart(self) -> None:
+        old = self.world.ledger
+        self.world.ledger = Ledger(self.world.chain, old.leaves(), old.height)
+        assert self.world.ledger.root == old.root
+
+    @invariant()
+    def the_ledger_is_the_list(self) -> None:
+        ledger = self.world.ledger
+        ledger.require_conserved()
+        assert (ledger.shard_leaf().batch, ledger.final().batch) == (len(self.batches), self.final)
+        assert ledger.system().window_ms == self.window_ms
+        for name, balance in self.balances.items():
+            assert ledger.account(key_of(name).address).balance_uusd == balance
+        assert ledger.shard_leaf().funds_uusd == self.funds
+        assert ledger.system().burnt_uusd == self.burnt
+        for number in range(1, len(self.batches) + 2):
+            assert ledger.settling.is_open(number) == (self.final < number <= len(self.batches))
+
+
+FinalityMachine.TestCase.settings = settings(
+    max_examples=40, stateful_step_count=30, deadline=None, print_blob=True
+)
+TestFinality = FinalityMachine.TestCase
 
 
 STAKERS = (*VALIDATORS, "alice", "bob")

@@ -14,8 +14,9 @@ from engine_world import GUARDIANS, ORACLES, START_MS, market
 from liquidation_world import FREE, Crash, Position, usd
 
 from execution import leaves as lv
-from margin import sweep
+from margin import holders, sweep
 from margin.account import Account
+from margin.deleveraging import Opposite, rank_key
 from margin.liquidation import kept_uusd
 from margin.naive import liquidation
 from protocol.actions import (
@@ -155,6 +156,27 @@ class Storm:
         assert paid <= max(fund, 0) + sum(e.insurance_uusd for e in w.of(Receipt) if e.kind == 0)
         assert w.cash(INSURANCE_ACCOUNT) >= -self.bad_uusd
         self.receipts_add_up()
+        if self.rng.random() < 0.3:
+            self.ranks_are_those_of_all_holders()
+
+    def ranks_are_those_of_all_holders(self) -> None:
+        """What a deleveraging would find next is what sorting every account gives."""
+        engine = self.world.engine
+        state, opposites = engine._state, engine._phases.liquidations._deleveraging.opposites
+        opposites.begin(state.touched)
+        for where in state.markets:
+            for longs in (False, True):
+                expected = []
+                for number, account in state.accounts.items():
+                    e = account.exposures.get(where.number)
+                    if e is None or not e.size_lots or (e.size_lots > 0) != longs:
+                        continue
+                    row = state.realised.get(lv.realised_key(number, where.number))
+                    profit = e.size_lots * where.mark_ticks * where.config.value_uusd - e.cost_uusd
+                    profit += sum(uusd for _, uusd in row.hours) if row else 0
+                    expected.append(Opposite(number, profit, abs(e.size_lots)))
+                found = opposites.ranking(where, longs).take(len(state.accounts) + 1)
+                assert found == sorted(expected, key=rank_key)
 
     def bystanders_keep_theirs(self, cash: dict[int, int]) -> None:
         """Whoever neither trades nor is in a receipt has the cash that it had."""
@@ -225,6 +247,7 @@ def test_a_storm(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
         if number == 30:
             # From here on a second engine, made of the leaves and with arrays, does the same.
             monkeypatch.setattr(sweep, "LEAST_IN_ARRAYS", 0)
+            monkeypatch.setattr(holders, "LEAST_IN_ARRAYS", 0)
             twin = w.restore()
         elif number > 30:
             again = twin.apply(w.height, w.time_ms, b"", [], w.cursor, w.last_batches)

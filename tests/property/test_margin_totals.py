@@ -59,5 +59,4 @@ def check(world: MarginWorld) -> int:
         ]
         assert sum(e.size_lots for e in exposures) == 0
         assert all(e.size_lots or not e.cost_uusd for e in exposures)
-        assert {e.account for e in exposures if e.excess_uusd} <= set(market.through)
     return below

@@ -29,7 +29,7 @@ from sim.pipeline_venue import (
 )
 from sim.random import SplitMix64
 
-SEED = 4
+SEED = 5
 CRASH = Venue(
     MARKETS, Weather(crash_step=35, crash_ppm=350_000, recovers=False), deposit_uusd=3_000 * DOLLAR,
     insurance_uusd=500 * DOLLAR, backstop_uusd=4_000 * DOLLAR, large_lots=600, large_ppm=1_000_000,

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from ledger_world import OrderedLog, key_of, make_chain
 
-from node.batches import expand
 from protocol.actions import ActionBatch, SignedBatch, Withdraw, batch_id, open_batch
+from protocol.batch_data import unpack_blocks
 from protocol.chain import Block, Header
 from protocol.codec import encode
 from protocol.events import BlockDiff
 from protocol.genesis import Chain
-from protocol.ordering import OrderedBlock, OrderedChunk, decode_blocks, decode_payload
+from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
 from protocol.settlement import MAX_BATCH_DATA_BYTES
 from prover.batcher import BATCH_BLOCKS_MAX, BATCH_BYTES_MAX, Batcher, Position
 from prover.tree import StateTree
@@ -57,7 +57,7 @@ def test_data_that_compresses_beyond_the_ledgers_bound_is_still_accepted_by_it()
     chunk = OrderedChunk(log.blocks, log.certificate(log.blocks[-1].header))
     data = settle(batcher, chunk)
     assert len(data) <= MAX_BATCH_DATA_BYTES
-    assert decode_blocks(expand(data)) == log.blocks
+    assert unpack_blocks(data) == log.blocks
 
 
 @pytest.mark.parametrize("share", [1.0, 0.98, 0.7, 0.4, 0.01])
@@ -93,7 +93,7 @@ def test_a_commit_step_beyond_the_bounds_of_a_batch_goes_alone() -> None:
     last = log.certificate(log.blocks[2].header)
     data = settle(batcher, OrderedChunk(log.blocks[:3], last))
     assert len(encode(log.blocks[:3])) > BATCH_BYTES_MAX
-    assert decode_blocks(expand(data)) == log.blocks[:3]
+    assert unpack_blocks(data) == log.blocks[:3]
     settle(batcher, OrderedChunk(log.blocks[3:], log.certificate(log.blocks[3].header)))
 
 
@@ -102,7 +102,7 @@ def test_uncommitted_blocks_together_carry_no_more_than_one_payload() -> None:
     log, pool = OrderedLog(chain), BatchPool(PAYLOAD_BYTES, 256, 0, 0, 0)
     for number in range(300):
         raw = monotonous(number)
-        pool.add(batch_id(raw), raw, 1)
+        pool.add(batch_id(raw), raw, *open_batch(raw))
     uncommitted: list[Block] = []
     for _ in range(3):
         payload = pool.propose(uncommitted, 0)

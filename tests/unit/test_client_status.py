@@ -149,6 +149,32 @@ def test_the_base_layers_line_counts_the_members_that_answer_in_the_newest_epoch
     ]
 
 
+def settled_values(height: int, batch: int, final: int, **more: int | str) -> Values:
+    return {
+        **member(100_000), "height": height, "last_batch": batch, "final_batch": final,
+        "last_ordered_block": 10 * batch, **more,
+    }  # fmt: skip
+
+
+def test_settlement_has_a_line_of_the_validator_that_is_furthest() -> None:
+    rows = looked_at(a=settled_values(7, 1_205, 1_200), b=settled_values(3, 1_100, 1_090))
+    shown = shown_below(rows, 100_000)
+    assert shown[1:] == ["settlement: batch 1,205, final 1,200"]
+    rows = looked_at(a=settled_values(7, 5, 2, open_disputes=3, frozen="yes"))
+    assert shown_below(rows, 100_000)[1:] == [
+        "settlement: batch 5, final 2, 3 disputes open",
+        "the shard is frozen: claims and refunds are the way out",
+    ]
+    found: dict[str, Values | None] = {
+        "validator-0": settled_values(7, 5, 5), "sequencer-0": {"height": 62},
+        "execution-0": None, "prover-0": {"height": 1, "wrong_batch": 6},
+    }  # fmt: skip
+    rows = make_rows(TESTNET, found, found, 1.0)
+    shown = shown_below(rows, 100_000)
+    assert shown[1] == "settlement: batch 5, final 5, 12 ordered blocks wait"
+    assert shown[2].startswith("prover-0: settled batch 6 is wrong")
+
+
 def test_a_base_layer_without_blocks_for_long_is_told_in_one_line() -> None:
     rows = looked_at(a=member(100_000), b=member(100_000), c=None, d=None)
     assert len(shown_below(rows, 115_000)) == 1

@@ -86,6 +86,24 @@ def test_settlement_reaches_what_was_executed_up_to_its_block() -> None:
     assert tracker.settled_height == 4 and tracker.unsettled == 1
 
 
+def test_what_is_settled_becomes_final_in_its_turn() -> None:
+    tracker = ResultTracker()
+    batches = {height: submission(height) for height in (3, 4, 6)}
+    for height, batch in batches.items():
+        tracker.expect(batch)
+        tracker.take(executed(height, height=height))
+    tracker.settle_to(4)
+    tracker.finalise_to(3)
+    assert [bool(batch.final_ns) for batch in batches.values()] == [True, False, False]
+    tracker.finalise_to(6)
+    assert all(batch.settled_ns and batch.final_ns for batch in batches.values())
+    assert tracker.unsettled == 0
+    late = submission(9)
+    tracker.expect(late)
+    tracker.take(executed(9, height=6))
+    assert late.final_ns >= late.settled_ns > 0
+
+
 def test_refused_actions_raise_with_their_code() -> None:
     with pytest.raises(ActionRejected, match="unknown_account"):
         results_of(BatchExecuted(16, SIGNER, 1, Code.UNKNOWN_ACCOUNT, []))

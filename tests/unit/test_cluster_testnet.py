@@ -10,7 +10,15 @@ import pytest
 from cryptography.x509 import load_der_x509_certificate
 
 from cluster.commands import KEPT_BLOCKS
-from cluster.defaults import MAX_STAKING_S, MIN_UNBONDING_S, STAKING, staking_of
+from cluster.defaults import (
+    MAX_STAKING_S,
+    MAX_WINDOW_S,
+    MIN_UNBONDING_S,
+    PROVER_BALANCE_UUSD,
+    STAKING,
+    settlement_of,
+    staking_of,
+)
 from cluster.layout import used_ports
 from cluster.lock import SupervisorLock
 from cluster.testnet import COMPOSE_OPTIONS, TestnetOptions, create_testnet, ensure_testnet
@@ -59,6 +67,21 @@ def test_genesis_funds_the_traders_and_names_the_keys(tmp_path: Path) -> None:
     for identity in genesis.validators + genesis.sequencers:
         certificate = load_der_x509_certificate(bytes.fromhex(identity.certificate))
         assert certificate.public_key().public_bytes_raw().hex() == identity.public_key
+
+
+def test_the_window_and_the_bonds_of_batches_can_be_chosen(tmp_path: Path) -> None:
+    usual = create_testnet(tmp_path / "usual", SMALL).chain().genesis
+    assert usual.settlement.window_ms == 3_000
+    # Twice a second through the window, and a minute of disputes on top.
+    assert 2 * 63 * usual.settlement.prover_bond_uusd < PROVER_BALANCE_UUSD
+    options = TestnetOptions(traders=2, provers=2, settlement=settlement_of(0.5, 20))
+    genesis = create_testnet(tmp_path / "chosen", options).chain().genesis
+    assert genesis.settlement.window_ms == 500
+    assert genesis.settlement.prover_bond_uusd == 20_000_000
+    assert settlement_of(0, 0).window_ms == 0
+    for wrong in ((-1, 1), (MAX_WINDOW_S + 1, 1), (1, -1), (1, 1 << 60)):
+        with pytest.raises(ConfigError):
+            settlement_of(*wrong)
 
 
 def test_the_markets_leave_room_below_the_limits_of_the_engine(tmp_path: Path) -> None:

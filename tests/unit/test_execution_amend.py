@@ -283,13 +283,15 @@ def test_leverage_caps_what_the_account_may_hold() -> None:
 def test_a_sub_account_begins_with_its_first_transfer_and_pays_back() -> None:
     world = World()
     own = account_number(A, 1)
-    raw = world.batch(own, Order(0, BUY, 900, 1), by=signer(A))
-    assert world.send(raw).code == Code.UNKNOWN_ACCOUNT
+    early = world.send(world.batch(own, Order(0, BUY, 900, 1), by=signer(A)))
+    assert (early.code, [r.code for r in early.results]) == (0, [Code.UNKNOWN_ACCOUNT])
     assert world.one(A, Transfer(own, 400 * DOLLAR)).code == 0
     assert world.send(world.batch(own, Order(0, BUY, 900, 1), by=signer(A))).code == 0
     assert world.send(world.batch(own, Order(0, BUY, 900, 1), by=signer(B))).code == (
         Code.NOT_AUTHORISED
     )
+    stranger = world.batch(account_number(A, 9), Order(0, BUY, 900, 1), by=signer(B))
+    assert world.send(stranger).code == Code.NOT_AUTHORISED
     back = world.send(world.batch(own, Transfer(A, 300 * DOLLAR), by=signer(A)))
     assert [r.code for r in back.results] == [0]
     assert world.engine.account_view(0, own).cash_uusd == 100 * DOLLAR

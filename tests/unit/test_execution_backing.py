@@ -58,10 +58,9 @@ def sent(world: WaitingWorld, account: int, *actions: Any) -> list[Code]:
 
 def test_a_trigger_that_may_open_needs_the_margin_of_its_size() -> None:
     world = WaitingWorld(dollars=10)
-    # $100 at 10 %; it is held for nothing, so that several may ask for the same margin.
-    stop = trigger(SELL, 100, STOP, 900)
+    stop = trigger(SELL, 100, STOP, 900)  # $100 at 10 %
     assert world.one(A, replace(stop, size_lots=101)).code == Code.INSUFFICIENT_MARGIN
-    assert [r.code for r in world.act(A, stop, stop)] == [0, 0]
+    assert world.one(A, stop).status == WAITING
     # What rests needs margin of its own.
     assert world.one(B, bid(900, 1)).code == 0
     assert world.one(B, stop).code == Code.INSUFFICIENT_MARGIN
@@ -73,8 +72,10 @@ def test_the_margin_is_that_of_the_mark_and_the_leverage() -> None:
     far = trigger(BUY, 100, STOP, 5_000)
     assert world.one(A, far).code == 0
     assert world.one(A, SetLeverage(0, 5)).code == 0
+    assert world.one(A, CancelAll(0)).code == 0
     assert world.one(A, far).code == Code.INSUFFICIENT_MARGIN
     assert world.one(A, replace(far, size_lots=50)).code == 0
+    assert world.one(A, CancelAll(0)).code == 0
     world.mark(2_000)
     assert world.one(A, replace(far, size_lots=50)).code == Code.INSUFFICIENT_MARGIN
 

@@ -26,6 +26,7 @@ from protocol.actions import (
     Order,
     RevokeAgent,
     SignedBatch,
+    Transfer,
     Withdraw,
     sign_batch,
 )
@@ -34,7 +35,7 @@ from protocol.errors import Code, SafetyViolation
 from protocol.events import AgentChanged, BatchExecuted, MarkChanged
 from protocol.genesis import Limits
 from protocol.keys import Key
-from protocol.settlement import InboxDeposit
+from protocol.settlement import InboxDeposit, account_number
 
 A, B = 16, 17
 AGENT = b"\xaa" * 32
@@ -105,6 +106,28 @@ def test_only_owner_and_approved_agents_act_for_an_account() -> None:
     assert answer.code == 0
     assert [result.code for result in answer.results] == [0, *refused]
     assert world.send(world.batch(B, BID, by=AGENT)).code == Code.NOT_AUTHORISED
+
+
+def test_agents_are_the_business_of_the_master_account_alone() -> None:
+    world = World()
+    own = account_number(A, 1)
+    world.one(A, Transfer(own, DOLLAR))
+    approve, revoke = ApproveAgent(AGENT, START_MS * 2), RevokeAgent(AGENT)
+    for action in (approve, revoke):
+        answer = world.send(world.batch(own, action, by=signer(A)))
+        assert [result.code for result in answer.results] == [Code.NOT_AUTHORISED]
+    assert world.one(A, approve).code == 0
+    assert world.send(world.batch(own, BID, by=AGENT)).code == 0
+
+
+def test_a_batch_for_a_sub_account_that_is_not_there_is_admitted_and_uses_its_nonce() -> None:
+    world = World()
+    missing = world.batch(account_number(A, 9), BID, Cancel(0, 1), by=signer(A), nonce=START_MS)
+    answer = world.send(missing)
+    assert answer.code == 0
+    assert [result.code for result in answer.results] == [Code.UNKNOWN_ACCOUNT] * 2
+    assert world.send(missing).duplicate
+    assert world.send(world.batch(A, BID, nonce=START_MS)).code == Code.NONCE_USED
 
 
 def test_agents_expire_may_be_renewed_and_never_return_once_revoked() -> None:

@@ -148,3 +148,48 @@ def test_many_at_once_go_off_in_bounded_pieces() -> None:
     world.one(C, ask(1_100, 1))
     assert [e.account for e in world.of(DeadManSet)] == [C]
     assert len(world.engine.orders_of(C)) == 1
+
+
+def test_who_has_little_to_cancel_does_not_wait_for_who_has_much() -> None:
+    world = WaitingWorld(limits=Limits(expiries_per_block=10))
+    for account in (A, B, C):
+        world.act(account, *(bid(900 - n, 1) for n in range(30 if account != C else 4)))
+    times = [set_for(world, account) for account in (A, B, C)]
+    world.until(times[2] + 1_000)
+    # The earliest has its half of the budget, then the one with few orders the other.
+    assert [e.account for e in world.of(DeadManSet)] == [A, C]
+    assert not world.engine.orders_of(C) and len(world.engine.orders_of(B)) == 30
+    world.block([])
+    assert [e.account for e in world.of(DeadManSet)] == [B]
+
+
+def test_who_has_much_to_cancel_has_its_turn_among_many_who_have_little() -> None:
+    world = WaitingWorld(limits=Limits(expiries_per_block=4), accounts=12)
+    whale, *others = world.accounts
+    world.act(whale, *(bid(900 - n, 1) for n in range(30)))
+    for account in others:
+        world.one(account, bid(900, 1))
+    time_ms = max(set_for(world, account) for account in (*others[:3], whale, *others[3:]))
+    went: list[list[int]] = []
+    world.until(time_ms + 1_000)
+    while world.of(DeadManSet):
+        went.append([e.account for e in world.of(DeadManSet)])
+        world.block([])
+    # Each counts 2: one by its time, and one of those with the least; the whale is the fourth in
+    # time, and gone before most of the others.
+    assert went[0] == others[:2] and went[1][0] == others[2] and went[2][0] == whale
+    assert sorted(number for some in went for number in some) == sorted(world.accounts)
+
+
+def test_a_block_looks_at_a_bounded_number_of_switches() -> None:
+    world = WaitingWorld(limits=Limits(expiries_per_block=1), accounts=6)
+    *many, last = world.accounts
+    for account in many:
+        world.one(account, bid(900, 1))
+    time_ms = max(set_for(world, account) for account in (*many, last))
+    world.until(time_ms + 1_000)
+    went = []
+    for _ in world.accounts:
+        went += [e.account for e in world.of(DeadManSet)]
+        world.block([])
+    assert went == [*many, last]

@@ -141,7 +141,7 @@ def test_notes_of_orders_that_are_gone_are_swept_out(monkeypatch: Any) -> None:
     for _ in range(100):
         result = world.one(A, bid(900, 1, expires_ms=START_MS + 7_200_000))
         assert world.one(A, Cancel(0, result.order_id)).code == 0
-    notes = world.engine._phases._schedules._expiring
+    notes = world.engine._phases.schedules._expiring
     assert len(notes) < 30
     world.until(START_MS + 3_600_001)
     assert gone(world) == [(one, REASON_EXPIRED) for one in kept]

@@ -376,8 +376,20 @@ def test_no_price_makes_open_interest_larger_than_a_number_holds() -> None:
     world = World(dollars=1_000_000)
     world.act(B, Order(0, SELL, 1_000, 900_000))
     world.act(A, Order(0, BUY, 1_000, 900_000))
-    world.mark((1 << 31) - 1)
-    assert {e.results[0].code for e in world.of(BatchExecuted)} == {Code.BAD_PRICE}
+    top = (1 << 31) - 1
+    world.mark(top)
+    assert {e.results[0].code for e in world.of(BatchExecuted)} == {0}
+    market = world.engine.state.markets[0]
+    # The price is believed and the mark stays; what reduces is taken until the mark may follow.
+    assert (market.oracle_ticks, market.mark_ticks, market.stale) == (top, 1_000, True)
+    assert world.one(A, Order(0, BUY, 1_000, 1)).code == Code.STALE_MARKET
+    world.engine = world.restore()
+    world.act(A, Order(0, SELL, 1_000, 899_999, 0, 0, REDUCE_ONLY))
+    world.act(B, Order(0, BUY, 1_000, 899_999, 0, 0, REDUCE_ONLY))
+    assert world.engine.state.markets[0].open_interest_lots == 1
+    world.block([])
+    market = world.engine.state.markets[0]
+    assert (market.mark_ticks, market.stale) == (top, False)
 
 
 def test_flags_that_do_not_exist_are_refused() -> None:

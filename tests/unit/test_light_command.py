@@ -19,7 +19,15 @@ from client import light_command
 from client.faults import EXIT_INVALID_PROOF, EXIT_REJECTED, EXIT_USAGE, explain
 from client.sdk import Exchange
 from protocol.codec import encode
-from protocol.ledger_leaves import Account, SettledBatch, account_key, batch_key, number_key
+from protocol.ledger_leaves import (
+    Account,
+    FinalLeaf,
+    SettledBatch,
+    account_key,
+    batch_key,
+    final_key,
+    number_key,
+)
 from protocol.light import checkpoint_from_json
 from protocol.merkle import list_proof, list_root
 from protocol.messages import (
@@ -130,7 +138,18 @@ def test_everything_asked_for_is_proven_and_printed(exchange: FakeExchange) -> N
     assert report["batch"]["number"] == 1 and report["batch"]["state_root"] == "05" * 32
     assert report["withdrawal"]["amount_uusd"] == 1_000_001
     text = light("--address", f"0x{ALICE.hex()}", "--withdrawal", "8").stdout
-    assert "holds 12.5 dollars" in text and "of epoch 2" in text and "in batch 1" in text
+    assert "holds 12.5 dollars" in text and "of epoch 2" in text
+    assert "in batch 1, not final yet" in text
+    assert report["batch"]["final"] is report["withdrawal"]["final"] is False
+
+
+def test_a_batch_is_shown_final_once_that_is_proven(exchange: FakeExchange) -> None:
+    world = exchange.world
+    world.block({final_key(0): encode(FinalLeaf(1, 20, bytes(32), b"\x05" * 32, 0, 0, 10))})
+    for _ in range(2):
+        world.block()
+    text = light("--batch", "1", "--withdrawal", "8").stdout
+    assert "is settled in ledger block 2 and final" in text and "in batch 1 and final" in text
 
 
 def test_a_checkpoint_file_leads_on_when_genesis_is_too_old(

@@ -15,9 +15,9 @@ from light_world import EPOCH_MS, TRUSTING_MS, LightChain
 from execution.process_inbox import InboxFollower
 from execution.process_light import CHECKPOINT_NAME, LightFollower
 from protocol.codec import encode
-from protocol.errors import Code, ConfigError, Rejected, RemoteFault, SafetyViolation
+from protocol.errors import Code, ConfigError, Rejected, RemoteFault
 from protocol.inbox import InboxLeaf, inbox_key
-from protocol.ledger_leaves import SettledBatch, batch_key, epoch_key
+from protocol.ledger_leaves import FinalLeaf, SettledBatch, batch_key, epoch_key, final_key
 from protocol.light import checkpoint_from_json
 from protocol.messages import (
     EpochRequest,
@@ -294,7 +294,6 @@ async def test_the_prover_believes_only_proven_batches() -> None:
     validator = Validator(world)
     batches = SettledBatches(world.chain, validator, clock=lambda: world.now_ms)
     assert await batches.header(1) is None
-    assert not await batches.wait(BATCH, attempts=2)
     validator.lie = lambda view: (
         replace(view, header=replace(view.header, app_height=1))
         if isinstance(view, ProofView)
@@ -308,9 +307,33 @@ async def test_the_prover_believes_only_proven_batches() -> None:
     for _ in range(3):
         world.block()
     assert await batches.header(1) == BATCH
-    assert await batches.wait(BATCH)
-    with pytest.raises(SafetyViolation):
-        await batches.wait(replace(BATCH, inbox_cursor=1))
+
+
+async def test_the_prover_hears_nobody_who_lags() -> None:
+    """What a lagging validator does not know yet would look as if it had been removed."""
+    final = FinalLeaf(0, 0, bytes(32), bytes(32), 0, 0, 0)
+    world = grown(1)
+    validator = Validator(world)
+    batches = SettledBatches(world.chain, validator, clock=lambda: world.now_ms)
+    with pytest.raises(Rejected, match="no final batch"):
+        await batches.standing([1])
+    world.block(
+        {
+            batch_key(0, 1): encode(SettledBatch(BATCH, 7, GENESIS_MS)),
+            final_key(0): encode(final),
+        }
+    )
+    for _ in range(3):
+        world.block()
+    standing = await batches.standing([1, 2])
+    assert standing.final == final and standing.batches == {1: BATCH, 2: None}
+    again = SettledBatches(
+        world.chain, validator, clock=lambda: world.now_ms, least_height=standing.height + 1
+    )
+    with pytest.raises(Rejected, match="lags"):
+        await again.standing([1])
+    world.block()
+    assert (await again.standing([1])).height == standing.height + 1
 
 
 async def test_a_false_start_of_an_epoch_is_not_kept(tmp_path: Path) -> None:

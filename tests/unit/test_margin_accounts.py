@@ -6,6 +6,7 @@ The market of these tests: mark 1000, value 1000 (a lot is $1), IM 10 %, MM 5 %,
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from compiled_modules import fields
 from margin_world import config as market
 
-from margin import Account, Market, Outcome, Risk
-from matching import Resting
+from margin import Account, Market, Outcome, Risk, naive
+from matching import Book, Resting
 from protocol.actions import BUY, REDUCE_ONLY, SELL
 from protocol.errors import Code, SafetyViolation
 from protocol.markets import CASH_LIMIT, CASH_MOVE_LIMIT, PRICE_LIMIT
@@ -123,7 +124,7 @@ def test_an_expired_position_counts_at_the_settlement_price_without_margin() -> 
     risk.place(account, e, where, SELL, 990, 3, False)
     order = Resting(0, 1, 16, 0, SELL, 990, 3)
     where.settled_ticks = 1_010
-    risk.set_mark(where, 5, {16: account})
+    risk.set_mark(where, 5)
     where.stale = True
     assert refresh(risk, account) == (21 * MILLION, 0)
     assert risk.liquidation(account) == (21 * MILLION, 0)
@@ -244,13 +245,63 @@ def test_a_new_mark_prices_the_orders_that_it_passes() -> None:
     risk, where, account = make(100 * MILLION)
     for number, (side, price) in enumerate([(BUY, 990), (BUY, 985), (SELL, 1_010), (SELL, 1_020)]):
         assert risk.place(account, account.exposure(0), where, side, price, 10, False) == Code.OK
-        where.book.add(Resting(0, number + 1, 16, 0, side, price, 10))
+        account.orders[number] = Resting(0, number, 16, 0, side, price, 10)
+        where.book.add(account.orders[number])
     e = account.exposure(0)
     for mark, excess in ((1_000, 0), (988, 20_000), (980, 150_000), (1_010, 0), (1_021, 120_000)):
-        risk.set_mark(where, mark, {16: account})
+        risk.set_mark(where, mark)
         assert account.version != risk.version
+        risk.refresh(account)
         assert e.excess_uusd == excess
-        assert where.through == ({16: e} if excess else {})
+        assert account.im_uusd == 20 * mark * 1_000 // 10 + excess + 4_005
+
+
+def test_an_order_through_the_mark_is_priced_anew_whatever_else_makes_totals_stale() -> None:
+    risk, where, account = make(100 * MILLION)
+    risk.set_mark(where, 990)
+    risk.refresh(account)
+    e, order = account.exposure(0), Resting(0, 1, 16, 0, BUY, 995, 10)
+    assert risk.place(account, e, where, BUY, 995, 10, False) == Code.OK
+    where.book.add(order)
+    account.orders[1] = order
+    for change in (0, 1, 1):
+        risk.version += change
+        risk.refresh(account)
+        assert e.excess_uusd == 50_000
+    # Another market's mark makes totals stale too, and what stood through this one still does.
+    risk.version += 1
+    account.version = 0
+    e.excess_uusd = 0
+    risk.refresh(account)
+    assert e.excess_uusd == 50_000
+
+
+class Unwalked(Book):
+    """A book that nobody may walk."""
+
+    def walk(self, side: int) -> Iterator[Resting]:
+        raise AssertionError("a mark cost what rests")
+
+
+def test_a_mark_costs_the_same_however_many_orders_it_passes() -> None:
+    risk, where, account = make(5_000 * MILLION)
+    other = Account(17, b"")
+    other.cash_uusd = 5_000 * MILLION
+    where.book = Unwalked(0)
+    accounts = {16: account, 17: other}
+    for number in range(200):
+        owner = accounts[16 + number % 2]
+        price, lots = 901 + number, 1 + number
+        risk.refresh(owner)
+        assert risk.place(owner, owner.exposure(0), where, BUY, price, lots, False) == Code.OK
+        owner.orders[number] = Resting(0, number, owner.number, 0, BUY, price, lots)
+        where.book.add(owner.orders[number])
+    for mark in (1_000, 950, 1_050, 900, 1_200):
+        risk.set_mark(where, mark)
+        for owner in accounts.values():
+            risk.refresh(owner)
+            totals = naive.totals(owner, [where])
+            assert (owner.tv_uusd, owner.im_uusd) == totals
 
 
 def test_a_reduce_only_order_is_counted_again_after_a_restart() -> None:
@@ -277,6 +328,7 @@ def test_sums_counted_from_resting_orders_are_those_that_placing_left() -> None:
             assert risk.place(account, e, where, side, price, lots, reduce_only) == Code.OK
             order = Resting(0, number, 16, 0, side, price, lots, REDUCE_ONLY * reduce_only)
             Risk([there]).count_resting(restored, order)
+            restored.orders[number] = order
         assert min(e.bid_lots, e.ask_lots, e.excess_uusd, e.reserve_uusd) > 0
         assert e.reduce_bid_lots + e.reduce_ask_lots > 0
         for name in (

@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from margin.oracle import NEVER_MS, Level, Median, Observation, beyond, committee_median, follow
+from margin.oracle import (
+    NEVER_MS,
+    Level,
+    Median,
+    Observation,
+    beyond,
+    committee_median,
+    follow,
+    least_members,
+)
 
 NOW = 1_000_000
 
@@ -18,7 +27,7 @@ def seen(ticks: int, stake: int = 1, age_ms: int = 0, confidence_ppm: int = 0) -
 def median(
     *prices: Observation, of: int, age_ms: int = 0, confidence_ppm: int = 0, now: int = NOW
 ) -> int:
-    return committee_median(prices, of, now, age_ms, confidence_ppm).price_ticks
+    return committee_median(prices, of, 1, now, age_ms, confidence_ppm).price_ticks
 
 
 def test_more_than_half_of_the_stake_must_count() -> None:
@@ -29,6 +38,18 @@ def test_more_than_half_of_the_stake_must_count() -> None:
     assert median(seen(9), seen(5), of=3) == 5
     assert median(seen(5, 50), of=100) == 0
     assert median(seen(5, 51), of=100) == 5
+
+
+def test_a_member_with_more_than_half_of_the_stake_is_not_enough() -> None:
+    prices = [seen(5, 3), seen(9), seen(9)]
+    assert committee_median(prices, 5, 2, NOW, 0, 0).price_ticks == 5
+    assert committee_median(prices[:2], 5, 2, NOW, 0, 0).price_ticks == 5
+    assert committee_median(prices[:1], 5, 2, NOW, 0, 0) == Median(0, NEVER_MS)
+    assert committee_median(prices[:1], 5, 1, NOW, 0, 0).price_ticks == 5
+    # Who is too old or too vague is not there.
+    old = [seen(5, 3), seen(9, age_ms=11), seen(9, confidence_ppm=8)]
+    assert committee_median(old, 5, 2, NOW, 10, 7) == Median(0, NEVER_MS)
+    assert [least_members(count) for count in (1, 2, 3, 4)] == [1, 1, 2, 2]
 
 
 def test_equal_stakes_give_the_lower_median() -> None:
@@ -64,13 +85,13 @@ def test_a_price_counts_up_to_its_age() -> None:
 
 def test_the_median_stands_until_the_first_price_is_too_old() -> None:
     prices = [seen(5, age_ms=300), seen(7, age_ms=100), seen(9)]
-    found = committee_median(prices, 3, NOW, 1_000, 0)
+    found = committee_median(prices, 3, 1, NOW, 1_000, 0)
     assert found == Median(7, NOW + 700)
-    assert committee_median(prices, 3, NOW + 700, 1_000, 0).price_ticks == 7
+    assert committee_median(prices, 3, 1, NOW + 700, 1_000, 0).price_ticks == 7
     # The oldest is gone: of 7 and 9 the lower one.
-    assert committee_median(prices, 3, NOW + 701, 1_000, 0) == Median(7, NOW + 900)
-    assert committee_median(prices, 3, NOW + 901, 1_000, 0) == Median(0, NEVER_MS)
-    assert committee_median(prices, 3, NOW, 0, 0).until_ms == NEVER_MS
+    assert committee_median(prices, 3, 1, NOW + 701, 1_000, 0) == Median(7, NOW + 900)
+    assert committee_median(prices, 3, 1, NOW + 901, 1_000, 0) == Median(0, NEVER_MS)
+    assert committee_median(prices, 3, 1, NOW, 0, 0).until_ms == NEVER_MS
 
 
 def test_a_vague_price_does_not_count() -> None:
@@ -127,40 +148,90 @@ def step(level: Level, ticks: int, now: int, hold_ms: int = 1_000) -> Level:
 
 
 def test_a_price_near_the_last_is_accepted_at_once() -> None:
-    level = step(Level(0, 0, 0), 1_000, 1)
-    assert level == Level(1_000, 0, 0), "the first price has nothing to deviate from"
-    assert step(level, 1_100, 2) == Level(1_100, 0, 0)
-    assert follow(Level(1_000, 0, 0), 9_999, 2, 0, 1_000) == Level(9_999, 0, 0), "no bound"
+    level = step(Level(0), 1_000, 1)
+    assert level == Level(1_000), "the first price has nothing to deviate from"
+    assert step(level, 1_100, 2) == Level(1_100, 0, 0, 2, 1_000)
+    assert follow(Level(1_000), 9_999, 2, 0, 1_000) == Level(9_999), "no bound"
+
+
+def test_many_small_moves_are_held_to_the_bound_together() -> None:
+    level = step(Level(1_000), 1_060, 5_000)
+    level = step(level, 1_100, 5_020)
+    assert level == Level(1_100, 0, 0, 5_000, 1_000)
+    level = step(level, 1_101, 5_040)
+    assert level == Level(1_100, 5_040, 1_101, 5_000, 1_000), "one tick beyond in two blocks"
+    assert step(level, 1_100, 5_060) == Level(1_100, 0, 0, 5_000, 1_000)
+    assert step(level, 901, 5_060) == Level(901, 0, 0, 5_000, 1_000)
+    assert step(level, 1_150, 5_999) == level
+    # A hold time after the first move the next one begins, from the price that stands.
+    assert step(level, 1_150, 6_000) == Level(1_150, 0, 0, 6_000, 1_100)
+
+
+def test_a_hold_time_begins_with_a_move() -> None:
+    level = step(Level(1_000), 1_050, 5_000)
+    for now in (5_500, 6_000, 9_990):
+        level = step(level, 1_050, now)
+    assert level == Level(1_050, 0, 0, 5_000, 1_000), "nothing to write while the price stands"
+    level = step(level, 1_150, 10_000)
+    assert level == Level(1_150, 0, 0, 10_000, 1_050)
+    assert step(level, 1_156, 10_020).wild_ms == 10_020
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_walk_leaves_the_bound_faster_than_it_may(seed: int) -> None:
+    """Medians that push up in every block: within a hold time the accepted price rises by two
+    bounds at most, and in the long run by one for each hold time."""
+    print("seed", seed)
+    rng = random.Random(seed)
+    level, now, seen = Level(1_000_000), 10_000, []
+    for _ in range(2_000):
+        now += rng.choice((0, 20, 20, 90))
+        push = rng.choice((1, 1_000, 20_000, 99_000))
+        level = step(level, level.price_ticks * (1_000_000 + push) // 1_000_000, now)
+        seen.append((now, level.price_ticks))
+    for start, (since, before) in enumerate(seen):
+        inside = [ticks for at, ticks in seen[start:] if at < since + 1_000]
+        assert max(inside) * 100 <= before * 121
+    held = (seen[-1][0] - seen[0][0]) // 1_000 + 2
+    assert level.price_ticks <= 1_000_000 * 1.1**held
 
 
 def test_a_jump_is_accepted_after_it_has_held() -> None:
-    level = step(Level(1_000, 0, 0), 1_200, 10)
-    assert level == Level(1_000, 10, 1_200)
+    level = step(Level(1_000), 1_200, 10)
+    assert level == Level(1_000, 10, 1_200, 10, 1_000)
     level = step(level, 1_250, 500)
-    assert level == Level(1_000, 10, 1_200), "near where it jumped to: the same jump"
+    assert level == Level(1_000, 10, 1_200, 10, 1_000), "near where it jumped to: the same jump"
     assert step(level, 1_300, 1_009) == level
-    assert step(level, 1_300, 1_010) == Level(1_300, 0, 0)
+    assert step(level, 1_300, 1_010) == Level(1_300)
+
+
+def test_after_a_jump_the_bound_is_measured_from_there() -> None:
+    level = step(step(Level(1_000), 1_300, 10), 1_300, 1_010)
+    assert step(level, 1_430, 1_020) == Level(1_430, 0, 0, 1_020, 1_300)
+    assert step(level, 1_431, 1_020).wild_ms == 1_020
 
 
 def test_a_jump_back_ends_it() -> None:
-    level = step(Level(1_000, 0, 0), 1_200, 10)
-    assert step(level, 1_050, 20) == Level(1_050, 0, 0)
+    level = step(Level(1_000), 1_200, 10)
+    assert step(level, 1_050, 20) == Level(1_050, 0, 0, 10, 1_000)
+    assert step(level, 1_000, 20) == Level(1_000, 0, 0, 10, 1_000)
 
 
 def test_a_jump_elsewhere_begins_anew() -> None:
-    level = step(Level(1_000, 0, 0), 1_200, 10)
+    level = step(Level(1_000), 1_200, 10)
     level = step(level, 800, 900)
-    assert level == Level(1_000, 900, 800)
-    assert step(level, 800, 1_899) == level
-    assert step(level, 800, 1_900) == Level(800, 0, 0)
+    assert level[:3] == (1_000, 900, 800)
+    level = step(level, 800, 1_899)
+    assert level[:3] == (1_000, 900, 800)
+    assert step(level, 800, 1_900) == Level(800)
 
 
 def test_an_unknown_price_interrupts_the_wait_and_keeps_the_last() -> None:
-    level = step(Level(1_000, 0, 0), 1_200, 10)
+    level = step(Level(1_000), 1_200, 10)
     level = step(level, 0, 500)
-    assert level == Level(1_000, 0, 0)
-    assert step(level, 1_200, 1_010) == Level(1_000, 1_010, 1_200)
+    assert level == Level(1_000, 0, 0, 10, 1_000)
+    assert step(level, 1_200, 1_010)[:3] == (1_000, 1_010, 1_200)
 
 
 def test_without_a_wait_a_jump_is_accepted_at_once() -> None:
-    assert step(Level(1_000, 0, 0), 5_000, 10, hold_ms=0) == Level(5_000, 0, 0)
+    assert step(Level(1_000), 5_000, 10, hold_ms=0) == Level(5_000)

@@ -6,13 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ledger_world import GENESIS_MS, LedgerWorld, key_of, make_chain
+from ledger_world import GENESIS_MS, STATE_ROOT, LedgerWorld, OrderedLog, key_of, make_chain
 
-from node.app import MAX_BLOCK_TRANSACTIONS, LedgerApplication, decode_ledger_payload
+from node.app import (
+    MAX_BLOCK_TRANSACTIONS,
+    OPEN_BEAT_MS,
+    LedgerApplication,
+    decode_ledger_payload,
+)
 from node.envelopes import ENTRY_ALLOWANCE_BYTES, Envelopes
+from node.genesis import genesis_ledger
 from node.mempool import MempoolLimits
 from protocol.chain import (
     EMPTY_HASH,
@@ -26,10 +33,14 @@ from protocol.chain import (
 )
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
+from protocol.exits import FreezeLeaf
+from protocol.genesis import Pace, SettlementRules
 from protocol.keys import Key
+from protocol.ledger_leaves import freeze_key
 from protocol.settlement import Deposit
 
 PAYLOAD_BYTES = 3_000
+WINDOW_PACE = Pace(150, 40, 20_000, 600, 3_000, 1 << 20)
 
 
 class AppWorld(LedgerWorld):
@@ -242,3 +253,86 @@ def test_opened_envelopes_are_kept_within_their_bytes() -> None:
     assert [one.nonce for one in opened] == [0, 1, 2, 3]
     assert envelopes.open(raws[3]) is opened[3]
     assert envelopes.open(raws[0]) is not opened[0]
+
+
+# --- pace of blocks while a batch's window is open
+
+
+def paced_world() -> AppWorld:
+    world = AppWorld()
+    rules = SettlementRules(window_ms=3_000)
+    world.chain = make_chain([(key_of("alice"), 1_000, 500)], settlement=rules, pace=WINDOW_PACE)
+    world.ledger = genesis_ledger(world.chain, STATE_ROOT)
+    world.app = LedgerApplication(world.ledger, 1 << 20)
+    return world
+
+
+def commit_at(world: AppWorld, step_ms: int, *raws: bytes, app_height: int | None = None) -> None:
+    """Commit a block `step_ms` after the last one that names the root of `app_height`."""
+    block = world.make_block(encode(list(raws)) if raws else b"")
+    named = max(0, world.ledger.height - 1) if app_height is None else app_height
+    header = replace(
+        block.header, chain_id=world.chain.chain_id, time_ms=world.time_ms + step_ms,
+        app_height=named,
+    )  # fmt: skip
+    certificate = CommitCertificate(world._qc(header), header, block.justify)
+    world.app.commit(replace(block, header=header), certificate)
+
+
+def test_blocks_go_on_slowly_while_a_window_is_open_and_fast_at_its_end() -> None:
+    world = paced_world()
+    now_ms = world.time_ms
+    assert world.app.beat(now_ms) == (None, None)
+    world.log = OrderedLog(world.chain)
+    world.log.append()
+    commit_at(world, 100, world.sign(world.prover, world.batch()))
+    assert world.ledger.shard_leaf().batch == 1
+    due_ms = world.time_ms + 3_000
+    assert world.app.beat(world.time_ms) == (OPEN_BEAT_MS, due_ms)
+    commit_at(world, 1_000)
+    assert world.app.beat(due_ms - 1) == (OPEN_BEAT_MS, due_ms)
+    assert world.app.beat(due_ms) == (WINDOW_PACE.empty_interval_ms, None)
+    for _ in range(2):
+        commit_at(world, 1_000)
+    # Final, and on until a header names the root after that.
+    assert world.ledger.final().batch == 1
+    assert world.app.beat(world.time_ms) == (WINDOW_PACE.empty_interval_ms, None)
+    height = world.ledger.height
+    commit_at(world, 20, app_height=height - 1)
+    assert world.app.beat(world.time_ms) == (WINDOW_PACE.empty_interval_ms, None)
+    commit_at(world, 20, app_height=height)
+    assert world.app.beat(world.time_ms) == (None, None)
+
+
+def test_a_disputed_batch_does_not_hurry_the_chain() -> None:
+    world = paced_world()
+    world.log = OrderedLog(world.chain)
+    world.log.append()
+    world.ledger.settling.holds = lambda number: True
+    commit_at(world, 100, world.sign(world.prover, world.batch()))
+    for _ in range(4):
+        commit_at(world, 1_000)
+    assert world.app.beat(world.time_ms + 10_000) == (OPEN_BEAT_MS, None)
+
+
+def test_a_restarted_validator_keeps_the_pace() -> None:
+    world = paced_world()
+    world.log = OrderedLog(world.chain)
+    world.log.append()
+    commit_at(world, 100, world.sign(world.prover, world.batch()))
+    again = LedgerApplication(world.ledger, 1 << 20)
+    assert again.beat(world.time_ms) == world.app.beat(world.time_ms) != (None, None)
+
+
+def test_a_batch_that_can_take_no_effect_enters_no_pool() -> None:
+    world = paced_world()
+    world.log = OrderedLog(world.chain)
+    world.log.append()
+    post = world.batch()
+    assert world.app.submit(world.sign(world.prover, post), 0)[1]
+    commit_at(world, 100, world.sign(world.prover, post))
+    assert code_of(world, world.sign(world.prover, post)) == Code.WRONG_BATCH_NUMBER
+    world.log.append()
+    later = world.batch()
+    world.ledger.write(freeze_key(0), FreezeLeaf(0, 0, world.ledger.final().state_root, 0))
+    assert code_of(world, world.sign(world.prover, later)) == Code.SHARD_FROZEN

@@ -71,6 +71,7 @@ class FakeReplica:
         self.stepped: list[Any] = []
         self.react: Callable[[Any], list[Effect]] = lambda event: []
         self.deadline_ms: int | None = None
+        self.beat_ms: int | None = None
         self.committed_height = 0
         self.committed_block = SimpleNamespace(header=SimpleNamespace(time_ms=1_000, height=0))
 
@@ -90,6 +91,7 @@ class FakeApp:
         self.waiting: dict[bytes, bytes] = {}
         self.executed: list[ExecutedBlock] = []
         self.refuse: Code | None = None
+        self.beats: Callable[[int], tuple[int | None, int | None]] = lambda now_ms: (None, None)
         self.mempool = cast(Any, self)
         self.ledger = SimpleNamespace(
             account=lambda address: Account(0, self.nonces.get(address, 0)), height=0
@@ -118,6 +120,9 @@ class FakeApp:
 
     def take_displaced(self) -> list[Any]:
         return []
+
+    def beat(self, now_ms: int) -> tuple[int | None, int | None]:
+        return self.beats(now_ms)
 
     def take_executed(self) -> list[ExecutedBlock]:
         executed, self.executed = self.executed, []
@@ -249,6 +254,22 @@ def test_the_first_round_starts_the_replica_and_work_and_time_reach_it(
     world.machine.gossip(TransactionGossip([raw, report_of(world, 2, nonce=1)]), world.now_ms)
     world.run()
     assert type(world.replica.stepped[-2]) is Work
+
+
+def test_the_ledgers_pace_reaches_the_replica_and_the_shell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch)
+    due_ms = world.now_ms + 300
+    world.app.beats = lambda now_ms: (20, None) if now_ms >= due_ms else (1_000, due_ms)
+    world.run()
+    assert world.replica.beat_ms == 1_000
+    assert world.machine.next_deadline_ms() == due_ms
+    world.run(later_ms=300)
+    assert world.replica.beat_ms == 20
+    world.app.beats = lambda now_ms: (None, None)
+    world.run()
+    assert world.replica.beat_ms is None
 
 
 def report_of(world: World, member: int, nonce: int = 0) -> bytes:

@@ -9,11 +9,11 @@ import pytest
 from pipeline_world import DOLLAR, PipelineWorld
 
 import prover.batcher as batcher_module
-from node.batches import expand
 from protocol.actions import BUY, SELL, Order, Withdraw
+from protocol.batch_data import unpack_blocks
 from protocol.codec import encode
 from protocol.errors import Code, SafetyViolation
-from protocol.ordering import OrderedChunk, decode_blocks
+from protocol.ordering import OrderedChunk
 from protocol.settlement import BatchHeader
 from prover.batcher import Batcher, Position
 from prover.tree import StateTree
@@ -56,7 +56,7 @@ def test_the_data_is_exactly_the_ordered_blocks() -> None:
     world.order(inbox_height=0)
     world.order(*trade(world))
     batch, _ = world.settle()
-    assert decode_blocks(expand(batch.data)) == world.log.blocks
+    assert unpack_blocks(batch.data) == world.log.blocks
 
 
 def test_a_batch_ends_where_its_size_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline_world import DOLLAR, PipelineWorld
 
 from protocol.actions import BUY, CancelClient, Order, Withdraw
-from protocol.codec import encode
 from protocol.settlement import PostBatch
 from prover.batcher import Batch
 from prover.store import ProverStore
@@ -24,7 +23,7 @@ def begun(path: Path, world: PipelineWorld) -> ProverStore:
 def written(store: ProverStore, world: PipelineWorld, *, settled: bool = False) -> Batch:
     batch = world.batcher.build(world.batcher.end_of_next())
     assert batch.certificate is not None
-    posting = encode(PostBatch(batch.header, batch.data, batch.certificate))
+    posting = PostBatch(batch.header, batch.data, batch.certificate)
     store.write(batch, world.batcher.position, None if settled else posting)
     return batch
 
@@ -43,10 +42,10 @@ def test_a_batch_survives_reopening(tmp_path: Path) -> None:
     leaves = list(store.leaves())
     assert leaves == sorted(leaves) and dict(leaves) == world.engine.leaves() != genesis_leaves
     assert StateTree(leaves).root == batch.header.post_state_root
-    raw = store.posting()
-    assert raw is not None and batch.data in raw
+    posting = store.posting()
+    assert posting is not None and posting.data == batch.data and store.unsettled() == 1
     store.settled()
-    assert store.posting() is None
+    assert store.posting() is None and store.unsettled() is None
     assert store.stored_bytes > 0
     store.close()
 

@@ -28,6 +28,7 @@ from protocol.actions import Order as LimitOrder
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.messages import Done, Submit, SubmitOnDisconnect
+from sequencer.lanes import Lane
 from sequencer.machine import RecoveredSequencer, Sequencer
 from sequencer.on_disconnect import SESSION_BATCHES, SESSION_BYTES, OnDisconnect
 
@@ -59,7 +60,12 @@ class Held:
         """End a session; returns the batches that are in the pool then."""
         self.held.ended(session)
         self.held.submit(now_ms)
-        return list(self.sequencer.pool._waiting.values())
+        return waiting(self.sequencer)
+
+
+def waiting(sequencer: Sequencer) -> list[bytes]:
+    """What is in the pool, lane by lane."""
+    return [one.raw for lane in Lane for _, one in sequencer.pool._waiting.queue(lane)]
 
 
 def test_an_ended_session_submits_what_it_left_in_order() -> None:
@@ -186,7 +192,7 @@ def test_what_a_full_pool_does_not_take_waits_for_room(monkeypatch: pytest.Monke
     assert held.held.due == 2
     monkeypatch.setattr(pool_module, "POOL_BATCHES_MAX", 10)
     assert held.held.submit(NOW_MS) == 2
-    assert list(held.sequencer.pool._waiting.values()) == raws
+    assert waiting(held.sequencer) == raws
 
 
 def test_a_batch_that_grew_too_old_is_refused_and_holds_up_none() -> None:

@@ -159,7 +159,7 @@ def test_a_batch_is_accepted_ordered_and_committed() -> None:
     assert world.ordered() == raws
     block = world.log[world.orders[0].height - 1][0]
     assert world.orders[0].time_ms == block.header.time_ms
-    assert not len(world.machine.pool) and world.machine.pool.bytes == 0
+    assert not len(world.machine.pool) and world.machine.pool.size_bytes == 0
     members = MemberSet(
         world.chain.log_id, [one.member() for one in world.chain.genesis.sequencers]
     )
@@ -273,7 +273,7 @@ def test_one_session_cannot_fill_the_pool(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_full_pool_says_busy_and_has_room_again_after_a_commit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pool_module, "POOL_BATCHES_MAX", 2)
+    monkeypatch.setattr(pool_module, "POOL_BATCHES_MAX", 4)  # half of it is for orders
     world = World()
     first = [world.batch(), world.batch()]
     for raw in first:
@@ -286,7 +286,7 @@ def test_a_full_pool_says_busy_and_has_room_again_after_a_commit(
     world.flush()
     world.run()
     world.submit(third)
-    monkeypatch.setattr(pool_module, "POOL_BYTES_MAX", len(third) + 10)
+    monkeypatch.setattr(pool_module, "POOL_BYTES_MAX", 2 * len(third) - 10)
     with pytest.raises(Rejected):
         world.submit(world.batch())
     world.flush()

@@ -10,7 +10,7 @@ import pytest
 
 from consensus import MemberSet, verify_qc
 from node.certificates import check_certificate
-from protocol.actions import ActionBatch, Cancel, batch_id, sign_batch
+from protocol.actions import ActionBatch, Cancel, batch_id, open_batch, sign_batch
 from protocol.chain import (
     QC,
     Block,
@@ -287,7 +287,7 @@ def test_a_tampered_ledger_block_is_found(world: Exchange) -> None:
 
 
 def test_an_overfull_pool_is_found(world: Exchange) -> None:
-    world.sequencer.machine.pool.bytes = 1 << 40
+    world.sequencer.machine.pool._waiting.size_bytes = 1 << 40
     with pytest.raises(Violation, match="memory"):
         check_bounds(world)
 
@@ -328,6 +328,6 @@ def test_a_sequencer_that_restarted_never_names_a_lower_inbox_height() -> None:
     header = genesis_header(DIGEST, 0, DIGEST)
     ancestor = Block(header, encode(OrderedPayload(20, [])), genesis_qc(header), None)
     raw = sign_batch(SimKey("a"), DIGEST, 0, ActionBatch(16, 1, 0, [Cancel(0, 1)]))
-    pool.add(batch_id(raw), raw, 1)
+    pool.add(batch_id(raw), raw, *open_batch(raw))
     assert decode_payload(pool.propose([ancestor], 1)).inbox_height == 20
     assert decode_payload(pool.propose([], 1)).inbox_height == 15

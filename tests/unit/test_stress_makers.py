@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from protocol.actions import BUY, SELL, CancelAll, MassQuote, Order
+from sequencer.lanes import Lane
 from sim.random import SplitMix64
 from sim.stress_makers import (
     LEVELS,
@@ -15,7 +16,6 @@ from sim.stress_makers import (
     Taker,
     make_participants,
 )
-from sim.stress_queue import Lane
 
 OPEN_LOTS = 10_000_000
 CALM = Sight(1_000_000, 10_000, 10_000, 100, (0, 0))

@@ -1,4 +1,4 @@
-"""Admission, ordering and execution of stress runs: the bounds hold, and FIFO is the real pool."""
+"""Admission, ordering and execution of stress runs: the bounds hold, the pool is the real one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from protocol.actions import ActionBatch, Cancel, OraclePrice, Order, SignedBatch
 from protocol.ordering import decode_payload
+from sequencer.lanes import Lane
 from sequencer.pool import PAYLOAD_MARGIN_BYTES, BatchPool
 from sim.random import SplitMix64
 from sim.stress_queue import (
@@ -18,7 +20,6 @@ from sim.stress_queue import (
     NO_COSTS,
     Bounds,
     Costs,
-    Lane,
     Ordered,
     Pipeline,
     Policy,
@@ -36,24 +37,36 @@ def numbers(block: Ordered) -> list[int]:
     return [one.nonce_ms for one in block.sent]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_fifo_fills_blocks_as_the_sequencers_pool_does(seed: int) -> None:
+ORACLE = bytes(31) + b"\x01"
+OPENED = {
+    lane: (SignedBatch(1, ORACLE, b"", b""), ActionBatch(account, 1, 0, [action]))
+    for lane, account, action in (
+        (Lane.ORACLE, 0, OraclePrice(0, 1)),
+        (Lane.REDUCING, 16, Cancel(0, 1)),
+        (Lane.OTHER, 17, Order(0, 0, 1, 1, 0, 0, 0, 0)),
+    )
+}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_blocks_are_filled_as_the_sequencers_pool_fills_them(seed: int) -> None:
     """Random batches, offered and ordered in turns: the same batches in the same blocks."""
     print(f"seed {seed}")
     rng = SplitMix64(seed)
     payload = 32 * 1024
-    pool = BatchPool(payload, 256, 0, 0, 0)
+    pool = BatchPool(payload, 256, 0, 0, 0, committee=[ORACLE])
     pipeline = Pipeline(
-        Policy.FIFO, NO_COSTS, NO_BOUNDS._replace(block_bytes=payload - PAYLOAD_MARGIN_BYTES)
+        Policy.RESERVED, NO_COSTS, NO_BOUNDS._replace(block_bytes=payload - PAYLOAD_MARGIN_BYTES)
     )
     now, number = T0, 0
     for height in range(1, 61):
         batches = []
         for _ in range(rng.below(120)):
             number += 1
-            batches.append(sent(number, now, size=rng.between(1, 250) * 4))
+            lane = Lane(min(rng.below(12), 2))
+            batches.append(sent(number, now, lane, rng.between(1, 250) * 4))
         for one in batches:
-            pool.add(one.raw, one.raw, 1)
+            pool.add(one.raw, one.raw, *OPENED[one.lane])
         assert not pipeline.offer(batches, 0, now, now + BLOCK_MS)
         ordered = pipeline.order(now, now + BLOCK_MS)
         raw = pool.propose([], now)
@@ -63,7 +76,7 @@ def test_fifo_fills_blocks_as_the_sequencers_pool_does(seed: int) -> None:
             pool.remember(one, height)
         now += BLOCK_MS
     assert pipeline.waiting == len(pool)
-    block: Any = SimpleNamespace(header=SimpleNamespace(height=1), payload=b"")
+    block: Any = SimpleNamespace(header=SimpleNamespace(height=1, time_ms=now), payload=b"")
     pool.commit(block, block)
 
 

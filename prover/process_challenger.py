@@ -1,0 +1,136 @@
+"""The challenger process: executes every settled batch anew, and disputes what is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from pathlib import Path
+
+import structlog
+
+from execution.process_inbox import InboxFollower
+from execution.process_light import CHECKPOINT_NAME, LightFollower
+from net.runner import run_process, until_stopped
+from net.service import PublicService, StatusValues
+from net.upstream import Upstream
+from protocol.codec import encode
+from protocol.errors import ConfigError, Rejected
+from protocol.genesis import Chain
+from protocol.keys import Key
+from protocol.messages import BalanceRequest, BalanceView, Committed, SubmitTransaction
+from protocol.settlement import LedgerAction, sign_action
+from prover.challenger import Challenger, FinalState, decode_final_state
+from prover.contest import Challenging
+from prover.process_contest import ProcessContest
+from store.config import ProcessConfig, parse_address
+from store.files import write_atomic
+
+STATE_NAME = "final-state"
+"""File of the newest final state that was kept, from which a restart goes on."""
+
+INBOX_CHECKPOINT_NAME = "checkpoint-inbox.json"
+KEEP_INTERVAL_S = 120
+SEND_TIMEOUT_MS = 20_000
+FEE_TIMES = 100
+"""Moves pay so many times the least fee: they are rare, and must not wait behind a flood."""
+
+_log = structlog.get_logger()
+
+
+class ChallengerProcess:
+    """Runs one challenger; its bonds and fees come out of its key's ledger balance."""
+
+    def __init__(self, config: ProcessConfig, chain: Chain, key: Key) -> None:
+        self._config = config
+        self._chain = chain
+        self._key = key
+        self._state_path = config.data / STATE_NAME
+        self._machine = Challenger(chain, key.address, self._stored())
+        self._kept = self._machine.final.batch
+        validators = [parse_address(one) for one in config.validators]
+        self._ledger = Upstream(validators, chain.chain_id, config.name, key)
+        self._light = LightFollower(chain, self._ledger, config.data / CHECKPOINT_NAME)
+        self._inbox = InboxFollower(
+            chain, validators, config.name, checkpoint=config.data / INBOX_CHECKPOINT_NAME
+        )
+        self._contest = ProcessContest(self._ledger, self._light.leaves, self._send)
+        self._work = Challenging(self._contest, self._machine, self._inbox, self._inbox)
+        self._service = PublicService(chain, "challenger", config.name, self._status)
+
+    def _stored(self) -> FinalState | None:
+        """The state to go on from; raises `ConfigError` where the file is damaged."""
+        try:
+            return decode_final_state(self._state_path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, Rejected) as error:
+            raise ConfigError(
+                f"the state in {self._state_path} cannot be used; delete it to check from genesis "
+                f"on ({error})"
+            ) from None
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Run until `stop`."""
+        host, port = parse_address(self._config.public)
+        await self._service.start(host, port)
+        gc.freeze()  # the state lives on: collecting it again and again only costs time
+        tasks = [
+            asyncio.ensure_future(self._inbox.run()),
+            asyncio.ensure_future(self._light.stay_fresh()),
+            asyncio.ensure_future(self._work.run()),
+            asyncio.ensure_future(self._keep()),
+        ]
+        _log.info("challenger ready", batch=self._machine.next, port=port)
+        try:
+            fatal = self._service.fatal
+            await until_stopped(stop, *tasks, *([] if fatal is None else [fatal]))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._service.stop()
+
+    async def _keep(self) -> None:
+        """Keep a final state now and then, so that a restart need not begin at genesis."""
+        while True:
+            await asyncio.sleep(KEEP_INTERVAL_S)
+            if self._machine.final.batch == self._kept or self._machine.lost:
+                continue
+            async with self._contest.busy:
+                state = self._machine.final_state()
+            await asyncio.to_thread(write_atomic, self._state_path, encode(state))
+            self._kept = state.final.batch
+
+    async def _send(self, action: LedgerAction) -> Committed:
+        address = self._key.address
+        balance = await self._ledger.ask(
+            BalanceView, lambda request_id: BalanceRequest(request_id, address)
+        )
+        fee_uusd = FEE_TIMES * self._chain.genesis.fees.base_uusd
+        signed = sign_action(self._key, self._chain, balance.nonce, action, fee_uusd)
+        return await self._ledger.ask(
+            Committed, lambda request_id: SubmitTransaction(request_id, signed), SEND_TIMEOUT_MS
+        )
+
+    def _status(self) -> StatusValues:
+        machine = self._machine
+        return {
+            "batch": machine.next - 1,
+            "height": machine.block,
+            "final_batch": machine.final.batch,
+            "checked_batches": machine.checked_batches,
+            "checked_blocks": machine.checked_blocks,
+            "wrong_batches": machine.wrong_batches,
+            "wrong": machine.wrong,
+            "lost": machine.lost,
+            "open_dispute": int(machine.game is not None),
+            "last": self._contest.last,
+        }
+
+
+async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:
+    await ChallengerProcess(config, chain, key).serve(stop)
+
+
+def main(config_path: Path) -> int:
+    """Run the challenger of a configuration file; returns the exit status."""
+    return run_process(config_path, "challenger", _serve)

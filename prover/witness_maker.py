@@ -1,0 +1,177 @@
+"""Makes witnesses: from what a step does on the whole state, what it looks at.
+
+Nothing in the engine notes what it reads. So the first attempt shows what the step changed and
+reported, with the accounts that took part whole; it holds where the step gives on it what it gives
+on all of the state, and otherwise more is shown, in the end every account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import nlargest
+from itertools import islice
+
+from execution import leaves as lv
+from execution.batches import VerifySignature
+from execution.engine import Engine
+from execution.steps import Stage
+from protocol.actions import BUY, SELL, TRAILING
+from protocol.codec import encode
+from protocol.errors import Code, Rejected
+from protocol.events import Event
+from protocol.genesis import Chain
+from protocol.keys import verify
+from protocol.settlement import master_of
+from prover.step_input import Scope, StepInput
+from prover.tree import StateTree
+from prover.witness import (
+    FRAME,
+    ITEMS,
+    SYSTEM_ACCOUNTS,
+    Witness,
+    account_keys,
+    account_prefixes,
+    accounts_of,
+    decode_witness,
+    execute,
+)
+
+FIRST_DEPTH = 4
+"""So many of the best orders and newest trailing stops of each side of each market are in the first
+attempt; each further one has four times as many, the last one every account."""
+
+_SIDE_BYTES = 4
+"""Of an order's key: kind, market, side."""
+
+
+def make(
+    chain: Chain,
+    tree: StateTree,
+    step: StepInput,
+    beside: bytes = b"",
+    verify_signature: VerifySignature = verify,
+) -> bytes:
+    """A witness of the state in `tree`, on which the step gives what it gives on all of it. It
+    shows whatever `beside`, another witness of this state, does.
+
+    Raises `Rejected` (bad_witness) where the state is too large to be shown.
+    """
+    engine = Engine.restore(chain, tree.iterate(), verify_signature)
+    changes = step.run(engine)
+    gathered = Gathered(tree, step.scope(chain))
+    gathered.take(changes, engine.state.events)
+    if beside:
+        gathered.add(decode_witness(beside))
+    result = root_after(tree, changes)
+    depth = FIRST_DEPTH
+    while True:
+        witness = encode(gathered.witness(depth))
+        try:
+            if execute(chain, tree.root, witness, step, verify_signature) == result:
+                return witness
+        except Rejected:
+            pass
+        if depth > len(tree):
+            raise Rejected(Code.BAD_WITNESS, "the state is too large to be shown")
+        depth *= 4
+
+
+def root_after(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> bytes:
+    """The root (32 bytes) that a tree would have after changes."""
+    undo = {key: tree.get(key) for key in changes}
+    try:
+        return tree.update(changes)
+    finally:
+        tree.update(undo)
+
+
+class Gathered:
+    """The keys that a step concerns, from its scope, what it changed and what it reported."""
+
+    def __init__(self, tree: StateTree, scope: Scope) -> None:
+        self._tree = tree
+        self._scope = scope
+        self.keys: set[bytes] = set()
+        for signer in scope.signers:
+            self.keys.update(_all(tree, lv.NONCE + signer))
+        self._accounts: set[int] = set(SYSTEM_ACCOUNTS)
+        # Items of accounts that are no leaves of their own prefix: orders, triggers, TWAPs.
+        self._items: dict[int, list[bytes]] = {}
+        for prefix, decode in ITEMS:
+            for key, value in tree.iterate(prefix):
+                self._items.setdefault(decode(value).account, []).append(key)
+        self.note(scope.accounts)
+        if scope.stage in (None, Stage.LIQUIDATIONS):
+            self.note(lv.parse_account_key(key) for key, _ in tree.iterate(lv.DISTRESS))
+
+    def note(self, numbers: Iterable[int]) -> None:
+        """Show these accounts whole, and their masters."""
+        for number in numbers:
+            self._accounts.update((number, master_of(number)))
+
+    def add(self, other: Witness) -> None:
+        """Note all that another witness shows."""
+        self.note(other.accounts)
+        self.keys.update(key for key, _ in other.proof.leaves)
+
+    def take(self, changes: Mapping[bytes, bytes | None], events: Iterable[Event]) -> None:
+        """Note who took part in a step, and what it changed."""
+        self.keys.update(changes)
+        for key, value in changes.items():
+            self.note(accounts_of(key, value))
+            self.note(accounts_of(key, self._tree.get(key)))
+        for event in events:
+            for name in event.__struct_fields__:
+                if name.endswith("account"):
+                    self.note([getattr(event, name)])
+
+    def witness(self, depth: int) -> Witness:
+        """All of it, with the best `depth` orders of each side of each market."""
+        tree, keys, accounts = self._tree, set(self.keys), set(self._accounts)
+        for key, value in [*self._best(depth), *self._newest(depth)]:
+            keys.add(key)
+            accounts.update(accounts_of(key, value))
+        if depth > len(tree):
+            accounts.update(lv.parse_account_key(key) for key, _ in tree.iterate(lv.ACCOUNT))
+        for number in list(accounts):
+            accounts.add(master_of(number))
+        for prefix in FRAME:
+            keys.update(_all(tree, prefix))
+        for number in accounts:
+            keys.update(account_keys(number))
+            keys.update(self._items.get(number, ()))
+            for prefix in account_prefixes(number):
+                keys.update(_all(tree, prefix))
+        return Witness(sorted(accounts), tree.prove(keys))
+
+    def _best(self, depth: int) -> Iterator[tuple[bytes, bytes]]:
+        for key, _ in self._tree.iterate(lv.MARKET):
+            market = lv.parse_market_key(key)
+            if depth == FIRST_DEPTH and not self._scope.looks_at(market):
+                continue
+            for side in (BUY, SELL):
+                prefix = lv.order_key(market, side, 0, 0)[:_SIDE_BYTES]
+                yield from islice(self._tree.iterate(prefix), depth)
+
+    def _newest(self, depth: int) -> Iterator[tuple[bytes, bytes]]:
+        """The trailing stops that were armed last: a new one is armed behind them, and the best
+        mark that an older one has seen may be on their record."""
+        armed: dict[tuple[int, int], list[tuple[int, bytes, bytes]]] = {}
+        for key, value in self._tree.iterate(lv.TRIGGER):
+            row = lv.decode_trigger(value)
+            if row.kind == TRAILING and row.size_lots:
+                market, _ = lv.parse_trigger_key(key)
+                armed.setdefault((market, row.side), []).append((row.armed, key, value))
+        for found in armed.values():
+            for _, key, value in nlargest(depth, found):
+                yield key, value
+
+
+def _all(tree: StateTree, prefix: bytes) -> set[bytes]:
+    """The keys under a prefix, and those beside it that show that there are no more."""
+    return {key for key, _ in tree.iterate(prefix)} | _edges(tree, prefix)
+
+
+def _edges(tree: StateTree, prefix: bytes) -> set[bytes]:
+    """A key whose walk ends where the leaves of a prefix would be."""
+    return set() if any(True for _ in tree.iterate(prefix)) else {prefix}

@@ -1,0 +1,162 @@
+"""What waits to be ordered, in lanes: capacity that is kept for what reduces risk.
+
+Under load, oracle prices and what takes risk off the exchange (cancels, top-ups, reduce-only
+orders) must not wait behind orders. Each lane has a share of the pool that nothing else can take,
+and blocks are filled lane by lane. Batches of one account keep their order: one that could overtake
+waits with the others while an earlier one of its account does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator
+from enum import IntEnum
+from typing import NamedTuple
+
+from protocol.actions import (
+    REDUCE_ONLY,
+    ActionBatch,
+    Cancel,
+    CancelAll,
+    CancelClient,
+    MarketOrder,
+    Order,
+    Reduce,
+    ScheduleCancel,
+    Transfer,
+)
+from protocol.errors import Code, Rejected
+from protocol.genesis import PPM
+
+SHARES_PPM = (50_000, 450_000, 500_000)
+"""Shares of the pool, by lane."""
+
+REDUCING_PPM = 500_000
+"""Share of a block that what reduces risk may take before anything else."""
+
+_REDUCING = frozenset((Cancel, CancelAll, CancelClient, Reduce, ScheduleCancel, Transfer))
+
+
+class Lane(IntEnum):
+    """What a batch is."""
+
+    ORACLE = 0
+    REDUCING = 1
+    OTHER = 2
+
+
+def lane_of(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> Lane:
+    """The lane of a batch; `committee`: keys of oracles and guardians."""
+    if batch.account == 0 and signer in committee:
+        return Lane.ORACLE
+    for action in batch.actions:
+        if type(action) in _REDUCING:
+            continue
+        if not isinstance(action, Order | MarketOrder) or not action.flags & REDUCE_ONLY:
+            return Lane.OTHER
+    return Lane.REDUCING
+
+
+class Waiting(NamedTuple):
+    """A batch that waits. `work_us`: what it costs execution."""
+
+    raw: bytes
+    account: int
+    actions: int
+    work_us: int
+
+
+class Room:
+    """What a block, or a part of it, can still hold."""
+
+    __slots__ = ("batches", "size_bytes", "work_us")
+
+    def __init__(self, batches: int, size_bytes: int, work_us: int) -> None:
+        self.batches = batches
+        self.size_bytes = size_bytes
+        self.work_us = work_us
+
+    def split(self, ppm: int) -> Room:
+        """Take a share out of this room."""
+        taken = Room(
+            self.batches * ppm // PPM,
+            self.size_bytes * ppm // PPM,
+            max(self.work_us, 0) * ppm // PPM,
+        )
+        self.add(taken, -1)
+        return taken
+
+    def add(self, other: Room, sign: int = 1) -> None:
+        """Put what is left of another room to this one."""
+        self.batches += sign * other.batches
+        self.size_bytes += sign * other.size_bytes
+        self.work_us += sign * other.work_us
+
+    def take(self, size_bytes: int, work_us: int) -> bool:
+        """Use room for a batch, if there is enough."""
+        if self.batches < 1 or self.size_bytes < size_bytes or self.work_us < work_us:
+            return False
+        self.batches -= 1
+        self.size_bytes -= size_bytes
+        self.work_us -= work_us
+        return True
+
+
+class Lanes:
+    """Waiting batches by identity, each lane in the order of acceptance."""
+
+    def __init__(self) -> None:
+        self.size_bytes = 0
+        self._queues: list[OrderedDict[bytes, Waiting]] = [OrderedDict() for _ in Lane]
+        self._sizes = [0 for _ in Lane]
+        self._places: dict[bytes, Lane] = {}
+        # Batches of each account that wait with the others.
+        self._ordinary: Counter[int] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, identity: bytes) -> bool:
+        return identity in self._places
+
+    def get(self, identity: bytes) -> Waiting | None:
+        """A waiting batch."""
+        lane = self._places.get(identity)
+        return None if lane is None else self._queues[lane][identity]
+
+    def queue(self, lane: Lane) -> Iterator[tuple[bytes, Waiting]]:
+        """The batches of a lane, oldest first."""
+        return iter(self._queues[lane].items())
+
+    def add(
+        self, identity: bytes, lane: Lane, waiting: Waiting, batches_max: int, bytes_max: int
+    ) -> None:
+        """Let a batch wait in a pool of this size; raises `Rejected(busy)` where its lane is
+        full."""
+        if lane == Lane.REDUCING and self._ordinary[waiting.account]:
+            lane = Lane.OTHER
+        queue, size = self._queues[lane], len(waiting.raw)
+        share = SHARES_PPM[lane]
+        most, most_bytes = -(-batches_max * share // PPM), -(-bytes_max * share // PPM)
+        if len(queue) >= most or self._sizes[lane] + size > most_bytes:
+            raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
+        queue[identity] = waiting
+        self._places[identity] = lane
+        self._sizes[lane] += size
+        self.size_bytes += size
+        if lane == Lane.OTHER:
+            self._ordinary[waiting.account] += 1
+
+    def pop(self, identity: bytes) -> Waiting | None:
+        """Take a batch out, if it waits."""
+        lane = self._places.pop(identity, None)
+        if lane is None:
+            return None
+        waiting = self._queues[lane].pop(identity)
+        self._sizes[lane] -= len(waiting.raw)
+        self.size_bytes -= len(waiting.raw)
+        if lane == Lane.OTHER:
+            self._ordinary[waiting.account] -= 1
+            if not self._ordinary[waiting.account]:
+                del self._ordinary[waiting.account]
+        return waiting
