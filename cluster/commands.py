@@ -27,6 +27,8 @@ SHOWN_ACCOUNTS = 4
 KEPT_BLOCKS = 512
 """Newest blocks that no validator deletes: it recovers from them."""
 
+BATCHES_OF_A_DAY = 172_800
+
 ForcedSeconds = Annotated[
     float,
     typer.Option(
@@ -35,6 +37,16 @@ ForcedSeconds = Annotated[
 ]
 ClaimSeconds = Annotated[
     float, typer.Option(help="Seconds in which claims on a frozen exchange register.")
+]
+RetainBlocks = Annotated[
+    int,
+    typer.Option(
+        min=0, help=f"Ledger blocks that validators keep; 0: all. {KEPT_BLOCKS} stay at least."
+    ),
+]
+RetainBatches = Annotated[
+    int,
+    typer.Option(min=0, help="Final batches that the ledger's state remembers; 0: all."),
 ]
 ConfigFile = Annotated[Path, typer.Option("--config", help="The process's TOML file.")]
 
@@ -74,13 +86,8 @@ def init(
     provers: Annotated[int, typer.Option(help="Processes that take turns with batches.")] = 1,
     forced_s: ForcedSeconds = 0,
     claim_s: ClaimSeconds = 86_400,
-    retain_blocks: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help=f"Ledger blocks that validators keep; 0: all. {KEPT_BLOCKS} stay at least.",
-        ),
-    ] = 0,
+    retain_blocks: RetainBlocks = 0,
+    retain_batches: RetainBatches = 0,
     oracle_age_s: Annotated[
         int,
         typer.Option(help="Seconds after which prices are stale; 0: never. See trilemma oracle."),
@@ -89,13 +96,17 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Create a testnet: genesis, keys, configurations, funded accounts."""
+    from msgspec import structs
+
     from cluster.defaults import markets_of, reopening_of, settlement_of, staking_of
     from cluster.testnet import TestnetOptions, create_testnet
 
     options = TestnetOptions(
         validators=validators, traders=traders, challengers=challengers, base_port=base_port,
         free_ports=free_ports, provers=provers,
-        settlement=settlement_of(window_s, prover_bond, forced_s, claim_s),
+        settlement=structs.replace(
+            settlement_of(window_s, prover_bond, forced_s, claim_s), keep_batches=retain_batches
+        ),
         staking=staking_of(epoch_s, unbonding_s, jail_s), retain_blocks=retain_blocks,
         overwrite=overwrite, markets=markets_of(oracle_age_s),
         reopening=reopening_of(oracle_age_s),
@@ -140,6 +151,11 @@ def _consequences(options: TestnetOptions) -> list[str]:
         )
         if options.retain_blocks < KEPT_BLOCKS:
             lines.append(f"{KEPT_BLOCKS} blocks are kept at least, more than --retain-blocks")
+    if 0 < rules.keep_batches < BATCHES_OF_A_DAY:
+        lines.append(
+            f"{rules.keep_batches} batches settle within a day: a validator that is down for "
+            "longer than they last may have to take its state from another one"
+        )
     return lines
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from cluster.defaults import (
     BACKSTOP_UUSD,
+    CAPACITY,
     CHALLENGER_BALANCE_UUSD,
     FAUCET_BALANCE_UUSD,
     FEES,
@@ -39,6 +40,7 @@ from cluster.lock import supervisor_pid
 from net.tls import make_certificate
 from protocol.errors import ConfigError
 from protocol.genesis import (
+    Capacity,
     Fees,
     Genesis,
     GenesisAccount,
@@ -119,6 +121,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     ledger_pace: Pace = LEDGER_PACE
     sequencer_pace: Pace = SEQUENCER_PACE
     limits: Limits = Limits()
+    capacity: Capacity = CAPACITY
     reopening: Reopening = Reopening()
     insurance_uusd: int = INSURANCE_UUSD
     backstop_uusd: int = BACKSTOP_UUSD
@@ -288,6 +291,7 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         ledger_pace=options.ledger_pace,
         sequencer_pace=options.sequencer_pace,
         limits=options.limits,
+        capacity=options.capacity,
         staking=options.staking,
         fees=options.fees,
         guardians=[keys[GUARDIAN_KEY].public.hex()],

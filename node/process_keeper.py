@@ -24,10 +24,13 @@ from node.store_reading import StoreReading
 from protocol.errors import Code, ConfigError, Rejected, TrilemmaError
 from protocol.genesis import Chain
 from store.config import parse_address, read_chain
-from store.files import write_atomic
+from store.files import lock_directory, write_atomic
 
 STATE_NAME = "shard.state"
 """The newest state that was checked, in the data directory."""
+
+LOCK_FOLDER = "keeper"
+"""Folder whose lock the keeper holds while it is at work."""
 
 PIECE_S = 300.0
 """A state is kept after so long even where more batches are to be executed."""
@@ -79,8 +82,18 @@ def keep(directory: Path, chain: Chain, validators: Sequence[str] = ()) -> int:
     """Keep the final state in the data directory; the batch that it is of, 0 before the first.
 
     `validators`: addresses of those who may have a state where the blocks that lead to it are gone
-    here. Raises `ConfigError`, `Rejected(not_retained)`, `SafetyViolation`, and what asking raises.
+    here. Raises `ConfigError`, also where another one is at it, `Rejected(not_retained)`,
+    `SafetyViolation`, and what asking raises.
     """
+    # One whose validator was killed may still be at work: it must not put an older state in the
+    # place of a newer one, behind which blocks have gone.
+    with lock_directory(directory / LOCK_FOLDER):
+        for torn in directory.glob(f".{STATE_NAME}.*.tmp"):
+            torn.unlink()
+        return _keep(directory, chain, validators)
+
+
+def _keep(directory: Path, chain: Chain, validators: Sequence[str]) -> int:
     path = directory / STATE_NAME
     reading = StoreReading(directory, chain)
     try:

@@ -64,11 +64,15 @@ class KeptStates:
         self._path = path
 
     def batch(self) -> int:
-        """The batch that the state is of, 0 where none is kept; raises `Rejected` for damage."""
+        """The batch that the state is of, 0 where none is kept; raises `Rejected` for damage.
+
+        It is durable then, also where the one who put it there was not done with that.
+        """
         found = self._open()
         if found is None:
             return 0
         os.close(found[0])
+        sync_directory(self._path.parent)
         return found[1].batch
 
     def stored_bytes(self) -> int:

@@ -15,6 +15,7 @@ import msgspec
 
 from execution import Engine
 from protocol.genesis import (
+    Capacity,
     Chain,
     Fees,
     Genesis,
@@ -139,6 +140,7 @@ def make_chain(
         ledger_pace=LEDGER_PACE,
         sequencer_pace=SEQUENCER_PACE,
         limits=Limits(inbox_per_block=4),
+        capacity=Capacity(busy_ppm=900_000),
         staking=Staking(epoch_ms=epoch_ms, jail_ms=1_500),
         fees=fees,
         insurance_uusd=venue.insurance_uusd,

@@ -151,6 +151,7 @@ def test_admissions_nonces_agents_and_prices_are_those_of_the_engine(seed: int) 
         deposits = [InboxDeposit(0, n, address_of(signer(n)), 1) for n in known]
         changes = price_changes(native.posted(), result.changes)
         native.apply(START_MS + height * world.block_ms, deposits, [], changes, accept)
+    saved = dict(mirror)
     codes: dict[int, int] = {}
     for number in range(450):
         raws = [flow.batch(flow.rng.randint(1, 3)) for _ in range(7)]
@@ -166,8 +167,15 @@ def test_admissions_nonces_agents_and_prices_are_those_of_the_engine(seed: int) 
         for event in world.of(BatchExecuted):
             code = -1 if event.duplicate else event.code
             codes[code] = codes.get(code, 0) + 1
+        if number % 20 == 4:
+            saved = dict(mirror)
         if number % 20 == 9:
             check_leaves(native, world, mirror)
+            differ = [key for key, leaf in mirror.items() if saved.get(key) != leaf]
+            gone = [key for key in saved if key not in mirror]
+            native.put_back({key: saved.get(key) for key in differ + gone})
+            assert native.leaves() == saved, "the way back leads elsewhere"
+            assert NativeState.restore(world.chain, saved.items()).leaves() == saved
             native = NativeState.restore(world.chain, reversed(list(mirror.items())))
     print(codes)
     assert codes.keys() >= COMMON

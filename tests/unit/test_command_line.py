@@ -133,15 +133,20 @@ def test_init_says_how_to_start_the_testnet_that_it_made(tmp_path: Path) -> None
 def test_init_takes_times_of_staking_and_says_what_follows(tmp_path: Path) -> None:
     done = trilemma(
         "init", "--free-ports", "--traders", "0", "--epoch-s", "0", "--unbonding-s", "600",
-        "--jail-s", "5", "--retain-blocks", "100", "--json", testnet=tmp_path / "net",
+        "--jail-s", "5", "--retain-blocks", "100", "--retain-batches", "5000", "--json",
+        testnet=tmp_path / "net",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for words in ("nobody can bond", "trusted for 300 s", "`trilemma audit` needs", "512 blocks"):
+    for words in (
+        "nobody can bond", "trusted for 300 s", "`trilemma audit` needs", "512 blocks",
+        "5000 batches settle within a day",
+    ):  # fmt: skip
         assert words in done.stderr
     made = Testnet.load(json.loads(done.stdout)["directory"])
     staking = made.chain().genesis.staking
     assert (staking.epoch_ms, staking.unbonding_ms, staking.jail_ms) == (0, 600_000, 5_000)
     assert load_config(made.config_path("validator-3")).retain_blocks == 100
+    assert made.chain().genesis.settlement.keep_batches == 5_000
 
 
 def test_an_account_for_programs_names_every_field_and_unit(testnet: Path) -> None:

@@ -18,8 +18,8 @@ from node.kept_state import kept_file, needed_from
 from node.process_keeper import STATE_NAME, keep, rebuilt_from_disk
 from node.process_states import KeptStates
 from node.store import DATABASE_NAME, ValidatorStore
-from protocol.errors import Code, Rejected, SafetyViolation
-from store.files import write_atomic
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
+from store.files import lock_directory, write_atomic
 
 
 def pruned(directory: Path, world: ExitWorld, beyond: int = 0) -> None:
@@ -96,6 +96,22 @@ def test_a_crash_while_a_state_is_kept_loses_nothing(
     pruned(tmp_path, world)
     proves(tmp_path, world)
     assert keep(tmp_path, world.chain) == world.ledger.final().batch > kept
+
+
+def test_only_one_keeps_a_state_and_clears_what_a_killed_one_left(tmp_path: Path) -> None:
+    world = ExitWorld()
+    traded(world, 1)
+    stored(world, tmp_path)
+    torn = tmp_path / f".{STATE_NAME}.4711.tmp"
+    torn.write_bytes(b"half")
+    with (
+        lock_directory(tmp_path / process_keeper.LOCK_FOLDER),
+        pytest.raises(ConfigError, match="another process"),
+    ):
+        keep(tmp_path, world.chain)
+    assert torn.exists() and not (tmp_path / STATE_NAME).exists()
+    assert keep(tmp_path, world.chain) == 2
+    assert not torn.exists()
 
 
 def test_a_long_way_is_kept_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
