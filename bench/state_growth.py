@@ -1,7 +1,7 @@
 """Bytes on the disk of a validator over many orders, of one that keeps all and of one that prunes.
 
-    python -m bench.state_growth [--orders 1000000] [--retain 600] [--keep 300] [--json FILE]
-                                 [--svg FILE] [--folder DIR]
+    python -m bench.state_growth [--orders 1000000] [--retain 600] [--keep 300] [--batches 0]
+                                 [--json FILE] [--svg FILE] [--folder DIR]
 
 One process without sockets: the load generator's flow, signed, in ordered blocks of 20 ms; the
 engine; the prover's batches, two a second; a ledger that checks and settles them, three blocks to a
@@ -74,8 +74,9 @@ def _key(name: str) -> Key:
     return Key(name.encode().ljust(32, b"\0"))
 
 
-def make_chain() -> Chain:
-    """Four validators and sequencers, one prover, the markets of a testnet, and rich traders."""
+def make_chain(keep_batches: int = 0) -> Chain:
+    """Four validators and sequencers, one prover, the markets of a testnet, and rich traders; a
+    ledger that remembers so many batches (0: all)."""
 
     def members(role: str) -> list[Identity]:
         keys = {f"{role}-{number}": _key(f"{role}-{number}") for number in range(4)}
@@ -92,7 +93,7 @@ def make_chain() -> Chain:
         accounts=[*traders, GenesisAccount(_key("prover").address.hex(), 1_000_000 * USD, 0)],
         ledger_pace=LEDGER_PACE, sequencer_pace=SEQUENCER_PACE, fees=FEES,
         # What is settled is final, so that the prover's tree is that of the final state.
-        settlement=msgspec.structs.replace(SETTLEMENT, window_ms=0),
+        settlement=msgspec.structs.replace(SETTLEMENT, window_ms=0, keep_batches=keep_batches),
         limits=Limits(inbox_per_block=1_000),
     )  # fmt: skip
     return parse_genesis(msgspec.json.encode(genesis))
@@ -101,8 +102,8 @@ def make_chain() -> Chain:
 class Pipeline:
     """Flow, log, engine, prover and ledger; `settle` gives the ledger blocks of the next batch."""
 
-    def __init__(self, seed: int) -> None:
-        self.chain = chain = make_chain()
+    def __init__(self, seed: int, keep_batches: int) -> None:
+        self.chain = chain = make_chain(keep_batches)
         self.orders = self.actions = self.data_bytes = self.batches = 0
         self._random = Random(seed)
         self._starts = [(one, one.initial_price_ticks) for one in chain.genesis.markets]
@@ -304,9 +305,11 @@ def sample(pipeline: Pipeline, whole: Disk, pruned: Disk) -> Sample:
     )  # fmt: skip
 
 
-def measure(orders: int, retain: int, every: int, seed: int, folder: Path) -> dict[str, Any]:
+def measure(
+    orders: int, retain: int, every: int, seed: int, folder: Path, keep_batches: int = 0
+) -> dict[str, Any]:
     """Run `orders` orders; the samples, and what they cost."""
-    pipeline = Pipeline(seed)
+    pipeline = Pipeline(seed, keep_batches)
     whole = Disk(folder / "all", pipeline.genesis_root, pipeline.chain, 0, 0)
     pruned = Disk(folder / "pruned", pipeline.genesis_root, pipeline.chain, retain, every)
     begin = time.perf_counter()
@@ -319,9 +322,11 @@ def measure(orders: int, retain: int, every: int, seed: int, folder: Path) -> di
             samples.append(sample(pipeline, whole, pruned))
             passed_s = time.perf_counter() - begin
             print(f"{passed_s:7.0f} s  {samples[-1]}", file=sys.stderr, flush=True)
-    samples.append(sample(pipeline, whole, pruned))
+    if samples[-1].orders < pipeline.orders:
+        samples.append(sample(pipeline, whole, pruned))
     figures = {
         "seed": seed, "retain_blocks": retain, "keep_every_blocks": every,
+        "keep_batches": keep_batches,
         "accounts": ACCOUNTS, "leaves": len(pipeline.tree), "seconds": round(
             time.perf_counter() - begin
         ),
@@ -340,6 +345,7 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=1_000_000)
     parser.add_argument("--retain", type=int, default=600, help="blocks that pruning keeps")
     parser.add_argument("--keep", type=int, default=300, help="blocks between kept states")
+    parser.add_argument("--batches", type=int, default=0, help="that the ledger remembers; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--svg", type=Path)
@@ -347,7 +353,10 @@ def main() -> None:
     options = parser.parse_args()
     gc.set_threshold(50_000, 50, 1_000)
     with tempfile.TemporaryDirectory(prefix="trilemma-growth-", dir=options.folder) as folder:
-        figures = measure(options.orders, options.retain, options.keep, options.seed, Path(folder))
+        figures = measure(
+            options.orders, options.retain, options.keep, options.seed, Path(folder),
+            options.batches,
+        )  # fmt: skip
     text = json.dumps(figures, indent=1)
     if options.json:
         options.json.write_text(text + "\n")

@@ -22,7 +22,8 @@ MEANINGS: dict[Code, str] = {
     "digest with the signer's key.",
     Code.UNKNOWN_SIGNER: "Nothing is known of this key here. Check the key.",
     Code.NOT_AUTHORISED: "The signer may not do this for the account. Use the owner's key, or one "
-    "that the owner approved (agents trade, but never withdraw).",
+    "that the owner approved (agents trade, but never withdraw). Only a master account has "
+    "agents.",
     Code.NONCE_USED: "The signer used this nonce for something else. Take a new one.",
     Code.NONCE_EXPIRED: "The nonce is too old to be told from a repetition. Take the clock in "
     "milliseconds.",
@@ -139,8 +140,6 @@ MEANINGS: dict[Code, str] = {
     Code.NOT_FORCEABLE: "Only a withdrawal, a cancel-all or a reduce-only market order can be "
     "forced, alone in its batch.",
     Code.NOT_REFUNDABLE: "The inbox entry is no deposit that the frozen shard left behind.",
-    Code.WRONG_NATIVE_ROOT: "Signers, agents, nonces or oracle prices lead to another root than the "
-    "batch names.",
     Code.BAD_PRICES: "The posted prices are no list of changes, by block and market.",
     Code.MARK_OUT_OF_BAND: "A posted mark is outside its band around the accepted oracle price.",
     Code.FUNDING_BEYOND_CAP: "A posted funding index moved by more than its cap, or too early.",

@@ -20,12 +20,12 @@ from protocol.merkle import list_root
 from protocol.ordering import OrderedBlock, OrderedChunk
 from protocol.prices import BlockPrices
 from protocol.settlement import BatchHeader
-from prover.prices import posted_prices
+from prover.prices import most_price_bytes, posted_prices
 from prover.tree import StateTree
 
 BATCH_BYTES_MAX = 1_900_000
-"""Encoded blocks and outbox of one batch; packed they are smaller, so that any data fits a ledger
-transaction."""
+"""Encoded blocks, outbox and prices of one batch; packed they are smaller, so that any data fits a
+ledger transaction."""
 
 BATCH_BLOCKS_MAX = 4_000
 
@@ -103,6 +103,8 @@ class Batcher:
         self._blocks: deque[tuple[OrderedBlock, bytes]] = deque()
         self._certificates: dict[int, CommitCertificate] = {}
         self._diffs: deque[BlockDiff] = deque()
+        self._price_bytes: dict[int, int] = {}
+        """What the prices of each waiting diff take at most."""
         self._last_block = position.block
         self._last_diff = position.block
 
@@ -140,7 +142,12 @@ class Batcher:
         if diff.height != self.next_diff:
             raise SafetyViolation(f"diff of block {diff.height} instead of {self.next_diff}")
         self._diffs.append(diff)
+        self._count_prices(diff)
         self._last_diff += 1
+
+    def _count_prices(self, diff: BlockDiff) -> None:
+        if self._priced:
+            self._price_bytes[diff.height] = most_price_bytes(key for key, _ in diff.changes)
 
     def end_of_next(self) -> int:
         """Last block of the batch that could be built now; the position's when there is none.
@@ -152,6 +159,7 @@ class Batcher:
         for (block, encoded), diff in zip(self._blocks, self._diffs, strict=False):
             size += len(encoded) + sum(map(len, diff.outbox))
             height = block.header.height
+            size += self._price_bytes.get(height, 0)
             beyond = size > BATCH_BYTES_MAX or height - self.position.block > BATCH_BLOCKS_MAX
             if beyond and end > self.position.block:
                 break
@@ -176,6 +184,7 @@ class Batcher:
         changes: dict[bytes, bytes | None] = {}
         outbox: list[bytes] = []
         for (block, _), diff in zip(blocks, diffs, strict=True):
+            self._price_bytes.pop(diff.height, None)
             if diff.block_id != block.header.block_id():
                 raise SafetyViolation(f"execution's block {diff.height} is not the ordered one")
             changes.update(diff.changes)
@@ -220,6 +229,8 @@ class Batcher:
         self.position = self._undone(last.batch.before, last.batch.undo)
         self._blocks.extendleft(reversed(last.blocks))
         self._diffs.extendleft(reversed(last.diffs))
+        for diff in last.diffs:
+            self._count_prices(diff)
         self._certificates = {**last.certificates, **self._certificates}
 
     def rewind(self, position: Position, undo: dict[bytes, bytes | None]) -> None:
@@ -228,6 +239,7 @@ class Batcher:
         self._last = None
         self._blocks.clear()
         self._diffs.clear()
+        self._price_bytes.clear()
         self._certificates.clear()
         self._last_block = self._last_diff = position.block
 

@@ -9,6 +9,15 @@ from execution.native import price_changes
 from protocol.prices import BlockPrices
 from prover.tree import StateTree
 
+CHANGE_BYTES = 24
+"""Most bytes of one encoded change of prices."""
+
+
+def most_price_bytes(keys: Iterable[bytes]) -> int:
+    """Most bytes that the prices of a block take that wrote leaves of these keys."""
+    marks = (lv.MARKET, lv.PRICING)
+    return 1 + CHANGE_BYTES * sum(1 for key in keys if key[:1] in marks)
+
 
 def prices_in(tree: StateTree) -> list[tuple[int, int]]:
     """Mark and funding index of each market, from the leaves of the shard's state."""
