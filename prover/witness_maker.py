@@ -105,9 +105,10 @@ class Gathered:
             self.note(lv.parse_account_key(key) for key, _ in tree.iterate(lv.DISTRESS))
 
     def note(self, numbers: Iterable[int]) -> None:
-        """Show these accounts whole, and their masters."""
+        """Show these accounts whole, and their masters; anything can be named in a batch."""
         for number in numbers:
-            self._accounts.update((number, master_of(number)))
+            if 0 <= number < 1 << 64:
+                self._accounts.update((number, master_of(number)))
 
     def add(self, other: Witness) -> None:
         """Note all that another witness shows."""

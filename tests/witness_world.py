@@ -6,10 +6,11 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from engine_world import accept
+from engine_world import World, accept, signer
 from rich_flow import RichFlow
 
 from execution.engine import Engine
+from protocol.actions import Order
 from protocol.chain import EMPTY_HASH, Header
 from protocol.codec import encode
 from protocol.genesis import Chain
@@ -60,6 +61,17 @@ def ordered(height: int, time_ms: int, batches: Sequence[bytes]) -> OrderedBlock
         EMPTY_HASH, 0, 0, height, EMPTY_HASH, 0, time_ms, 0, EMPTY_HASH, EMPTY_HASH, 0, EMPTY_HASH
     )
     return OrderedBlock(header, encode(OrderedPayload(0, list(batches))))
+
+
+def named(account: int) -> Block:
+    """A block with a batch for this account."""
+    world = World(dollars=100)
+    before = StateTree(world.mirror.items())
+    batches = [world.batch(account, Order(0, 0, 1_000, 1, 0, 0, 0, 0), by=signer(16))]
+    result = world.block(batches)
+    step = StepInput(ordered(world.height, world.time_ms, batches), [], world.cursor)
+    after = StateTree(world.mirror.items()).root
+    return Block(world.chain, before, step, after, result.changes)
 
 
 def blocks(seed: int, count: int) -> Iterator[Block]:

@@ -10,7 +10,7 @@ import random
 from collections import Counter
 
 import pytest
-from witness_world import Block, blocks, verify
+from witness_world import Block, blocks, named, verify
 
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
@@ -74,6 +74,13 @@ def test_every_step_of_a_block_can_be_shown(seed: int) -> None:
         ends = roots(block.chain, block.tree, block.step, [0, count, count + 5], verify)
         assert ends == [before, block.result, block.result]
     print(largest)
+
+
+def test_a_batch_may_name_any_account() -> None:
+    for number in (-1, 1 << 62, (1 << 64) - 1, 9_999 + (1 << 40)):
+        block = named(number)
+        witness = make(block.chain, block.tree, block.step, verify_signature=verify)
+        assert block.execute(witness) == block.result
 
 
 def test_a_step_is_executed_in_its_place_alone() -> None:
