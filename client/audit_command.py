@@ -97,6 +97,7 @@ async def audit_archive(
     `executed`: (newest batch executed, newest of all), where other processes execute them.
     """
     archive.require_complete()
+    archive.check()  # also what this audit has no use for
     states = {record.first: record for record in archive.of_kind(STATE)}
     begin = options.from_batch if options.state is None else 0
     if begin:

@@ -154,7 +154,6 @@ def test_every_changed_byte_is_noticed(world: Exported, tmp_path: Path) -> None:
         path.write_bytes(raw[:spot] + bytes([raw[spot] ^ 1]) + raw[spot + 1 :])
         with pytest.raises((InvalidProof, ConfigError)) as caught:
             world.audit(path)
-            Archive(path).check()
         assert "damaged" in str(caught.value)
         with pytest.raises((InvalidProof, ConfigError)):
             world.export(path)
