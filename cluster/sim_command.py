@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -18,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from client.console import Json, emit, every_few_seconds, note
+from cluster.workers import run_tasks
 from protocol.errors import ConfigError
 from sim.runner import (
     EXIT_NO_PROGRESS,
@@ -34,7 +31,6 @@ CHUNK = 10
 """Seeds that one worker takes at a time."""
 
 SHOWN_FAULTS = 4
-EXIT_ORPHANED = 1
 PIPED_WIDTH = 130
 MAX_SEEDS = 1_000_000
 MIN_VALIDATORS, MAX_VALIDATORS = 4, 31
@@ -139,49 +135,13 @@ def run_all(
                 note(_failure(outcome))
 
         try:
-            if jobs == 1 or len(waiting) == 1:
-                for task in waiting:
-                    take(work(task))
-            else:
-                _run_on_workers(waiting, jobs, take)
+            run_tasks(waiting, work, jobs, take)
         except KeyboardInterrupt:
             done = sum(report.seeds for report in reports.values())
             broken = sum(len(r.violations) + len(r.stalled) for r in reports.values())
             note(f"interrupted after {done} of {seeds} runs, {broken} of which failed")
             raise
     return [report for report in reports.values() if report.seeds]
-
-
-def _begin_worker() -> None:
-    """Ctrl-C goes to the whole group; the parent ends the workers, and its death does too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """Ends this process at once when its parent is gone, however that ended."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(EXIT_ORPHANED)
-
-
-def _run_on_workers(waiting: list[Task], jobs: int, take: Callable[[Report], None]) -> None:
-    context = multiprocessing.get_context("spawn")
-    workers = min(jobs, len(waiting))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-        pending: set[Future[Report]] = {pool.submit(work, task) for task in waiting}
-        try:
-            while pending:
-                done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
-                    take(future.result())
-        except BaseException:
-            # What is running is not waited for: a chunk can take a minute.
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in multiprocessing.active_children():
-                worker.kill()
-            raise
 
 
 @contextmanager

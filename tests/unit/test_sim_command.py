@@ -147,9 +147,9 @@ def test_scenarios_that_get_no_seed_are_told(monkeypatch: pytest.MonkeyPatch) ->
 WORKER_OF_A_PARENT = """
 import multiprocessing, time
 from concurrent.futures import ProcessPoolExecutor
-from cluster.sim_command import _begin_worker
+from client.workers import begin_worker
 context = multiprocessing.get_context("spawn")
-pool = ProcessPoolExecutor(1, mp_context=context, initializer=_begin_worker)
+pool = ProcessPoolExecutor(1, mp_context=context, initializer=begin_worker)
 pool.submit(print, "begun", flush=True)
 pool.submit(time.sleep, 300).result()
 """
