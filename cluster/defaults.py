@@ -41,6 +41,7 @@ SETTLEMENT = SettlementRules(
     prover_bond_uusd=1_000 * USD,
     challenger_bond_uusd=1_000 * USD,
     clock_ms=30_000,
+    sections=64,
     forced_ms=3_600_000,
     outage_ms=3_600_000,
     forced_fee_uusd=1 * USD,

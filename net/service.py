@@ -88,6 +88,8 @@ class PublicService:
         self._name = name
         self._status = status
         self._provers = {bytes.fromhex(key) for key in chain.genesis.provers}
+        self.takes_large: Callable[[bytes], bool] = self._provers.__contains__
+        """Whether a signer (public key) may send frames as large as a batch."""
         self._handlers: dict[type, Handler] = {
             Hello: self._hello,
             Authenticate: self._authenticate,
@@ -278,7 +280,7 @@ class PublicService:
         digest = session_digest(self._chain.chain_id, session.challenge)
         require_signature(request.signer, request.signature, digest)
         session.signers.add(request.signer)
-        if request.signer in self._provers:
+        if self.takes_large(request.signer):
             session.link.frame_limit = NODE_FRAME_BYTES
         return Done(request.request_id)
 

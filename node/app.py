@@ -114,8 +114,11 @@ class LedgerApplication:
         action = opened.action
         if not isinstance(action, ReportEvidence):
             require_fee(self.ledger.fees, opened)
-        if isinstance(action, PostBatch | Cut | Prove) and (
-            opened.signer not in self.ledger.provers
+        answers = isinstance(action, Prove) and action.challenger == opened.address
+        if (
+            isinstance(action, PostBatch | Cut | Prove)
+            and not answers
+            and opened.signer not in self.ledger.provers
         ):
             raise Rejected(Code.NOT_A_PROVER, "only the provers of genesis post and defend batches")
         if isinstance(action, Deposit):

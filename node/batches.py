@@ -90,7 +90,12 @@ def check_batch(
             f"the batch claims inbox cursor {header.inbox_cursor}, its blocks lead to {cursor}",
         )
     ids = [*(block.header.parent_id for block in blocks[1:]), header.last_block_id]
-    steps = [step_leaf(*step) for step in zip(ids, cursors, strict=True)]
+    steps = [
+        step_leaf(block_id, (before, after_it))
+        for block_id, before, after_it in zip(
+            ids, [shard.inbox_cursor, *cursors[:-1]], cursors, strict=True
+        )
+    ]
     after = ShardLeaf(
         batch=header.number,
         last_block=header.last_block,

@@ -21,6 +21,8 @@ from protocol.chain import payload_hash
 from protocol.dispute import (
     CHALLENGER,
     DEFENDER,
+    STEPS_PER_BLOCK,
+    WITNESS_ROUNDS,
     Choose,
     Contradict,
     Cut,
@@ -32,13 +34,17 @@ from protocol.dispute import (
     decode_dispute,
     positions,
     step_leaf,
+    witness_limit,
 )
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.keys import ADDRESS_BYTES, address_of
 from protocol.ledger_leaves import DISPUTE_KIND, SettledBatch, dispute_key
 from protocol.merkle import verify_list_proof
+from protocol.ordering import OrderedBlock, decode_ordered_block
 from protocol.settlement import InboxEntry
-from prover.judge import contradicts, decode_ordered_block, execute_block
+from prover.judge import contradicts
+from prover.step_input import StepInput
+from prover.witness import Added, execute, require_larger
 
 PROOFS_PER_BLOCK = 2
 """Steps that one ledger block executes; further ones are told to come again."""
@@ -100,6 +106,10 @@ class Disputes:
                 break
         return found
 
+    def plays(self, challenger: bytes) -> bool:
+        """Whether a game of a challenger (address) is open."""
+        return any(_challenger(key) == challenger for key in self._games)
+
     @property
     def count(self) -> int:
         """Open games."""
@@ -139,14 +149,15 @@ class Disputes:
         elif isinstance(action, Choose):
             self._choose(opened, action)
         else:
-            if opened.signer != settled.header.prover:
-                raise Rejected(Code.NOT_A_PROVER, "only the batch's own prover defends it")
             if len(action.challenger) != ADDRESS_BYTES:
                 raise Rejected(Code.WRONG_TYPE, f"an address has {ADDRESS_BYTES} bytes")
-            if isinstance(action, Cut):
+            defends = opened.signer == settled.header.prover
+            if isinstance(action, Prove) and (defends or opened.address == action.challenger):
+                self._prove(action, DEFENDER if defends else CHALLENGER, settled, outcome)
+            elif isinstance(action, Cut) and defends:
                 self._cut(action)
             else:
-                self._prove(action, settled, outcome)
+                raise Rejected(Code.NOT_A_PROVER, "only the batch's own prover defends it")
 
     # --- moves
 
@@ -181,7 +192,13 @@ class Disputes:
         clock_ms = self._rules.clock_ms
         roots = [header.pre_state_root, header.post_state_root]
         game = DisputeLeaf(
-            0, blocks, roots, DEFENDER, self._now_ms(), [clock_ms, clock_ms], bond_uusd
+            0,
+            blocks * STEPS_PER_BLOCK,
+            roots,
+            DEFENDER,
+            self._now_ms(),
+            [clock_ms, clock_ms],
+            bond_uusd,
         )
         self._games.add(key)
         self._keep(key, game)
@@ -194,7 +211,7 @@ class Disputes:
         if len(action.roots) != expected or any(len(one) != ROOT_BYTES for one in action.roots):
             raise Rejected(
                 Code.BAD_MOVE,
-                f"blocks {game.low} to {game.high} are cut by {expected} roots of "
+                f"positions {game.low} to {game.high} are cut by {expected} roots of "
                 f"{ROOT_BYTES} bytes",
             )
         roots = [game.roots[0], *action.roots, game.roots[-1]]
@@ -202,6 +219,8 @@ class Disputes:
 
     def _choose(self, opened: OpenedTransaction, action: Choose) -> None:
         key, game = self._turn(action.batch, opened.address, CHALLENGER)
+        if game.shown:
+            raise Rejected(Code.NOT_YOUR_TURN, "one step is left: show a larger witness")
         parts = len(game.roots) - 1
         if not 0 <= action.part < parts:
             raise Rejected(Code.BAD_MOVE, f"the parts are 0 to {parts - 1}")
@@ -215,48 +234,80 @@ class Disputes:
         )
         self._moved(key, game, after)
 
-    def _prove(self, action: Prove, settled: SettledBatch, outcome: BlockOutcome) -> None:
-        key, game = self._turn(action.batch, action.challenger, DEFENDER)
+    def _prove(
+        self, action: Prove, side: int, settled: SettledBatch, outcome: BlockOutcome
+    ) -> None:
+        key, game = self._turn(action.batch, action.challenger, side)
         if game.high - game.low != 1:
-            raise Rejected(Code.NOT_YOUR_TURN, f"blocks {game.low} to {game.high} must be cut")
-        self._require_block(action, settled, game.low)
+            raise Rejected(Code.NOT_YOUR_TURN, f"positions {game.low} to {game.high} must be cut")
+        index, number = divmod(game.low, STEPS_PER_BLOCK)
+        block = self._require_block(action, settled, index)
         if not self._proofs_left:
             raise Rejected(Code.BUSY, f"a ledger block judges {PROOFS_PER_BLOCK} steps")
         self._proofs_left -= 1
+        first, end = action.inbox_cursors
+        step = StepInput(block, self._entries(first, end), end, number)
         try:
-            root = execute_block(
-                self._state.chain, game.roots[0], action.witness, action.block, self._entries,
-                action.inbox_cursor,
-            )  # fmt: skip
+            shown, root = self._judge(action, game, step)
         except Rejected:
-            # Whoever defends knows the state and its bytes: there is no second try, or a liar could
+            # Whoever plays knows the state and its bytes: there is no second try, or a liar could
             # have every validator work on nonsense until the clock runs out.
-            self._decide(key, True, outcome)
+            self._decide(key, side == DEFENDER, outcome)
             return
-        # The step is now known to all, for every game that came down to it.
-        for other in [key, *(one for one in self._of_batch(action.batch) if one != key)]:
-            found = self._game(other)
-            if (found.low, found.high, found.roots[0]) != (game.low, game.high, game.roots[0]):
-                continue
-            self._decide(other, found.roots[-1] != root, outcome)
-            if found.roots[-1] != root:
-                return
+        if (root == game.roots[-1]) != (side == DEFENDER):
+            self._decide(key, side == DEFENDER, outcome)
+        elif game.rounds + 1 == WITNESS_ROUNDS:
+            self._decide(key, side == CHALLENGER, outcome)
+        else:
+            height, turn = outcome.height, DEFENDER + CHALLENGER - side
+            for other in self._alike(key, game) if side == DEFENDER else [key]:
+                before = self._game(other)
+                after = msgspec.structs.replace(
+                    before, shown=shown, shown_height=height, rounds=game.rounds + 1, turn=turn
+                )
+                self._moved(other, before, after)
 
-    def _require_block(self, action: Prove, settled: SettledBatch, index: int) -> None:
+    def _judge(self, action: Prove, game: DisputeLeaf, step: StepInput) -> tuple[bytes, bytes]:
+        """What a witness shows, and the root that the step gives on it; raises `Rejected` where it
+        is not of the agreed state, or not larger than the last one."""
+        limit = witness_limit(game)
+        if len(action.witness) > limit:
+            raise Rejected(Code.BAD_WITNESS, f"the witness has more than {limit} bytes")
+        beyond = Added(action.added_accounts, action.added_leaves)
+        shown = require_larger(action.witness, beyond, game.shown)
+        return shown, execute(self._state.chain, game.roots[0], action.witness, step)
+
+    def _alike(self, key: bytes, game: DisputeLeaf) -> list[bytes]:
+        """The games on the same batch that stand where this one does, itself among them: what the
+        defender shows counts in all of them."""
+        found, number = [key], _batch(key)
+        now_ms = self._now_ms()
+        for other in self._of_batch(number):
+            one = self._game(other)
+            stands = (one.low, one.high, one.roots, one.turn, one.shown, one.rounds) == (
+                game.low, game.high, game.roots, game.turn, game.shown, game.rounds
+            )  # fmt: skip
+            if other != key and stands and _deadline_ms(one) >= now_ms:
+                found.append(other)
+        return found
+
+    def _require_block(self, action: Prove, settled: SettledBatch, index: int) -> OrderedBlock:
         header = settled.header
         size = header.last_block - header.first_block + 1
         block = decode_ordered_block(action.block)
         if payload_hash(block.payload) != block.header.payload_hash:
             raise Rejected(Code.BAD_PROOF, "the block's payload is not the one its header names")
-        if not 0 <= action.inbox_cursor < 1 << 63 or not verify_list_proof(
-            settled.steps_root, step_leaf(block.header.block_id(), action.inbox_cursor), index,
-            size, action.path,
+        cursors = action.inbox_cursors
+        if not all(0 <= one < 1 << 63 for one in cursors) or not verify_list_proof(
+            settled.steps_root, step_leaf(block.header.block_id(), cursors), index, size,
+            action.path,
         ):  # fmt: skip
             raise Rejected(
                 Code.BAD_PROOF,
                 f"the path does not lead from block {header.first_block + index} and its inbox "
-                f"cursor to the steps of batch {header.number}",
+                f"cursors to the steps of batch {header.number}",
             )
+        return block
 
     def _contradict(
         self,

@@ -30,7 +30,10 @@ def fee_rate(opened: OpenedTransaction) -> int:
 def is_urgent(opened: OpenedTransaction) -> bool:
     """Whether the exchange needs a transaction more than its fee says: batches, their defence, and
     evidence. Senders of these are known, or what they send is checked first."""
-    return isinstance(opened.action, PostBatch | Cut | Prove | ReportEvidence)
+    action = opened.action
+    if isinstance(action, Prove):
+        return action.challenger != opened.address
+    return isinstance(action, PostBatch | Cut | ReportEvidence)
 
 
 def spent_uusd(opened: OpenedTransaction) -> int:

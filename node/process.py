@@ -63,6 +63,7 @@ class ValidatorProcess:
         )
         self._service = PublicService(chain, "node", config.name, self._status)
         self._clients.register(self._service)
+        self._service.takes_large = self._clients.takes_large
         self._service.on(StatePartRequest, lambda _, request: self._states.part(request))
         self._committed = self._store.outcomes_stored()
 

@@ -12,6 +12,7 @@ from node.process_machines import Machines
 from node.rounds import Outgoing, Round
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
+from protocol.keys import address_of
 from protocol.messages import (
     BalanceRequest,
     BatchRequest,
@@ -76,6 +77,12 @@ class LedgerClients:
             (DisputesRequest, lambda _, request: self.machines.queries.disputes(request)),
         ):
             service.on(request, handler)
+
+    def takes_large(self, signer: bytes) -> bool:
+        """Whether a signer (public key) may have large transactions to send: batches and their
+        defence, and what challengers show."""
+        ledger = self.machines.ledger
+        return signer in ledger.provers or ledger.disputes.plays(address_of(signer))
 
     def start_anew(self, machines: Machines) -> None:
         """Other machines, with an empty pool, took over."""

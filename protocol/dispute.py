@@ -1,11 +1,13 @@
 """Moves and record of a dispute: one challenger's game against one settled batch.
 
-Positions count the ordered blocks of the batch: the root at position 0 is the batch's pre-state
-root, at its last position the post-state root that its header claims. Both sides agree on the root
-at the lower end of the open segment and not on the one at its upper end. The defender cuts the
-segment by posting roots, the challenger names the part whose beginning it agrees with and whose end
-it does not. When the segment is one step, the defender shows a witness of the state before it, the
-ledger executes the step, and the root decides. Who lets its clock run out loses.
+Positions count the steps of the batch's ordered blocks (`STEPS_PER_BLOCK` places for each): the
+root at position 0 is the batch's pre-state root, at its last position the post-state root that its
+header claims. Both sides agree on the root at the lower end of the open segment and not on the one
+at its upper end. The defender cuts the segment by posting roots, the challenger names the part
+whose beginning it agrees with and whose end it does not. When the segment is one step, the defender
+shows a witness of the state before it, on which the step gives the root that it claims; the
+challenger a larger one, on which it gives another; and so on: the larger witness wins. Who lets its
+clock run out loses.
 """
 
 from __future__ import annotations
@@ -17,6 +19,18 @@ from protocol.windows import SECTIONS_MAX as SECTIONS_MAX
 DEFENDER = 0
 CHALLENGER = 1
 """Whose move it is."""
+
+STEPS_PER_BLOCK = 1 << 20
+"""Positions of a game for each ordered block. A block has fewer steps: each takes two bytes of its
+payload of 1.5 MiB at least, or an inbox entry. Behind its last step nothing changes."""
+
+WITNESS_BYTES = 320 * 1024
+"""Most bytes of the first witness of a game, and most that each further one may be larger: whoever
+answers has room for it, whatever the other side has shown."""
+
+WITNESS_ROUNDS = 4
+"""Witnesses of a game, two for each side; who shows the last one has won. They fit a ledger
+transaction of the ledger (3 MiB), each with the ordered block that it is about (1.5 MiB)."""
 
 
 class OpenDispute(Wire, frozen=True, tag=8):
@@ -53,18 +67,24 @@ class Choose(Wire, frozen=True, tag=11):
 
 
 class Prove(Wire, frozen=True, tag=12):
-    """The defender's last move: a witness of the state before the one step that is left.
+    """A move of both sides once one step is left, the defender's first: a witness of the state
+    before it (`prover.witness`), on which the step gives the claimed root if the defender shows it,
+    and another one if the challenger does.
 
-    `block`: the encoded `OrderedBlock` of the step; `inbox_cursor`: inbox entries taken in after
-    it; `path` leads from their `step_leaf` to the batch's `steps_root`. A witness that is not of
-    the agreed state loses the game at once.
+    `added_accounts`, `added_leaves`: what it shows beyond the other side's last witness, account
+    numbers and places among its leaves, both ascending; empty in the first. `block`: the encoded
+    `OrderedBlock` of the step; `inbox_cursors`: inbox entries taken in before and after it; `path`
+    leads from their `step_leaf` to the batch's `steps_root`. A witness that does not hold, or shows
+    nothing more, loses the game at once.
     """
 
     batch: int
     challenger: bytes
     witness: bytes
+    added_accounts: list[int]
+    added_leaves: list[int]
     block: bytes
-    inbox_cursor: int
+    inbox_cursors: tuple[int, int]
     path: list[bytes]
 
 
@@ -76,7 +96,9 @@ class DisputeLeaf(Wire, frozen=True):
 
     `low`, `high`: the open segment. `roots`: of its lower end (agreed), of the cuts waiting for the
     challenger's choice, and of its upper end (disputed). `turn`: whose move; `since_ms`: window
-    time from which that side's clock runs; `clocks_ms`: what each side has left.
+    time from which that side's clock runs; `clocks_ms`: what each side has left. `shown`: what the
+    last witness shows (`prover.witness.shown_hash`), empty before there is one; `shown_height`:
+    ledger height of the transaction that it came with; `rounds`: witnesses so far.
     """
 
     low: int
@@ -86,12 +108,16 @@ class DisputeLeaf(Wire, frozen=True):
     since_ms: int
     clocks_ms: list[int]
     bond_uusd: int
+    shown: bytes = b""
+    shown_height: int = 0
+    rounds: int = 0
 
 
-def step_leaf(block_id: bytes, inbox_cursor: int) -> bytes:
+def step_leaf(block_id: bytes, inbox_cursors: tuple[int, int]) -> bytes:
     """Leaf of a batch's `steps_root`, which the ledger computes when it settles the batch: an
-    ordered block and the inbox cursor (0 to 2^63 - 1) after it (32 bytes)."""
-    return domain_hash(b"trilemma/step", inbox_cursor.to_bytes(8, "big"), block_id)
+    ordered block and the inbox cursors (0 to 2^63 - 1) before and after it (32 bytes)."""
+    before, after = (cursor.to_bytes(8, "big") for cursor in inbox_cursors)
+    return domain_hash(b"trilemma/step", before, after, block_id)
 
 
 decode_dispute: Decoder[DisputeLeaf] = Decoder(DisputeLeaf)
@@ -106,6 +132,14 @@ def positions(leaf: DisputeLeaf, sections: int) -> list[int]:
 
 def cuts(low: int, high: int, sections: int) -> list[int]:
     """The positions strictly between `low` and `high` that cut the segment into at most `sections`
-    parts whose lengths differ by at most one."""
-    parts = min(sections, high - low)
-    return [low + (high - low) * part // parts for part in range(1, parts)]
+    parts. Parts of several blocks are of whole ones; their lengths differ by at most one block, or
+    one step inside of a block."""
+    unit = STEPS_PER_BLOCK if high - low > STEPS_PER_BLOCK else 1
+    units = (high - low) // unit
+    parts = min(sections, units)
+    return [low + units * part // parts * unit for part in range(1, parts)]
+
+
+def witness_limit(game: DisputeLeaf) -> int:
+    """Most bytes of the next witness of a game."""
+    return WITNESS_BYTES * (game.rounds + 1)

@@ -52,6 +52,7 @@ class Receipt(Wire, frozen=True):
 
 
 decode_payload: Decoder[OrderedPayload] = Decoder(OrderedPayload)
+decode_ordered_block: Decoder[OrderedBlock] = Decoder(OrderedBlock)
 decode_blocks: Decoder[list[OrderedBlock]] = Decoder(list[OrderedBlock])
 decode_chunk: Decoder[OrderedChunk] = Decoder(OrderedChunk)
 

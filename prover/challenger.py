@@ -15,7 +15,7 @@ from execution.inbox import VerifiedInbox
 from execution.log import log_genesis_id
 from protocol.codec import Decoder, Wire, encode
 from protocol.dispute import (
-    Choose,
+    CHALLENGER,
     Contradict,
     DisputeAction,
     DisputeLeaf,
@@ -40,7 +40,7 @@ from protocol.ledger_leaves import (
 from protocol.merkle import list_root
 from protocol.ordering import OrderedBlock, OrderedPayload, decode_payload
 from protocol.settlement import EMPTY_OUTBOX_HASH
-from prover.game import Trace, choose
+from prover.game import BatchSteps, Player, Trace
 from prover.judge import contradiction_keys, contradicts
 from prover.tree import StateTree
 
@@ -76,7 +76,6 @@ class Challenger:
         """Raises `ConfigError` where the state to start from is not of this chain, or damaged."""
         self._chain = chain
         self._shard = chain.genesis.shard
-        self._sections = chain.genesis.settlement.sections
         self.address = address
         if start is None:
             self._engine = Engine(chain)
@@ -90,6 +89,7 @@ class Challenger:
             self._engine = Engine.restore(chain, start.leaves)
         self._tree = tree
         self._trace = Trace(tree, final.last_block)
+        self._player = Player(chain, self._trace)
         self._known = {final.last_block: _known(final)}
         self._roots = {final.last_block: final.state_root}
         self._ends = {final.batch: final.last_block}
@@ -103,6 +103,7 @@ class Challenger:
         """What is wrong with the next batch; empty: nothing, or it is not checked yet."""
         self.lost = ""
         """A wrong batch that has become final all the same: nothing more can be checked."""
+        self._steps: BatchSteps | None = None
         self.game: DisputeLeaf | None = None
         """Our open game on the next batch."""
         self.checked_batches = self.checked_blocks = self.wrong_batches = 0
@@ -132,7 +133,7 @@ class Challenger:
         shard, final = decode_shard(raw_shard), decode_final(raw_final)
         settled = None if raw_batch is None else decode_batch(raw_batch)
         if settled != self.settled:
-            self.settled, self.wrong = settled, ""
+            self.settled, self.wrong, self._steps = settled, "", None
         self.game = None if raw_game is None else decode_dispute(raw_game)
         if final.batch >= self.next and self.wrong:
             self.lost = f"batch {self.next} is final and wrong: {self.wrong}"
@@ -158,6 +159,7 @@ class Challenger:
             self.lost = f"batch {number} is final, and not what its blocks lead to"
             return
         self.next, self.settled, self.wrong, self.game = number, None, "", None
+        self._steps = None
 
     def _forget(self, final: FinalLeaf) -> None:
         """States before a final one cannot be disputed any more."""
@@ -233,6 +235,12 @@ class Challenger:
             self.next, self.settled, self.game = self.next + 1, None, None
             return
         self.wrong_batches += 1
+        cursors = [
+            self._known[height].inbox_cursor
+            for height in range(header.first_block - 1, header.last_block + 1)
+        ]
+        entries = inbox.entries(cursors[0], cursors[-1])
+        self._steps = BatchSteps(header, list(blocks), cursors, entries)
 
     def _require_data(self, blocks: Sequence[OrderedBlock]) -> SettledBatch:
         settled = self.wants
@@ -267,12 +275,25 @@ class Challenger:
                 block_id, inbox_height, cursor, state.next_outbox, state.outbox_hash
             )
         self._trace.extend(changes)
-        inbox.release(cursor)
+        # A batch that is not final may be checked again, and disputed.
+        inbox.release(self.final.inbox_cursor)
 
     # --- moves
 
-    def move(self) -> DisputeAction | None:
-        """Our move against the next batch; None while there is nothing to do."""
+    @property
+    def answers(self) -> DisputeLeaf | None:
+        """Our game, where the next move needs the witness that the other side has shown."""
+        game = self.game
+        if not self.wrong or game is None or game.turn != CHALLENGER or not game.shown:
+            return None
+        return game
+
+    def move(self, before: bytes = b"") -> DisputeAction | None:
+        """Our move against the next batch; None while there is nothing to do. `before`: the witness
+        that `answers` asks for.
+
+        Raises `Rejected(bad_witness)` where what a step looks at is too large to be shown.
+        """
         settled = self.settled
         if not self.wrong or self.lost or settled is None:
             return None
@@ -284,15 +305,14 @@ class Challenger:
             return Contradict(header.number, self._shown(settled))
         if self.game is None:
             return OpenDispute(header.number, root)
-        return self._choose(settled, self.game)
+        if self._steps is None:
+            raise SafetyViolation(f"the data of batch {header.number} is missing")
+        return self._player.challenge(self._steps, self.address, self.game, before)
 
     def _shown(self, settled: SettledBatch) -> bytes:
         """The proof that decides whether a batch contradicts the state that it leads to."""
         block = settled.header.last_block
         return encode(self._trace.prove(block, contradiction_keys(settled)))
-
-    def _choose(self, settled: SettledBatch, game: DisputeLeaf) -> Choose | None:
-        return choose(self._trace, settled.header, game, self._sections)
 
     # --- starting again
 

@@ -10,16 +10,23 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from execution.inbox import VerifiedInbox
-from protocol.dispute import DEFENDER, decode_dispute
+from protocol.dispute import DEFENDER, DisputeLeaf, decode_dispute
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import BlockDiff
 from protocol.genesis import Chain
-from protocol.ledger_leaves import SettledBatch, batch_key, decode_batch, dispute_key
+from protocol.ledger_leaves import (
+    SettledBatch,
+    batch_key,
+    decode_batch,
+    decode_placed,
+    dispute_key,
+    entry_key,
+)
 from protocol.messages import Committed
 from protocol.ordering import OrderedBlock
-from protocol.settlement import BatchHeader, LedgerAction
+from protocol.settlement import BatchHeader, InboxEntry, LedgerAction
 from prover.challenger import Challenger
-from prover.defence import Defence
+from prover.defence import Defence, Material
 
 T = TypeVar("T")
 
@@ -32,6 +39,9 @@ LOOKS = 4
 RETRY_MS = 500
 REFUSED_MS = 1_000
 """After a move that the ledger refused, which has cost its fee."""
+
+ENTRIES_AT_ONCE = 100
+"""Inbox entries that are proven together."""
 
 BATCHES_KEPT = 2
 """Disputed batches whose blocks and diffs a prover keeps at hand."""
@@ -60,6 +70,9 @@ class ContestHost(Protocol):
 
     async def batch_blocks(self, settled: SettledBatch) -> list[OrderedBlock]:
         """The ordered blocks in the data of a settled batch, as somebody tells them."""
+
+    async def shown(self, game: DisputeLeaf) -> bytes:
+        """The witness that a game's `shown` names, out of the ledger's blocks."""
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a ledger transaction of ours and wait until it is committed."""
@@ -136,7 +149,9 @@ class Challenging:
         if settled is not None:
             await self._check(settled)
             return True
-        action = machine.move()
+        asked = machine.answers
+        before = b"" if asked is None else await host.shown(asked)
+        action = await host.apart(lambda: machine.move(before))
         if action is None:
             return False
         answer = await host.send(action)
@@ -170,7 +185,7 @@ class Defending:
         self._host = host
         self._defence = defence
         self._shard = chain.genesis.shard
-        self._material: dict[bytes, tuple[list[OrderedBlock], list[BlockDiff]]] = {}
+        self._material: dict[bytes, Material] = {}
         self._answered: dict[tuple[int, bytes], int] = {}
         self._looks = 0
         self.moves = 0
@@ -208,11 +223,12 @@ class Defending:
         header = settled.header
         if game.turn != DEFENDER or not self._defence.owns(header):
             return
-        blocks, diffs = await self._fetch(settled)
+        material = await self._fetch(settled)
+        before = await host.shown(game) if game.shown else b""
         if not self._defence.owns(header):
             return
         try:
-            move = self._defence.reply(header, blocks, diffs, challenger, game)
+            move = self._defence.reply(header, material, challenger, game, before)
         except Rejected:
             self._material.pop(header.digest(), None)
             raise
@@ -225,13 +241,31 @@ class Defending:
         what = "defended" if answer.code == Code.OK else "refused"
         host.tell(what, number, f"{type(move).__name__}: {answer.text}")
 
-    async def _fetch(self, settled: SettledBatch) -> tuple[list[OrderedBlock], list[BlockDiff]]:
+    async def _fetch(self, settled: SettledBatch) -> Material:
         digest = settled.header.digest()
         found = self._material.get(digest)
         if found is None:
+            first = self._defence.cursor(settled.header)
             blocks = await self._host.batch_blocks(settled)
-            found = blocks, await self._host.diffs(settled.header)
+            diffs = await self._host.diffs(settled.header)
+            inbox = await self._entries(first, settled.header.inbox_cursor)
+            found = Material(blocks, diffs, inbox)
             while len(self._material) >= BATCHES_KEPT:
                 del self._material[next(iter(self._material))]
             self._material[digest] = found
+        return found
+
+    async def _entries(self, first: int, end: int) -> list[InboxEntry]:
+        """Inbox entries `first` to `end` - 1, which the ledger keeps while a batch that takes them
+        in is open."""
+        found: list[InboxEntry] = []
+        for begin in range(first, end, ENTRIES_AT_ONCE):
+            numbers = range(begin, min(begin + ENTRIES_AT_ONCE, end))
+            keys = [entry_key(self._shard, number) for number in numbers]
+            leaves = await self._host.leaves(keys)
+            for number, key in zip(numbers, keys, strict=True):
+                raw = leaves.raw(key)
+                if raw is None:
+                    raise Rejected(Code.NOT_FOUND, f"inbox entry {number} is not there")
+                found.append(decode_placed(raw).entry)
         return found

@@ -2,18 +2,23 @@
 
 Pure. The defender knows the state changes of its batch block by block, the challenger those of its
 own execution; either can say the state root after any block that is not final, by leading one state
-tree back and forth. Which side is right nobody has to say: who can show the step wins.
+tree back and forth, and inside of a block by executing its steps. Which side is right nobody has to
+say: who can show the step wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from typing import NamedTuple
 
+from execution.batches import VerifySignature
 from protocol.codec import Decoder, Wire, encode
 from protocol.dispute import (
     CHALLENGER,
     DEFENDER,
+    STEPS_PER_BLOCK,
     Choose,
     Cut,
     DisputeLeaf,
@@ -21,14 +26,19 @@ from protocol.dispute import (
     cuts,
     positions,
     step_leaf,
+    witness_limit,
 )
-from protocol.errors import SafetyViolation
+from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.genesis import Chain
+from protocol.keys import verify
 from protocol.merkle import list_proof
 from protocol.ordering import OrderedBlock
-from protocol.settlement import BatchHeader
+from protocol.settlement import BatchHeader, InboxEntry
 from protocol.tree_proof import TreeProof
-from prover.judge import make_witness
+from prover.step_input import StepInput
+from prover.steps import Walk, walk
 from prover.tree import StateTree
+from prover.witness import NOTHING, added
 
 Change = tuple[bytes, bytes | None]
 """A state key and its value after (in undo: before) something; None: absent."""
@@ -118,7 +128,7 @@ class Trace:
         if not blocks:
             return []
         found: list[bytes] = []
-        with self._at(blocks[0]):
+        with self.at(blocks[0]):
             for before, block in zip([blocks[0], *blocks], blocks, strict=False):
                 self._tree.update(coalesced(self._between(before, block)))
                 found.append(self._tree.root)
@@ -126,12 +136,12 @@ class Trace:
 
     def leaves(self, block: int) -> list[tuple[bytes, bytes]]:
         """All leaves of the state after a block, in key order."""
-        with self._at(block):
+        with self.at(block):
             return list(self._tree.iterate())
 
     def prove(self, block: int, keys: Sequence[bytes]) -> TreeProof:
         """Proof of leaves under the state root after a block."""
-        with self._at(block):
+        with self.at(block):
             return self._tree.prove(keys)
 
     def _between(self, before: int, block: int) -> Iterator[list[Change]]:
@@ -140,7 +150,7 @@ class Trace:
             yield from segment.changes[low : max(block + 1 - segment.first_block, 0)]
 
     @contextmanager
-    def _at(self, block: int) -> Iterator[None]:
+    def at(self, block: int) -> Iterator[StateTree]:
         """The tree after `block` while this is open, or later: it returns to its end from there."""
         if not self.first <= block <= self.last:
             raise SafetyViolation(f"the state after block {block} is not known")
@@ -156,70 +166,131 @@ class Trace:
             ends[key] = self._tree.get(key)
         self._tree.update(back)
         try:
-            yield
+            yield self._tree
         finally:
             self._tree.update(ends)
 
 
-class BatchSteps(Wire, frozen=True):
-    """A batch's header, encoded ordered blocks, and the inbox cursor after each of them."""
+class BatchSteps(NamedTuple):
+    """What a game is about: a batch's header, its ordered blocks, the inbox cursors before the
+    first and after each of them, and the inbox entries in between."""
 
     header: BatchHeader
-    blocks: list[OrderedBlock]
-    cursors: list[int]
+    blocks: Sequence[OrderedBlock]
+    cursors: Sequence[int]
+    inbox: Sequence[InboxEntry]
+
+    def cursors_of(self, index: int) -> tuple[int, int]:
+        """Inbox cursors before and after a block."""
+        return self.cursors[index], self.cursors[index + 1]
+
+    def step(self, index: int, number: int = 0) -> StepInput:
+        """A step of a block."""
+        first, end = (cursor - self.cursors[0] for cursor in self.cursors_of(index))
+        return StepInput(self.blocks[index], self.inbox[first:end], self.cursors[index + 1], number)
 
     def proof(self, index: int) -> list[bytes]:
-        """Path of a block and its cursor to the batch's `steps_root`."""
+        """Path of a block and its cursors to the batch's `steps_root`."""
         leaves = [
-            step_leaf(block.header.block_id(), cursor)
-            for block, cursor in zip(self.blocks, self.cursors, strict=True)
+            step_leaf(block.header.block_id(), self.cursors_of(place))
+            for place, block in enumerate(self.blocks)
         ]
         return list_proof(leaves, index)
 
 
-class Defender:
-    """Defends batches that its owner executed rightly."""
+class Player:
+    """The moves of either side, from the states that it knows.
 
-    def __init__(self, trace: Trace, sections: int) -> None:
+    `verify_signature`: as engines take it. All moves raise `Rejected(bad_witness)` where what a
+    step looks at is too large to be shown.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        trace: Trace,
+        verify_signature: VerifySignature = verify,
+    ) -> None:
+        self.chain = chain
         self.trace = trace
-        self._sections = sections
+        self.sections = chain.genesis.settlement.sections
+        self._verify = verify_signature
 
-    def reply(self, steps: BatchSteps, challenger: bytes, game: DisputeLeaf) -> Cut | Prove | None:
-        """The next move in a challenger's (address) game; None while it is not ours.
+    # --- moves
 
-        Raises `Rejected(bad_witness)` where the state is too large to be shown.
+    def defend(
+        self, steps: BatchSteps, challenger: bytes, game: DisputeLeaf, before: bytes = b""
+    ) -> Cut | Prove | None:
+        """The defender's next move in a challenger's (address) game; None while it is not ours.
+
+        `before`: the witness that `game.shown` names, where there is one.
         """
         if game.turn != DEFENDER:
             return None
-        number, before = steps.header.number, steps.header.first_block - 1
         if game.high - game.low > 1:
-            at = [before + one for one in cuts(game.low, game.high, self._sections)]
-            return Cut(number, challenger, self.roots(at))
+            at = cuts(game.low, game.high, self.sections)
+            return Cut(steps.header.number, challenger, self.roots(steps, at))
+        return self._prove(steps, challenger, game, before)
+
+    def challenge(
+        self, steps: BatchSteps, challenger: bytes, game: DisputeLeaf, before: bytes = b""
+    ) -> Choose | Prove | None:
+        """The challenger's next move: the first part behind which the roots differ from those of
+        its own execution, or a larger witness; None while it is not its turn.
+
+        Raises `SafetyViolation` where its own execution leads to all of the roots: it disputes
+        nothing.
+        """
+        if game.turn != CHALLENGER:
+            return None
+        if game.shown:
+            return self._prove(steps, challenger, game, before)
+        ours = self.roots(steps, positions(game, self.sections)[1:])
+        for part, (mine, theirs) in enumerate(zip(ours, game.roots[1:], strict=True)):
+            if mine != theirs:
+                return Choose(steps.header.number, part)
+        raise SafetyViolation(f"nothing in batch {steps.header.number} is disputed")
+
+    def _prove(
+        self, steps: BatchSteps, challenger: bytes, game: DisputeLeaf, before: bytes
+    ) -> Prove:
+        index = game.low // STEPS_PER_BLOCK
+        witness = self.witness(steps, game.low, before)
+        if len(witness) > witness_limit(game):
+            raise Rejected(
+                Code.BAD_WITNESS, f"what the step looks at takes {len(witness)} bytes to show"
+            )
+        beyond = added(witness, before) if before else NOTHING
         return Prove(
-            number, challenger, make_witness(self.leaves(before + game.low)),
-            encode(steps.blocks[game.low]), steps.cursors[game.low], steps.proof(game.low),
+            steps.header.number, challenger, witness, beyond.accounts, beyond.leaves,
+            encode(steps.blocks[index]), steps.cursors_of(index), steps.proof(index),
         )  # fmt: skip
 
-    def roots(self, blocks: Sequence[int]) -> list[bytes]:
-        """State roots after blocks, as they are shown."""
-        return self.trace.roots(blocks)
+    # --- states
 
-    def leaves(self, block: int) -> list[tuple[bytes, bytes]]:
-        """The state after a block, as it is shown."""
-        return self.trace.leaves(block)
+    def roots(self, steps: BatchSteps, at: Sequence[int]) -> list[bytes]:
+        """State roots (32 bytes each) at positions in rising order."""
+        found: list[bytes] = []
+        for index, inside in groupby(at, lambda one: one // STEPS_PER_BLOCK):
+            numbers = [one % STEPS_PER_BLOCK for one in inside]
+            if numbers == [0]:
+                found += self.trace.roots([steps.header.first_block - 1 + index])
+                continue
+            with self.walk(steps, index) as walked:
+                found += [walked.to(number) for number in numbers]
+        return found
 
+    def witness(self, steps: BatchSteps, position: int, before: bytes) -> bytes:
+        """A witness of the state at a position, for the step there; it shows all of `before`."""
+        index, number = divmod(position, STEPS_PER_BLOCK)
+        with self.walk(steps, index) as walked:
+            return walked.witness(number, before)
 
-def choose(trace: Trace, header: BatchHeader, game: DisputeLeaf, sections: int) -> Choose | None:
-    """The challenger's move: the first part behind which the roots differ from those of its own
-    execution; None while it is not its turn.
-
-    Raises `SafetyViolation` where its own execution leads to all of them: it disputes nothing.
-    """
-    if game.turn != CHALLENGER:
-        return None
-    at = [header.first_block - 1 + one for one in positions(game, sections)]
-    ours = trace.roots(at)
-    for part, (mine, theirs) in enumerate(zip(ours[1:], game.roots[1:], strict=True)):
-        if mine != theirs:
-            return Choose(header.number, part)
-    raise SafetyViolation(f"nothing in batch {header.number} is disputed")
+    @contextmanager
+    def walk(self, steps: BatchSteps, index: int) -> Iterator[Walk]:
+        """The states inside a block, while this is open."""
+        with (
+            self.trace.at(steps.header.first_block - 1 + index) as tree,
+            walk(self.chain, tree, steps.step(index), self._verify) as walked,
+        ):
+            yield walked

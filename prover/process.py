@@ -104,7 +104,7 @@ class ProverProcess:
             Upstream([parse_address(one) for one in config.execution], chain.chain_id, config.name),
             key.public,
         )
-        defence = Defence(self._batcher.tree, self._store, chain.genesis.settlement.sections)
+        defence = Defence(chain, self._batcher.tree, self._store)
         self._defending = Defending(self._contest, defence, chain)
         self._service = PublicService(chain, "prover", config.name, self._status)
         self._service.on(WithdrawalRequest, self._withdrawal)

@@ -14,6 +14,7 @@ from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
 from net.upstream import Upstream
 from protocol.codec import encode
+from protocol.dispute import Prove
 from protocol.errors import ConfigError, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
@@ -49,6 +50,7 @@ class ChallengerProcess:
         self._kept = self._machine.final.batch
         validators = [parse_address(one) for one in config.validators]
         self._ledger = Upstream(validators, chain.chain_id, config.name, key)
+        self._plays = False
         self._light = LightFollower(chain, self._ledger, config.data / CHECKPOINT_NAME)
         self._inbox = InboxFollower(
             chain, validators, config.name, checkpoint=config.data / INBOX_CHECKPOINT_NAME
@@ -102,6 +104,10 @@ class ChallengerProcess:
 
     async def _send(self, action: LedgerAction) -> Committed:
         address = self._key.address
+        if isinstance(action, Prove) and not self._plays:
+            # Validators take large frames in sessions that begin while a game of ours is open.
+            await self._ledger.drop()
+        self._plays = isinstance(action, Prove)
         balance = await self._ledger.ask(
             BalanceView, lambda request_id: BalanceRequest(request_id, address)
         )

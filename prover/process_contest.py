@@ -5,7 +5,7 @@ data is checked against what is proven.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import TypeVar
 
 import structlog
@@ -13,6 +13,7 @@ import structlog
 from net.upstream import Upstream
 from protocol.batch_data import unpack_blocks
 from protocol.codec import Decoder, encode
+from protocol.dispute import DisputeLeaf, Prove
 from protocol.errors import Code, Rejected
 from protocol.events import BlockDiff, decode_block_diff
 from protocol.ledger_leaves import SettledBatch
@@ -28,6 +29,7 @@ from protocol.settlement import (
     decode_transaction,
 )
 from prover.contest import Leaves
+from prover.witness import shown_hash
 
 T = TypeVar("T")
 DIFFS_TIMEOUT_S = 20
@@ -42,20 +44,42 @@ def posted_blocks(view: BlocksView, settled: SettledBatch) -> list[OrderedBlock]
     Raises `Rejected` where the block does not hold the batch. Whether the blocks are the batch's
     its data root says.
     """
-    for block in view.blocks:
-        if block.header.height != settled.ledger_height or not block.payload:
-            continue
-        for raw in _decode_payload(block.payload):
-            try:
-                action = decode_transaction(decode_signed_transaction(raw).payload).action
-            except Rejected:
-                continue
-            if isinstance(action, PostBatch) and action.header == settled.header:
-                return unpack_blocks(action.data)
+    for action in _actions(view, settled.ledger_height):
+        if isinstance(action, PostBatch) and action.header == settled.header:
+            return unpack_blocks(action.data)
     raise Rejected(
         Code.NOT_FOUND,
         f"ledger block {settled.ledger_height} was shown without batch {settled.header.number}",
     )
+
+
+def shown_witness(view: BlocksView, game: DisputeLeaf) -> bytes:
+    """The witness that the other side of a game has shown last, out of the ledger block with its
+    move; what it shows hashes to what the game says.
+
+    Raises `Rejected` where the block does not hold it.
+    """
+    for action in _actions(view, game.shown_height):
+        try:
+            if isinstance(action, Prove) and shown_hash(action.witness) == game.shown:
+                return action.witness
+        except Rejected:
+            continue
+    raise Rejected(
+        Code.NOT_FOUND, f"ledger block {game.shown_height} was shown without the witness of a game"
+    )
+
+
+def _actions(view: BlocksView, height: int) -> Iterator[LedgerAction]:
+    """The ledger actions in the block of a height, as far as they decode."""
+    for block in view.blocks:
+        if block.header.height != height or not block.payload:
+            continue
+        for raw in _decode_payload(block.payload):
+            try:
+                yield decode_transaction(decode_signed_transaction(raw).payload).action
+            except Rejected:
+                continue
 
 
 class ProcessContest:
@@ -94,6 +118,14 @@ class ProcessContest:
             BlocksView, lambda request_id: BlocksFrom(request_id, height, 1)
         )
         return posted_blocks(view, settled)
+
+    async def shown(self, game: DisputeLeaf) -> bytes:
+        """The other side's last witness, from the block with its move."""
+        height = game.shown_height
+        view = await self._ledger.ask(
+            BlocksView, lambda request_id: BlocksFrom(request_id, height, 1)
+        )
+        return shown_witness(view, game)
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a move."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from execution.batches import VerifySignature
 from execution.engine import Engine
+from protocol.dispute import STEPS_PER_BLOCK
+from protocol.errors import SafetyViolation
 from protocol.genesis import Chain
 from protocol.keys import verify
 from prover.step_input import StepInput
 from prover.tree import StateTree
 from prover.witness_maker import make
-
-STEPS_PER_BLOCK = 1 << 19
-"""Places of each block among the positions of a dispute. A block has fewer steps (4,000 batches of
-100 actions, and a few); behind its last one nothing changes."""
 
 
 class Walk:
@@ -29,6 +27,8 @@ class Walk:
         self._block = block
         self._verify = verify_signature
         self._steps = block.steps(Engine.restore(chain, tree.iterate(), verify_signature))
+        if len(self._steps.plan) >= STEPS_PER_BLOCK:
+            raise SafetyViolation(f"an ordered block has {len(self._steps.plan)} steps")
         self.undo: dict[bytes, bytes | None] = {}
         """The leaves before the block, of those that changed."""
         self.number = 0
@@ -38,12 +38,16 @@ class Walk:
         """Go on to the state before step `number`, or behind the block; its root (32 bytes)."""
         height = self._block.block.header.height
         while self.number < min(number, len(self._steps.plan)):
-            changes = self._steps.run(height)
+            changes = self.step(height)
             for key in changes:
                 self.undo.setdefault(key, self._tree.get(key))
             self._tree.update(changes)
             self.number += 1
         return self._tree.root
+
+    def step(self, height: int) -> dict[bytes, bytes | None]:
+        """Execute the next step; the leaves that it changed."""
+        return self._steps.run(height)
 
     def witness(self, number: int, beside: bytes = b"") -> bytes:
         """A witness for step `number`, of the state before it; see `witness_maker.make`."""
@@ -65,15 +69,3 @@ def walk(
         yield walked
     finally:
         tree.update(walked.undo)
-
-
-def roots(
-    chain: Chain,
-    tree: StateTree,
-    block: StepInput,
-    numbers: Sequence[int],
-    verify_signature: VerifySignature = verify,
-) -> list[bytes]:
-    """Roots before these steps of a block, which come in rising order."""
-    with walk(chain, tree, block, verify_signature) as walked:
-        return [walked.to(number) for number in numbers]

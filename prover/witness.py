@@ -17,18 +17,19 @@ that nothing can be added to.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from execution import leaves as lv
 from execution.batches import VerifySignature
 from execution.engine import Engine
-from protocol.codec import Decoder, Wire
+from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
-from protocol.keys import verify
+from protocol.keys import domain_hash, verify
 from protocol.settlement import master_of
 from protocol.tree_proof import TreeProof
+from prover.bounds import require_bounds
 from prover.step_input import StepInput
 from prover.tree_partial import PartialTree
 
@@ -71,7 +72,9 @@ def execute(
         tree = PartialTree(root, shown.proof)
         signers = step.scope(chain).signers
         _require_whole(tree, shown.accounts, signers)
-        engine = Engine.restore(chain, _counting(shown, signers), verify_signature)
+        leaves = _counting(shown, signers)
+        require_bounds(leaves)
+        engine = Engine.restore(chain, leaves, verify_signature)
         return tree.update(step.run(engine))
     except Rejected as error:
         raise error if error.code == Code.BAD_WITNESS else _bad(error.text) from None
@@ -79,14 +82,60 @@ def execute(
         raise _bad(f"the block cannot be executed on it: {error!r}") from None
 
 
-def extends(witness: bytes, other: bytes) -> bool:
-    """Whether a witness shows all that another one of the same root does, and more."""
-    mine, theirs = decode_witness(witness), decode_witness(other)
-    accounts, before = set(mine.accounts), set(theirs.accounts)
-    leaves, leaves_before = set(mine.proof.leaves), set(theirs.proof.leaves)
-    if not (accounts >= before and leaves >= leaves_before):
-        return False
-    return len(accounts) + len(leaves) > len(before) + len(leaves_before)
+# -- the larger witness
+
+
+def shown_hash(witness: bytes) -> bytes:
+    """What names all that a witness shows, however its proof is written (32 bytes); raises
+    `Rejected` for what is no witness."""
+    shown = decode_witness(witness)
+    return _hash(shown.accounts, shown.proof.leaves)
+
+
+def _hash(accounts: Sequence[int], leaves: Sequence[tuple[bytes, bytes]]) -> bytes:
+    return domain_hash(b"trilemma/shown", encode([accounts, leaves]))
+
+
+class Added(NamedTuple):
+    """What a witness shows beyond another one: accounts, and places among its own leaves."""
+
+    accounts: list[int]
+    leaves: list[int]
+
+
+NOTHING = Added([], [])
+
+
+def added(witness: bytes, before: bytes) -> Added:
+    """What a witness shows beyond another one of the same root, all of which it shows too."""
+    mine, theirs = decode_witness(witness), decode_witness(before)
+    accounts, leaves = set(theirs.accounts), set(theirs.proof.leaves)
+    return Added(
+        [one for one in mine.accounts if one not in accounts],
+        [place for place, one in enumerate(mine.proof.leaves) if one not in leaves],
+    )
+
+
+def require_larger(witness: bytes, beyond: Added, before: bytes) -> bytes:
+    """`shown_hash` of a witness that shows all of one with the `shown_hash` before, and `beyond` as
+    well; the first one (before: empty) anything.
+
+    Raises `Rejected` (bad_witness) where it does not, or shows nothing more.
+    """
+    try:
+        mine = decode_witness(witness)
+    except Rejected as error:
+        raise _bad(error.text) from None
+    every = mine.proof.leaves
+    if before:
+        more, places = set(beyond.accounts), set(beyond.leaves)
+        accounts = [one for one in mine.accounts if one not in more]
+        leaves = [one for place, one in enumerate(every) if place not in places]
+        if _hash(accounts, leaves) != before:
+            raise _bad("it does not show all that the other side has shown")
+        if len(accounts) + len(leaves) == len(mine.accounts) + len(every):
+            raise _bad("it shows nothing that the other side has not shown")
+    return _hash(mine.accounts, every)
 
 
 def leaf_count(witness: bytes) -> int:

@@ -101,6 +101,9 @@ class Gathered:
             for key, value in tree.iterate(prefix):
                 self._items.setdefault(decode(value).account, []).append(key)
         self.note(scope.accounts)
+        progress = tree.get(lv.PROGRESS_KEY)
+        if progress is not None:
+            self.note(lv.decode_progress(progress).left)
         if scope.stage in (None, Stage.LIQUIDATIONS):
             self.note(lv.parse_account_key(key) for key, _ in tree.iterate(lv.DISTRESS))
 

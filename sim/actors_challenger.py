@@ -47,6 +47,11 @@ def any_root(random: SplitMix64) -> bytes:
     return b"".join(random.next().to_bytes(8, "big") for _ in range(4))
 
 
+def any_proof(random: SplitMix64, number: int, challenger: bytes) -> Prove:
+    """A witness of nothing."""
+    return Prove(number, challenger, any_root(random), [], [], any_root(random), (0, 0), [])
+
+
 async def committed(sent: Awaitable[Committed | None]) -> Committed:
     """The answer of a ledger client that gives up at times."""
     answer = await sent
@@ -126,7 +131,7 @@ class LyingChallenger(LedgerClient):
                 return
             action = move
 
-    async def _move(self, number: int, least_height: int) -> Choose | None:
+    async def _move(self, number: int, least_height: int) -> Choose | Prove | None:
         """Any choice once it is our turn; None where the game is over."""
         key = dispute_key(self.chain.genesis.shard, number, self.key.address)
         while True:
@@ -136,6 +141,8 @@ class LyingChallenger(LedgerClient):
                 if raw is None:
                     return None
                 game = decode_dispute(raw)
+                if game.turn == CHALLENGER and game.shown:
+                    return any_proof(self.random, number, self.key.address)
                 if game.turn == CHALLENGER:
                     return Choose(number, self.random.below(len(game.roots) - 1))
             await self.sleep(LIAR_PAUSE_MS)
@@ -205,4 +212,4 @@ class LyingProver(SimProver):
             count = self.random.below(4)
         if count:
             return Cut(number, challenger, [any_root(self.random) for _ in range(count)])
-        return Prove(number, challenger, any_root(self.random), any_root(self.random), 0, [])
+        return any_proof(self.random, number, challenger)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from execution.process_light import LightFollower
+from protocol.dispute import DisputeLeaf
 from protocol.events import BlockDiff, decode_block_diff
 from protocol.ledger_leaves import SettledBatch
 from protocol.messages import BlocksFrom, BlocksView, Committed
@@ -14,7 +15,7 @@ from protocol.messages_trading import DiffPush, SubscribeDiffs
 from protocol.ordering import OrderedBlock
 from protocol.settlement import BatchHeader, LedgerAction
 from prover.contest import Leaves
-from prover.process_contest import posted_blocks
+from prover.process_contest import posted_blocks, shown_witness
 from sim.actors_followers import Upstream
 from sim.actors_process import Process
 from sim.actors_tasks import Promise
@@ -55,6 +56,14 @@ class SimContest:
             BlocksView, lambda request_id: BlocksFrom(request_id, height, 1), ASK_MS
         )
         return posted_blocks(view, settled)
+
+    async def shown(self, game: DisputeLeaf) -> bytes:
+        """The other side's last witness, from the block with its move."""
+        height = game.shown_height
+        view = await self._upstream.ask(
+            BlocksView, lambda request_id: BlocksFrom(request_id, height, 1), ASK_MS
+        )
+        return shown_witness(view, game)
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a move."""

@@ -334,7 +334,7 @@ class SimProver(Process):
             contest = SimContest(
                 self, self._validators, self.transact, self._executions, self.key.public
             )
-            defence = Defence(self.batcher.tree, self.store, rules.sections)
+            defence = Defence(self.chain, self.batcher.tree, self.store)
             self.spawn(Defending(contest, defence, self.chain).run())
 
     async def news(self, timeout_ms: int | None) -> None:

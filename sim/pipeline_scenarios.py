@@ -107,7 +107,7 @@ def _epochs(random: SplitMix64, size: int) -> Options:
 
 def _disputes(random: SplitMix64, size: int) -> Options:
     rules = SettlementRules(
-        window_ms=6_000, clock_ms=8_000, sections=random.between(2, 9),
+        window_ms=6_000, clock_ms=12_000, sections=random.between(24, 64),
         prover_bond_uusd=random.between(1, 20) * DOLLAR + 1,
         challenger_bond_uusd=random.between(0, 20) * DOLLAR + 1,
     )  # fmt: skip

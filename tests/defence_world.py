@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dispute_world import RULES, DisputeWorld
+from dispute_world import DisputeWorld
 
 from protocol.errors import SafetyViolation
 from protocol.events import BlockDiff
-from protocol.ordering import OrderedBlock
 from protocol.settlement import BatchHeader
-from prover.defence import Defence
+from prover.defence import Defence, Material
 from prover.tree import StateTree
 
 
@@ -64,18 +63,20 @@ def prover() -> tuple[DisputeWorld, StateTree, Store, Defence]:
         store.undo[number] = {key: tree.get(key) for key in changes}
         tree.update(changes)
         first += blocks
-    return world, tree, store, Defence(tree, store, RULES.sections)
+    return world, tree, store, Defence(world.chain, tree, store)
 
 
-def material(world: DisputeWorld, number: int) -> tuple[list[OrderedBlock], list[BlockDiff]]:
-    """Blocks and diffs of a batch, as the ledger and execution give them."""
+def material(world: DisputeWorld, number: int) -> Material:
+    """Blocks, diffs and inbox of a batch, as the ledger and execution give them."""
     header = world.posted[number][0].header
     heights = range(header.first_block, header.last_block + 1)
     diffs = [
         BlockDiff(
-            height, world.log.blocks[height - 1].header.block_id(), world.cursors[height - 1],
+            height, world.log.blocks[height - 1].header.block_id(), world.cursors[height],
             list(world.changes[height - 1].items()), [], 0,
         )
         for height in heights
     ]  # fmt: skip
-    return [world.log.blocks[height - 1] for height in heights], diffs
+    blocks = [world.log.blocks[height - 1] for height in heights]
+    first, end = world.cursors[header.first_block - 1], world.cursors[header.last_block]
+    return Material(blocks, diffs, LedgerInbox(world).entries(first, end))

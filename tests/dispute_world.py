@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +15,16 @@ from node.outcomes import BlockOutcome
 from protocol.actions import ActionBatch, sign_batch
 from protocol.batch_data import pack_blocks
 from protocol.codec import encode
-from protocol.dispute import CHALLENGER, DisputeAction, DisputeLeaf, OpenDispute
-from protocol.errors import Code
+from protocol.dispute import CHALLENGER, Cut, DisputeAction, DisputeLeaf, OpenDispute, Prove
+from protocol.errors import Code, Rejected
 from protocol.genesis import Chain, SettlementRules
 from protocol.inbox import next_cursor
 from protocol.keys import Key
 from protocol.merkle import list_root
 from protocol.settlement import BatchHeader, OutboxEntry, PostBatch
-from prover.game import BatchSteps, Defender, Trace, choose
+from prover.game import BatchSteps, Player, Trace
 from prover.tree import StateTree
+from prover.witness import shown_hash
 
 DOLLAR = 1_000_000
 RULES = SettlementRules(
@@ -69,10 +71,15 @@ class DisputeWorld(LedgerWorld):
         self.roots = [self.ledger.root]
         self.supply_uusd = self.ledger.system().supply_uusd
         self.changes: list[Changes] = []
-        self.cursors: list[int] = []
+        self.cursors: list[int] = [0]
+        """Inbox cursor after each block, genesis first."""
+        self.shown: dict[bytes, bytes] = {}
+        """Witnesses that were sent, by what they show."""
         self.outbox_of: list[list[OutboxEntry]] = []
         self.posted: dict[int, tuple[BatchSteps, Trace]] = {}
         self.posts: dict[int, PostBatch] = {}
+        self.players: dict[int, Player] = {}
+        """Liars who defend a batch."""
         self._inbox_height = 0
         self._nonce_ms = GENESIS_MS
 
@@ -136,11 +143,13 @@ class DisputeWorld(LedgerWorld):
         header = BatchHeader(
             self.chain.chain_id, 0, shard.batch + 1, first, last, blocks[-1].header.block_id(),
             shard.state_root, changed.pop("root", None) or trace.roots([last])[0],
-            list_root([encode(block) for block in blocks]), self.cursors[last - 1],
+            list_root([encode(block) for block in blocks]), self.cursors[last],
             list_root(encoded), shard.outbox_next, len(outbox), self.prover.public,
             self.rules.prover_bond_uusd,
         )  # fmt: skip
-        steps = BatchSteps(header, blocks, self.cursors[first - 1 : last])
+        cursors = self.cursors[first - 1 : last + 1]
+        placed = self.ledger.entries(cursors[0], cursors[-1] - cursors[0], self.ledger.height)
+        steps = BatchSteps(header, blocks, cursors, [one for _, one in placed])
         self.posted[header.number] = (steps, trace)
         certificate = self.log.certificate(blocks[-1].header)
         return PostBatch(header, pack_blocks(blocks), certificate, outbox)
@@ -163,6 +172,9 @@ class DisputeWorld(LedgerWorld):
         """Moves of one side, a block for each; the code of the last."""
         code = Code.OK
         for action in actions:
+            if isinstance(action, Prove):
+                with contextlib.suppress(Rejected):
+                    self.shown[shown_hash(action.witness)] = action.witness
             code = self.code(self.sign(key, action))
         return code
 
@@ -174,19 +186,25 @@ class DisputeWorld(LedgerWorld):
 
     def defend(self, number: int, challenger: Key) -> Code:
         """The prover's next move as its own states have it."""
-        steps, trace = self.posted[number]
         game = self.game(number, challenger)
         assert game is not None
-        move = Defender(trace, self.rules.sections).reply(steps, challenger.address, game)
+        move = self.defence(number, challenger, game)
         assert move is not None
         return self.send(self.prover, move)
+
+    def defence(self, number: int, challenger: Key, game: DisputeLeaf) -> Cut | Prove | None:
+        """The move that the prover's own states give."""
+        steps, trace = self.posted[number]
+        player = self.players.get(number) or Player(self.chain, trace)
+        return player.defend(steps, challenger.address, game, self.shown.get(game.shown, b""))
 
     def challenge(self, number: int, challenger: Key, trace: Trace | None = None) -> Code:
         """The challenger's next move, by its own states or those of a liar."""
         game = self.game(number, challenger)
         assert game is not None
-        header = self.posted[number][0].header
-        move = choose(trace or self.truth, header, game, self.rules.sections)
+        before = self.shown.get(game.shown, b"")
+        player = Player(self.chain, trace or self.truth)
+        move = player.challenge(self.posted[number][0], challenger.address, game, before)
         assert move is not None
         return self.send(challenger, move)
 

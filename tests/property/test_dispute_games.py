@@ -15,11 +15,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from dispute_world import DisputeWorld, mint
 from ledger_world import key_of
 
-from protocol.dispute import CHALLENGER, Choose, Cut, DisputeLeaf, OpenDispute, Prove, cuts
+from protocol.codec import encode
+from protocol.dispute import (
+    CHALLENGER,
+    STEPS_PER_BLOCK,
+    Choose,
+    Cut,
+    DisputeLeaf,
+    OpenDispute,
+    Prove,
+    cuts,
+)
 from protocol.errors import Code
 from protocol.genesis import SettlementRules
 from protocol.keys import Key
-from prover.game import Defender, choose
+from prover.game import Player
 
 HONEST, LIARS = key_of("alice"), [key_of("bob"), key_of("carol"), key_of("dave")]
 STYLES = ("true to the lie", "garbage", "silent", "shaped")
@@ -85,7 +95,9 @@ class Games:
         if game is None:
             move: Any = OpenDispute(number, world.truth.roots([header.last_block])[0])
         else:
-            move = choose(world.truth, header, game, world.rules.sections)
+            player = Player(world.chain, world.truth)
+            before = world.shown.get(game.shown, b"")
+            move = player.challenge(world.posted[number][0], HONEST.address, game, before)
         if move is not None:
             code = world.send(HONEST, move)
             assert code == Code.OK, code
@@ -97,25 +109,33 @@ class Games:
         if game is None:
             world.send(key, OpenDispute(number, rng.randbytes(32)))
         elif game.turn == CHALLENGER and rng.random() < 0.8:
-            parts = len(game.roots) - 1
-            code = world.send(key, Choose(number, rng.randrange(parts)))
+            move: Any = Choose(number, rng.randrange(len(game.roots) - 1))
+            if game.shown:
+                steps, index = world.posted[number][0], game.low // STEPS_PER_BLOCK
+                move = Prove(
+                    number, key.address, rng.choice((rng.randbytes(9), world.shown[game.shown])),
+                    [], [], encode(steps.blocks[index]), steps.cursors_of(index),
+                    steps.proof(index),
+                )  # fmt: skip
+            code = world.send(key, move)
             # Unknown where its clock ran out in the block before it.
             assert code in (Code.OK, Code.UNKNOWN_DISPUTE), code
 
     def defend(self, number: int, key: Key, game: DisputeLeaf) -> None:
         world, rng, style = self.world, self.rng, self.style[number]
-        steps, trace = world.posted[number]
         sections = world.rules.sections
         if style == "silent":
             return
         count = len(cuts(game.low, game.high, sections))
-        move: Any = Defender(trace, sections).reply(steps, key.address, game)
+        move: Any = world.defence(number, key, game)
         if style in ("garbage", "shaped"):
             count = count if style == "shaped" else rng.randrange(4)
             roots = [rng.randbytes(32) for _ in range(count)]
             move = Cut(number, key.address, roots)
             if not count:
-                move = Prove(number, key.address, rng.randbytes(80), rng.randbytes(80), 0, [])
+                move = Prove(
+                    number, key.address, rng.randbytes(80), [], [], rng.randbytes(80), (0, 0), []
+                )
         code = world.send(world.prover, move)
         assert code == Code.OK or style in ("garbage", "shaped"), code
 

@@ -8,15 +8,26 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from witness_world import Block, blocks, named, verify
 
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
-from prover.steps import roots, walk
-from prover.witness import decode_witness, execute, extends, leaf_count
-from prover.witness_maker import make
+from prover.step_input import StepInput
+from prover.steps import walk
+from prover.witness import (
+    NOTHING,
+    Added,
+    added,
+    decode_witness,
+    execute,
+    leaf_count,
+    require_larger,
+    shown_hash,
+)
+from prover.witness_maker import Gathered, make
 
 SEEDS = 3 * int(os.environ.get("TRILEMMA_FLOW_SEEDS", "1"))
 BLOCKS = 60
@@ -51,8 +62,27 @@ def _lie(block: Block, rng: random.Random, seen: Counter[str]) -> None:
         return
     seen["lies"] += 1
     answer = make(block.chain, block.tree, block.step, partial, verify)
-    assert extends(answer, partial) and not extends(partial, answer)
+    shown = shown_hash(partial)
+    assert require_larger(answer, added(answer, partial), shown) == shown_hash(answer)
+    _refuse_smaller(partial, answer)
     assert block.execute(answer) == block.result
+
+
+def _refuse_smaller(small: bytes, large: bytes) -> None:
+    """Whoever shows less than was shown before, or the same, has shown nothing."""
+    beyond, before = added(large, small), shown_hash(small)
+    for lie in (
+        NOTHING, Added(beyond.accounts, []), Added(beyond.accounts, beyond.leaves[1:]),
+        Added(beyond.accounts, [*beyond.leaves, 0]), Added([], beyond.leaves),
+    ):  # fmt: skip
+        if {*lie.accounts} != {*beyond.accounts} or {*lie.leaves} != {*beyond.leaves}:
+            with pytest.raises(Rejected, match="does not show all"):
+                require_larger(large, lie, before)
+    for one, nothing in ((small, NOTHING), (small, Added([1 << 40], [1 << 40]))):
+        with pytest.raises(Rejected, match="shows nothing"):
+            require_larger(one, nothing, before)
+    with pytest.raises(Rejected, match="does not show all"):
+        require_larger(small, added(small, large), shown_hash(large))
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -67,11 +97,14 @@ def test_every_step_of_a_block_can_be_shown(seed: int) -> None:
                 root, witness = walked.to(shown), walked.witness(shown)
                 step = block.step._replace(number=shown)
                 after = execute(block.chain, root, witness, step, verify)
+                for larger in _larger(rng, block, step, witness):
+                    assert execute(block.chain, root, larger, step, verify) == after
                 assert after == walked.to(shown + 1)
                 stage = str(step.scope(block.chain).stage)
                 largest[stage] = max(largest[stage], len(witness))
         assert block.tree.root == before
-        ends = roots(block.chain, block.tree, block.step, [0, count, count + 5], verify)
+        with walk(block.chain, block.tree, block.step, verify) as walked:
+            ends = [walked.to(place) for place in (0, count, count + 5)]
         assert ends == [before, block.result, block.result]
     print(largest)
 
@@ -81,6 +114,18 @@ def test_a_batch_may_name_any_account() -> None:
         block = named(number)
         witness = make(block.chain, block.tree, block.step, verify_signature=verify)
         assert block.execute(witness) == block.result
+
+
+def _larger(rng: random.Random, block: Block, step: StepInput, witness: bytes) -> Iterator[bytes]:
+    """Witnesses with one more account, for some of them, and with all."""
+    shown = decode_witness(witness)
+    accounts = [int.from_bytes(key[1:], "big") for key, _ in block.tree.iterate(b"a")]
+    missing = [one for one in accounts if one not in shown.accounts]
+    for more in [*([one] for one in rng.sample(missing, min(2, len(missing)))), missing]:
+        found = Gathered(block.tree, step.scope(block.chain))
+        found.add(shown)
+        found.note(more)
+        yield encode(found.witness(rng.choice((0, 2))))
 
 
 def test_a_step_is_executed_in_its_place_alone() -> None:

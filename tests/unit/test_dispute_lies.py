@@ -4,8 +4,7 @@ everything the exchange has."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,24 +15,21 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import engine_world
+from duel_world import batch_of, duel, with_sections
 from engine_world import GOOD, START_MS, World, accept, signer
 from rich_flow import RichFlow
 
 from execution import Engine, funding
 from execution.leaves import account_key, decode_account
-from protocol import keys
 from protocol.actions import ActionBatch, SignedBatch, Withdraw
 from protocol.chain import EMPTY_HASH, Header, payload_hash
 from protocol.codec import encode
-from protocol.dispute import CHALLENGER, DEFENDER, Cut, DisputeLeaf, positions
 from protocol.genesis import Chain
 from protocol.ordering import OrderedBlock, OrderedPayload
-from protocol.settlement import BatchHeader, InboxEntry
-from prover.game import BatchSteps, Defender, Trace, choose
-from prover.judge import execute_block
+from protocol.settlement import InboxEntry
+from prover.game import Player, Trace
 from prover.tree import StateTree
 
-SECTIONS = 4
 SEEDS = (1, 2)
 BLOCKS = 200
 Changes = dict[bytes, bytes | None]
@@ -48,24 +44,6 @@ class Done(NamedTuple):
     cursor: int
     batches: list[bytes]
     changes: Changes
-
-
-class Accepting(keys.Verifier):
-    """Takes the signatures of the test's world."""
-
-    def __call__(self, public_key: bytes, signature: bytes, digest: bytes) -> bool:
-        return accept(public_key, signature, digest)
-
-
-@contextmanager
-def signatures() -> Iterator[None]:
-    """Within, the ledger takes the signatures of the test's world."""
-    kind = keys.verify.__class__
-    keys.verify.__class__ = Accepting
-    try:
-        yield
-    finally:
-        keys.verify.__class__ = kind
 
 
 @cache
@@ -245,43 +223,21 @@ def trace_of(chain: Chain, changes: list[Changes]) -> Trace:
     return trace
 
 
-def duel(chain: Chain, done: list[Done], defender: Trace, challenger: Trace) -> tuple[int, bool]:
+def fight(chain: Chain, done: list[Done], defender: Player, challenger: Player) -> tuple[int, bool]:
     """Play a game to its end: the block that decided, and whether the batch stands."""
-    blocks = [ordered(one) for one in done]
     last = done[-1].height
-    root = defender.roots([last])[0]
-    header = BatchHeader(
-        chain.chain_id, 3, 1, 1, last, blocks[-1].header.block_id(), defender.roots([0])[0], root,
-        bytes(32), done[-1].cursor, bytes(32), 0, 0, bytes(32), 0,
-    )  # fmt: skip
-    steps = BatchSteps(header, blocks, [one.cursor for one in done])
+    roots = defender.trace.roots([0, last])
     inbox = [entry for one in done for entry in one.inbox]
-    player = Defender(defender, SECTIONS)
-    game = DisputeLeaf(0, last, [header.pre_state_root, root], DEFENDER, 0, [0, 0], 0)
-    while True:
-        move = player.reply(steps, b"c" * 20, game)
-        assert move is not None
-        if not isinstance(move, Cut):
-            with signatures():
-                found = execute_block(
-                    chain, game.roots[0], move.witness, move.block,
-                    lambda first, end: inbox[first:end], move.inbox_cursor,
-                )  # fmt: skip
-            return game.high, found == game.roots[-1]
-        game = msgspec.structs.replace(
-            game, roots=[game.roots[0], *move.roots, game.roots[-1]], turn=CHALLENGER
-        )
-        choice = choose(challenger, header, game, SECTIONS)
-        assert choice is not None
-        at = positions(game, SECTIONS)
-        game = msgspec.structs.replace(
-            game, low=at[choice.part], high=at[choice.part + 1], turn=DEFENDER,
-            roots=game.roots[choice.part : choice.part + 2],
-        )  # fmt: skip
+    steps = batch_of(
+        chain, 1, [ordered(one) for one in done], [0, *(one.cursor for one in done)], inbox,
+        (roots[0], roots[1]),
+    )  # fmt: skip
+    verdict = duel(steps, with_sections(defender), with_sections(challenger), chain)
+    return verdict.block + 1, verdict.stands
 
 
 @pytest.mark.parametrize("kind", LIARS, ids=lambda kind: kind.__name__)
-def test_each_kind_of_lie_loses_its_game(kind: Callable[[Chain], Liar]) -> None:
+def test_each_kind_of_lie_loses_its_game(kind: type[Liar]) -> None:
     bit = 0
     for seed in SEEDS:
         chain, done = flow(seed)
@@ -292,10 +248,12 @@ def test_each_kind_of_lie_loses_its_game(kind: Callable[[Chain], Liar]) -> None:
         upto = done[: len(said)]
         truth = [one.changes for one in upto]
         first = next(n for n, (a, b) in enumerate(zip(said, truth, strict=True), 1) if a != b)
-        true, false = trace_of(chain, truth), trace_of(chain, said)
-        assert duel(chain, upto, false, true) == (first, False)
+        true = Player(chain, trace_of(chain, truth), accept)
+        # Inside of a block a liar executes as its own engine does.
+        false = Player(kind(chain).engine.state.chain, trace_of(chain, said), accept)
+        assert fight(chain, upto, false, true) == (first, False)
         # The other way round the liar is the challenger, and loses just the same.
-        assert duel(chain, upto, true, false) == (first, True)
+        assert fight(chain, upto, true, false) == (first, True)
     assert bit, "the flow gave no occasion for this lie"
 
 

@@ -14,11 +14,11 @@ from ledger_world import key_of
 
 from execution.leaves import COUNTERS_KEY, account_key
 from protocol.codec import encode
-from protocol.dispute import CHALLENGER, Contradict, Prove
+from protocol.dispute import CHALLENGER, STEPS_PER_BLOCK, Contradict, Prove
 from protocol.errors import Code
-from prover.game import Defender
-from prover.judge import make_witness
+from prover.game import Player
 from prover.tree import StateTree
+from prover.witness_maker import make
 
 ALICE, BOB, CAROL = key_of("alice"), key_of("bob"), key_of("carol")
 OTHER = bytes(32)
@@ -62,11 +62,15 @@ def test_a_state_that_leads_to_the_lie_but_was_never_agreed_on_does_not_save_it(
         else:
             break
     steps, trace = world.posted[1]
-    right = Defender(trace, RULES.sections).reply(steps, ALICE.address, game)
-    assert isinstance(right, Prove) and game.low == 6
-    before = dict(trace.leaves(game.low))
-    rich = dict(trace.leaves(game.high))[account_key(16)]
-    witness = make_witness(sorted({**before, account_key(16): rich}.items()))
+    right = world.defence(1, ALICE, game)
+    index, number = divmod(game.low, STEPS_PER_BLOCK)
+    assert isinstance(right, Prove) and index == 6
+    with Player(world.chain, trace).walk(steps, index) as walked, trace.at(6) as tree:
+        walked.to(number)
+        before = dict(tree.iterate())
+    rich = StateTree({**before, account_key(16): dict(trace.leaves(7))[account_key(16)]}.items())
+    assert rich.root == game.roots[-1]
+    witness = make(world.chain, rich, steps.step(index, number))
     move = msgspec.structs.replace(right, witness=witness)
     assert world.send(world.prover, move) == Code.OK
     assert world.ledger.batch(1) is None

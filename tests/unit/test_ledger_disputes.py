@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,16 +21,19 @@ from protocol.codec import encode
 from protocol.dispute import (
     CHALLENGER,
     DEFENDER,
+    STEPS_PER_BLOCK,
+    WITNESS_BYTES,
     Choose,
     Contradict,
     Cut,
+    DisputeLeaf,
     OpenDispute,
     Prove,
     cuts,
 )
 from protocol.errors import Code
+from protocol.keys import Key
 from protocol.settlement import OutboxEntry
-from prover.game import Defender
 
 ALICE, BOB, CAROL = key_of("alice"), key_of("bob"), key_of("carol")
 BOND, STAKE = RULES.prover_bond_uusd, RULES.challenger_bond_uusd
@@ -68,23 +72,24 @@ def test_every_block_of_a_batch_can_be_the_wrong_one(at: int) -> None:
 def test_a_right_batch_stands_and_the_challenger_pays() -> None:
     world = world_of()
     alice, prover = world.balance(ALICE), world.balance(world.prover)
-    assert world.open(1, ALICE, OTHER) == Code.OK
-    while (game := world.game(1, ALICE)) is not None:
-        if game.turn == CHALLENGER:
-            assert world.send(ALICE, Choose(1, 1)) == Code.OK
-        else:
-            assert world.defend(1, ALICE) == Code.OK
-    assert world.ledger.batch(1) is not None
+    move = at_the_last_step(world, part=1)
+    assert world.send(world.prover, move) == Code.OK
+    assert _last(world).turn == CHALLENGER
+    assert world.send(ALICE, Choose(1, 0)) == Code.NOT_YOUR_TURN
+    world.wait(RULES.clock_ms)  # nothing larger can be shown
+    assert world.ledger.batch(1) is not None and world.game(1, ALICE) is None
     assert world.balance(ALICE) == alice - STAKE
     assert world.balance(world.prover) == prover + STAKE // 2
     assert world.burnt() == STAKE - STAKE // 2
 
 
-def test_a_batch_of_one_block_is_proven_at_once() -> None:
+def test_a_batch_of_one_block_is_cut_inside_of_it() -> None:
     world = world_of(blocks=1, lie_at=0)
     assert world.open(1, ALICE) == Code.OK
-    game = world.game(1, ALICE)
-    assert game is not None and (game.turn, game.low, game.high) == (DEFENDER, 0, 1)
+    game = _last(world)
+    assert (game.turn, game.low, game.high) == (DEFENDER, 0, STEPS_PER_BLOCK)
+    while _last(world).high - _last(world).low > 1:
+        assert world.defend(1, ALICE) == Code.OK and world.challenge(1, ALICE) == Code.OK
     assert world.send(world.prover, Cut(1, ALICE.address, [])) == Code.NOT_YOUR_TURN
     assert world.defend(1, ALICE) == Code.OK
     assert world.ledger.batch(1) is None
@@ -134,9 +139,11 @@ def test_moves_out_of_turn_or_out_of_shape_are_refused() -> None:
     assert world.send(world.prover, Cut(1, b"x", [OTHER, OTHER])) == Code.WRONG_TYPE
     for roots in ([], [OTHER], [OTHER] * 3, [OTHER, b""]):
         assert world.send(world.prover, Cut(1, address, roots)) == Code.BAD_MOVE
-    prove = Prove(1, address, b"", b"", 0, [])
+    prove = Prove(1, address, b"", [], [], b"", (0, 0), [])
     assert world.send(world.prover, prove) == Code.NOT_YOUR_TURN
+    assert world.send(BOB, prove) == Code.NOT_A_PROVER
     assert world.defend(1, ALICE) == Code.OK
+    assert world.send(ALICE, prove) == Code.NOT_YOUR_TURN
     again = Cut(1, address, [OTHER, OTHER])
     assert world.send(world.prover, again) == Code.NOT_YOUR_TURN
     for part in (-1, 3):
@@ -156,8 +163,7 @@ def at_the_last_step(world: DisputeWorld, part: int = 0) -> Prove:
         elif game.high - game.low > 1:
             assert world.defend(1, ALICE) == Code.OK
         else:
-            steps, trace = world.posted[1]
-            move = Defender(trace, RULES.sections).reply(steps, ALICE.address, game)
+            move = world.defence(1, ALICE, game)
             assert isinstance(move, Prove)
             return move
 
@@ -166,31 +172,31 @@ def test_a_proof_must_be_of_the_block_that_is_left() -> None:
     world = world_of()
     right = at_the_last_step(world)
     steps = world.posted[1][0]
-    block = steps.blocks[0]
+    block, (first, end) = steps.blocks[0], right.inbox_cursors
     forged = encode(type(block)(block.header, block.payload + b"\x00"))
-    lies = [
+    lies: list[dict[str, Any]] = [
         {"block": encode(steps.blocks[1])}, {"block": forged}, {"path": right.path[1:]},
-        {"path": steps.proof(1)}, {"inbox_cursor": right.inbox_cursor + 1},
-        {"inbox_cursor": -1}, {"inbox_cursor": 1 << 63}, {"path": [b""]},
+        {"path": steps.proof(1)}, {"path": [b""]},
+        *({"inbox_cursors": one} for one in (
+            (first, end + 1), (first - 1, end), (first, -1), (first, 1 << 63), (end, first - 1),
+        )),
     ]  # fmt: skip
     for lie in lies:
         assert world.send(world.prover, msgspec.structs.replace(right, **lie)) == Code.BAD_PROOF
     lie_code = world.send(world.prover, msgspec.structs.replace(right, block=b"\xc1"))
     assert lie_code == Code.MALFORMED
     assert world.send(world.prover, right) == Code.OK
-    assert world.game(1, ALICE) is None and world.ledger.batch(1) is not None
+    assert _last(world).turn == CHALLENGER and world.ledger.batch(1) is not None
 
 
-@pytest.mark.parametrize("witness", [b"", b"no zlib", "other", "cut", "tail"])
+@pytest.mark.parametrize("witness", [b"", b"no witness", "other", "cut", "tail", "large"])
 def test_a_witness_that_is_not_of_the_state_loses_at_once(witness: bytes | str) -> None:
     world = world_of()
     right = at_the_last_step(world)
-    other = world_of(lie_at=0)
-    _, trace = other.posted[1]
+    elsewhere = msgspec.structs.replace(_last(world), low=STEPS_PER_BLOCK, high=STEPS_PER_BLOCK + 1)
     bad = {
-        "other": Defender(trace, 3).reply(
-            other.posted[1][0], ALICE.address, msgspec.structs.replace(_last(world), low=1, high=2)
-        ),
+        "other": world.defence(1, ALICE, elsewhere),
+        "large": msgspec.structs.replace(right, witness=bytes(WITNESS_BYTES + 1)),
         "cut": msgspec.structs.replace(right, witness=right.witness[:-3]),
         "tail": msgspec.structs.replace(right, witness=right.witness + b"x"),
     }
@@ -204,7 +210,7 @@ def test_a_witness_that_is_not_of_the_state_loses_at_once(witness: bytes | str) 
     assert world.ledger.batch(1) is None and world.burnt() == BOND - BOND // 2
 
 
-def _last(world: DisputeWorld):  # type: ignore[no-untyped-def]
+def _last(world: DisputeWorld) -> DisputeLeaf:
     game = world.game(1, ALICE)
     assert game is not None
     return game
@@ -242,23 +248,32 @@ def test_losing_one_game_protects_no_batch() -> None:
     assert world.open(1, ALICE) == Code.OK
     assert world.defend(1, BOB) == Code.OK
     assert world.send(BOB, Choose(1, 0)) == Code.OK  # the part that is right
-    while world.game(1, BOB) is not None and _turn(world, BOB) == DEFENDER:
+    for _ in range(99):
         assert world.defend(1, BOB) == Code.OK
-        if world.game(1, BOB) is not None:
-            assert world.send(BOB, Choose(1, 0)) == Code.OK
-    assert world.game(1, BOB) is None and world.ledger.batch(1) is not None
+        if world.send(BOB, Choose(1, 0)) == Code.NOT_YOUR_TURN:
+            break
+    assert world.game(1, BOB) is not None and world.ledger.batch(1) is not None
+    shown = world.game(1, BOB)
+    assert shown is not None and shown.shown
+    assert world.send(BOB, _garbage(world, BOB)) == Code.OK and world.game(1, BOB) is None
+    assert world.ledger.batch(1) is not None
     world.play(1, ALICE)
     assert world.ledger.batch(1) is None
     assert world.burnt() == STAKE - STAKE // 2 + BOND - BOND // 2
 
 
-def _turn(world: DisputeWorld, key) -> int:  # type: ignore[no-untyped-def]
-    game = world.game(1, key)
+def _garbage(world: DisputeWorld, key: Key) -> Prove:
+    """A witness of nothing for the step that is left, with the right block."""
+    steps, game = world.posted[1][0], world.game(1, key)
     assert game is not None
-    return game.turn
+    index = game.low // STEPS_PER_BLOCK
+    return Prove(
+        1, key.address, b"nothing", [], [], encode(steps.blocks[index]), steps.cursors_of(index),
+        steps.proof(index),
+    )  # fmt: skip
 
 
-def test_one_proof_decides_every_game_that_came_down_to_it() -> None:
+def test_one_witness_counts_in_every_game_that_came_down_to_it() -> None:
     world = world_of()
     for key in (BOB, CAROL):
         assert world.open(1, key, OTHER) == Code.OK
@@ -273,6 +288,10 @@ def test_one_proof_decides_every_game_that_came_down_to_it() -> None:
                 break
     assert world.ledger.disputes.count == 3
     assert world.send(world.prover, move) == Code.OK
+    for key in (ALICE, BOB, CAROL):
+        game = world.game(1, key)
+        assert game is not None and game.shown and game.turn == CHALLENGER
+        assert world.send(key, _garbage(world, key)) == Code.OK
     assert world.ledger.disputes.count == 0 and world.ledger.batch(1) is not None
     assert world.burnt() == 3 * (STAKE - STAKE // 2)
 
@@ -347,8 +366,7 @@ def test_a_block_judges_so_many_steps_and_no_more(monkeypatch: pytest.MonkeyPatc
             assert world.defend(1, BOB) == Code.OK
         else:
             break
-    steps, trace = world.posted[1]
-    second = Defender(trace, RULES.sections).reply(steps, BOB.address, game)
+    second = world.defence(1, BOB, game)
     assert isinstance(second, Prove)
     nonce = world.ledger.account(world.prover.address).nonce
     outcome = world.block(
@@ -370,3 +388,7 @@ def test_a_ledger_from_its_leaves_plays_on() -> None:
 
 def test_cuts_are_even_and_end_in_single_steps() -> None:
     assert cuts(0, 7, 3) == [2, 4] and cuts(3, 5, 3) == [4] and cuts(3, 4, 3) == []
+    block = STEPS_PER_BLOCK
+    assert cuts(0, 7 * block, 3) == [2 * block, 4 * block]
+    assert cuts(block, 3 * block, 3) == [2 * block]
+    assert cuts(block, 2 * block, 4) == [block + n * block // 4 for n in (1, 2, 3)]

@@ -49,7 +49,9 @@ class Watch:
     def step(self) -> bool:
         """Catch up, and make the move there is; whether one was made."""
         self.catch_up()
-        move = self.machine.move()
+        asked = self.machine.answers
+        before = b"" if asked is None else self.world.shown[asked.shown]
+        move = self.machine.move(before)
         if move is None:
             return False
         self.moves.append(move)

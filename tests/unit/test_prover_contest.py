@@ -14,10 +14,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from defence_world import LedgerInbox, material, prover
-from dispute_world import DisputeWorld, mint
+from dispute_world import RULES, DisputeWorld, mint
+from hiding_world import lied
 from ledger_world import key_of
 
-from protocol.dispute import OpenDispute
+from protocol.dispute import DEFENDER, OpenDispute
 from protocol.errors import Code, RemoteFault
 from protocol.messages import Committed
 from prover import contest
@@ -90,7 +91,10 @@ class Host:
         return self.world.ledger.disputes.waiting(self.world.prover.public, 9)
 
     async def diffs(self, header: Any) -> Any:
-        return material(self.world, header.number)[1]
+        return material(self.world, header.number).diffs
+
+    async def shown(self, game: Any) -> bytes:
+        return self.world.shown[game.shown]
 
     async def wait_covered(self, height: int) -> None:
         assert height <= self.world.ledger.height
@@ -152,6 +156,24 @@ def test_whoever_is_asked_changes_with_time_and_with_faults() -> None:
 
     run(work, host, script)
     assert host.drops == 2 and set(host.pauses) == {contest.POLL_MS}
+
+
+def test_a_challenger_answers_a_witness_with_a_larger_one() -> None:
+    world = lied()
+    host, work, _ = challenging(world)
+
+    def script(count: int) -> None:
+        assert count < 200
+        game = world.game(2, CAROL)
+        if game is not None and game.rounds == 2:
+            raise Done
+        if game is not None and game.turn == DEFENDER:
+            assert world.defend(2, CAROL) == Code.OK
+
+    run(work, host, script)
+    assert set(host.codes) == {Code.OK} and world.ledger.batch(2) is not None
+    world.wait(RULES.clock_ms)  # the prover has nothing to add
+    assert world.ledger.batch(2) is None
 
 
 def test_a_prover_answers_every_game_on_its_own_batches() -> None:

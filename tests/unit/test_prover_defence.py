@@ -16,11 +16,15 @@ from ledger_world import key_of
 
 from protocol.chain import Block, genesis_qc
 from protocol.codec import encode
-from protocol.dispute import CHALLENGER, DEFENDER, Cut, DisputeLeaf, Prove
+from protocol.dispute import CHALLENGER, DEFENDER, STEPS_PER_BLOCK, Cut, DisputeLeaf, Prove
 from protocol.errors import Code, Rejected
 from protocol.messages import BlocksView
 from protocol.settlement import BatchHeader
+from prover.defence import Material
+from prover.game import Player
 from prover.process_contest import posted_blocks
+from prover.witness import Added, added, decode_witness, shown_hash
+from prover.witness_maker import Gathered
 
 ALICE = key_of("alice").address
 
@@ -35,35 +39,66 @@ def test_moves_in_the_middle_of_history_are_right_and_leave_no_trace() -> None:
     before = tree.root
     for number in (1, 2, 3):
         header = store.headers[number]
-        blocks, diffs = material(world, number)
+        found = material(world, number)
+        blocks, diffs, _ = found
         count = len(blocks)
-        cut = defence.reply(header, blocks, diffs, ALICE, game_on(header, 0, count))
+        cut = defence.reply(header, found, ALICE, game_on(header, 0, count * STEPS_PER_BLOCK))
         assert isinstance(cut, Cut)
         at = [header.first_block - 1 + count * part // min(3, count) for part in (1, 2)]
         assert cut.roots == world.truth.roots(at[: len(cut.roots)])
-        for step in range(count):
-            move = defence.reply(header, blocks, diffs, ALICE, game_on(header, step, step + 1))
-            assert isinstance(move, Prove) and move.block == encode(blocks[step])
-            assert move.inbox_cursor == diffs[step].inbox_cursor
-        assert (
-            defence.reply(header, blocks, diffs, ALICE, game_on(header, 0, 1, CHALLENGER)) is None
-        )
+        for index in range(count):
+            low = index * STEPS_PER_BLOCK
+            inside = defence.reply(
+                header, found, ALICE, game_on(header, low, low + STEPS_PER_BLOCK)
+            )
+            assert isinstance(inside, Cut) and len(inside.roots) == 2
+            move = defence.reply(header, found, ALICE, game_on(header, low + 2, low + 3))
+            assert isinstance(move, Prove) and move.block == encode(blocks[index])
+            assert move.inbox_cursors[1] == diffs[index].inbox_cursor
+            assert tree.root == before
+        assert defence.reply(header, found, ALICE, game_on(header, 0, 1, CHALLENGER)) is None
         assert tree.root == before
+
+
+def test_an_answer_shows_all_that_the_other_side_has_shown() -> None:
+    world, tree, store, defence = prover()
+    header, found = store.headers[2], material(world, 2)
+    game = game_on(header, 2, 3)
+    first = defence.reply(header, found, ALICE, game)
+    assert isinstance(first, Prove) and not first.added_leaves
+    before = first.witness
+    with Player(world.chain, world.truth).walk(world.posted[2][0], 0) as walked:
+        walked.to(2)
+        shown = Gathered(walked._tree, world.posted[2][0].step(0, 2).scope(world.chain))
+        shown.add(decode_witness(before))
+        shown.note([17])
+        larger = encode(shown.witness(0))
+    state = tree.root
+    answered = msgspec.structs.replace(game, shown=shown_hash(larger), rounds=2)
+    move = defence.reply(header, found, ALICE, answered, larger)
+    assert isinstance(move, Prove) and tree.root == state
+    beyond = Added(move.added_accounts, move.added_leaves)
+    assert beyond == added(move.witness, larger)
+    assert decode_witness(move.witness).accounts == decode_witness(larger).accounts
 
 
 def test_what_belongs_to_another_batch_is_refused_and_the_tree_stands() -> None:
     world, tree, store, defence = prover()
     before = tree.root
     header = store.headers[2]
-    blocks, diffs = material(world, 2)
-    game = game_on(header, 0, 4)
+    blocks, diffs, inbox = right = material(world, 2)
+    game = game_on(header, 0, 4 * STEPS_PER_BLOCK)
     lied = msgspec.structs.replace(diffs[1], changes=[(b"\x01" * 9, b"x")])
-    for told in ((blocks[1:], diffs), (blocks, diffs[1:]), (blocks, [diffs[0], lied, *diffs[2:]])):
+    for told in (
+        Material(blocks[1:], diffs, inbox), Material(blocks, diffs[1:], inbox),
+        Material(blocks, [diffs[0], lied, *diffs[2:]], inbox),
+        Material(blocks, diffs, [*inbox, *material(world, 1).inbox]),
+    ):  # fmt: skip
         with pytest.raises(Rejected) as caught:
-            defence.reply(header, *told, ALICE, game)
+            defence.reply(header, told, ALICE, game)
         assert caught.value.code == Code.BAD_PROOF
         assert tree.root == before
-    assert isinstance(defence.reply(header, blocks, diffs, ALICE, game), Cut)
+    assert isinstance(defence.reply(header, right, ALICE, game), Cut)
 
 
 def test_only_what_was_built_here_is_ours() -> None:

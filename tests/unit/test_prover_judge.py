@@ -4,7 +4,6 @@ and harms nobody."""
 from __future__ import annotations
 
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,20 @@ from execution import leaves as lv
 from protocol.actions import BUY, Order
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
-from prover import judge
-from prover.judge import execute_block, make_witness
+from prover.step_input import WHOLE, StepInput
+from prover.steps import walk
 from prover.tree import StateTree
+from prover.witness import FRAME, Witness, account_keys, account_prefixes, execute
+from prover.witness_maker import make
 
 Leaves = list[tuple[bytes, bytes]]
 ALICE = key_of("alice")
+ACCOUNTS = [0, 1, 2, 3, 16, 17, 18, 19]
 
 
 @pytest.fixture(scope="module")
 def world() -> DisputeWorld:
-    """Three blocks; the last one fills nothing but rests an order."""
+    """Four blocks; the last one fills nothing but rests an order."""
     world = DisputeWorld()
     world.fill(2)
     world.order(world.act(ALICE, Order(0, BUY, 590_000, 10)), inbox_height=0)
@@ -38,27 +40,26 @@ def world() -> DisputeWorld:
     return world
 
 
-def run(world: DisputeWorld, leaves: Leaves, block: int = 4, cursor: int | None = None) -> bytes:
+def step_of(world: DisputeWorld, block: int = 4, number: int = WHOLE) -> StepInput:
+    """A step of a block as the log and the ledger's inbox have it."""
+    first, end = world.cursors[block - 1 : block + 1]
+    placed = world.ledger.entries(first, end - first, world.ledger.height)
+    return StepInput(world.log.blocks[block - 1], [one for _, one in placed], end, number)
+
+
+def whole(leaves: Leaves) -> bytes:
+    """A witness that shows every leaf, of whatever state."""
+    tree = StateTree(leaves)
+    keys = {key for key, _ in leaves} | set(FRAME)
+    for number in ACCOUNTS:
+        keys.update(account_keys(number), account_prefixes(number))
+    return encode(Witness(ACCOUNTS, tree.prove(keys)))
+
+
+def run(world: DisputeWorld, leaves: Leaves, **changed: Any) -> bytes:
     """Execute a block on a state, whose root is agreed on."""
-    root = StateTree(leaves).root
-    return judged(world, root, make_witness(leaves), block, cursor)
-
-
-def judged(
-    world: DisputeWorld, root: bytes, witness: bytes, block: int = 4, cursor: int | None = None
-) -> bytes:
-    ledger = world.ledger
-    return execute_block(
-        world.chain, root, witness, encode(world.log.blocks[block - 1]),
-        lambda first, end: [one for _, one in ledger.entries(first, end - first, ledger.height)],
-        world.cursors[block - 1] if cursor is None else cursor,
-    )  # fmt: skip
-
-
-def test_a_right_state_leads_to_the_root_that_execution_has(world: DisputeWorld) -> None:
-    for block in range(1, 5):
-        leaves = world.truth.leaves(block - 1)
-        assert run(world, leaves, block) == world.truth.roots([block])[0]
+    root, step = StateTree(leaves).root, step_of(world, changed.pop("block", 4))
+    return execute(world.chain, root, whole(leaves), step._replace(**changed))
 
 
 def refused(world: DisputeWorld, leaves: Leaves, **changed: Any) -> str:
@@ -68,25 +69,47 @@ def refused(world: DisputeWorld, leaves: Leaves, **changed: Any) -> str:
     return caught.value.text
 
 
+def test_a_right_state_leads_to_the_root_that_execution_has(world: DisputeWorld) -> None:
+    for block in range(2, 5):
+        assert (
+            run(world, world.truth.leaves(block - 1), block=block)
+            == (world.truth.roots([block])[0])
+        )
+
+
+def test_the_steps_of_a_block_lead_to_its_root_and_nothing_happens_behind_the_last(
+    world: DisputeWorld,
+) -> None:
+    for block in range(1, 5):
+        tree = StateTree(world.truth.leaves(block - 1))
+        with walk(world.chain, tree, step_of(world, block, 0)) as walked:
+            for number in (*range(14), 1 << 19):
+                root, witness = walked.to(number), walked.witness(number)
+                after = execute(world.chain, root, witness, step_of(world, block, number))
+                assert after == walked.to(number + 1)
+        assert after == world.truth.roots([block])[0]
+
+
 def test_made_up_states_are_refused_whatever_breaks_on_them(world: DisputeWorld) -> None:
     leaves = world.truth.leaves(3)
-    whole = dict(leaves)
-    assert "no state" in refused(world, [])
-    for missing in whole:
+    there = dict(leaves)
+    assert "witness is refused" in refused(world, [])
+    for missing in there:
         changed = [one for one in leaves if one[0] != missing]
         try:
             run(world, changed)  # some leaves are missed by nobody
         except Rejected as error:
             assert error.code == Code.BAD_WITNESS
-    for key in whole:
+    for key in there:
         for value in (b"", b"\xc1", b"\xc0", encode([1]), encode(-1), encode([])):
             try:
-                run(world, sorted({**whole, key: value}.items()))
+                run(world, sorted({**there, key: value}.items()))
             except Rejected as error:
                 assert error.code == Code.BAD_WITNESS
     assert "executed" in refused(world, leaves, block=2)  # a block of the past
-    assert "place in the inbox" in refused(world, leaves, cursor=1 << 60)
-    assert "place in the inbox" in refused(world, leaves, cursor=0)
+    cursor = world.cursors[4]
+    for wrong in (1 << 60, 0, cursor - 1, cursor + 1):
+        assert "takes the inbox to" in refused(world, leaves, inbox_cursor=wrong)
 
 
 def test_numbers_that_no_state_has_are_refused_before_they_are_used(world: DisputeWorld) -> None:
@@ -95,15 +118,13 @@ def test_numbers_that_no_state_has_are_refused_before_they_are_used(world: Dispu
     order = lv.decode_order(leaves[order_key])
     market, side, price, order_id = lv.parse_order_key(order_key)
     market_key = lv.market_key(0)
+    marks = lv.decode_market(leaves[market_key])
     lies: list[tuple[bytes, bytes]] = [
         (lv.account_key(16), encode((ALICE.address, 1 << 62))),
         (order_key, encode(msgspec.structs.replace(order, remaining_lots=1 << 31))),
         (order_key, encode(msgspec.structs.replace(order, remaining_lots=0))),
         (lv.order_key(market, side, price, (1 << 64) - 1), leaves[order_key]),
-        (
-            market_key,
-            encode(msgspec.structs.replace(lv.decode_market(leaves[market_key]), mark_ticks=-5)),
-        ),
+        (market_key, encode(msgspec.structs.replace(marks, mark_ticks=-5))),
     ]
     for key, value in lies:
         assert "out of range" in refused(world, sorted({**leaves, key: value}.items()))
@@ -112,33 +133,13 @@ def test_numbers_that_no_state_has_are_refused_before_they_are_used(world: Dispu
 
 def test_a_witness_must_be_of_the_agreed_root(world: DisputeWorld) -> None:
     leaves = world.truth.leaves(3)
-    root = StateTree(leaves).root
+    tree, step = StateTree(leaves), step_of(world)
     alice = lv.decode_account(dict(leaves)[lv.account_key(16)])
     more = encode(msgspec.structs.replace(alice, cash_uusd=alice.cash_uusd + 1))
     rich = sorted({**dict(leaves), lv.account_key(16): more}.items())
     assert run(world, rich)  # a state like any other, but not the one agreed on
-    swapped = [leaves[1], leaves[0], *leaves[2:]]
-    for witness in (
-        make_witness(leaves[1:]), make_witness([]), make_witness([*leaves, leaves[0]]),
-        make_witness([(b"", b"x"), *leaves]), zlib.compress(b"\x91\x01"),
-        zlib.compress(encode(leaves))[:-1], b"\x00" * 40, make_witness(rich),
-    ):  # fmt: skip
+    right = make(world.chain, tree, step)
+    assert execute(world.chain, tree.root, right, step) == world.truth.roots([4])[0]
+    for witness in (whole(rich), whole([]), b"", right[:-1], right + b"\x00", b"\x00" * 40):
         with pytest.raises(Rejected, match="bad_witness"):
-            judged(world, root, witness)
-    assert judged(world, root, make_witness(swapped)) == judged(world, root, make_witness(leaves))
-
-
-def test_a_witness_is_bounded(world: DisputeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    leaves = world.truth.leaves(3)
-    size = len(encode(leaves))
-    monkeypatch.setattr(judge, "MAX_WITNESS_EXPANDED_BYTES", size)
-    assert run(world, leaves)
-    witness, root = make_witness(leaves), StateTree(leaves).root
-    monkeypatch.setattr(judge, "MAX_WITNESS_EXPANDED_BYTES", size - 1)
-    with pytest.raises(Rejected, match="expands beyond"):
-        judged(world, root, witness)
-    with pytest.raises(Rejected, match="too large"):
-        make_witness(leaves)
-    monkeypatch.setattr(judge, "MAX_WITNESS_BYTES", len(witness) - 1)
-    with pytest.raises(Rejected, match="at most"):
-        judged(world, root, witness)
+            execute(world.chain, tree.root, witness, step)

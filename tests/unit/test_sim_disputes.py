@@ -10,7 +10,7 @@ from sim.random import SplitMix64
 from sim.runner import Outcome
 
 RULES = SettlementRules(
-    window_ms=4_000, clock_ms=5_000, sections=4, prover_bond_uusd=7, challenger_bond_uusd=5
+    window_ms=4_000, clock_ms=8_000, sections=64, prover_bond_uusd=7, challenger_bond_uusd=5
 )
 
 

@@ -1,0 +1,52 @@
+"""A ledger on which a prover hides somebody's order from a taker."""
+
+from __future__ import annotations
+
+from dispute_world import RULES, DisputeWorld
+from duel_world import LyingPlayer, changes_on, hiding
+from ledger_world import key_of
+from witness_world import Block
+
+from execution.engine import Engine
+from protocol.actions import BUY, SELL, Order
+from protocol.keys import verify
+from prover.step_input import StepInput
+from prover.steps import walk
+from prover.tree import StateTree
+from prover.witness import execute
+
+ALICE, BOB = key_of("alice"), key_of("bob")
+LOTS = 10
+
+
+def traded() -> tuple[DisputeWorld, LyingPlayer]:
+    """A world in which bob buys from alice in the last block, and who says that he found nobody."""
+    world = DisputeWorld()
+    world.fill(2)
+    world.order(world.act(ALICE, Order(0, SELL, 600_000, LOTS)), inbox_height=0)
+    world.order(world.act(BOB, Order(0, BUY, 600_000, LOTS)), inbox_height=0)
+    tree = StateTree(world.truth.leaves(3))
+    cursor, result = world.cursors[4], world.truth.roots([4])[0]
+    step = StepInput(world.log.blocks[3], [], cursor, 0)
+    assert cursor == world.cursors[3]
+    block = Block(world.chain, tree, step, result, world.changes[3])
+    number = len(block.step.steps(Engine.restore(world.chain, tree.iterate())).plan) - 2
+    with walk(world.chain, tree, block.step) as walked:
+        walked.to(number)
+        taking = block.step._replace(number=number)
+        changed = taking.run(Engine.restore(world.chain, tree.iterate()))
+        witness = hiding(world.chain, tree, taking, {16}, changed)
+        said = changes_on(world.chain, witness, taking, verify)
+        assert said != changed and execute(world.chain, tree.root, witness, taking)
+    liar = LyingPlayer(block, number, said, witness, verify)
+    liar.sections = RULES.sections
+    return world, liar
+
+
+def lied() -> DisputeWorld:
+    """The prover hides alice's order from bob."""
+    world, liar = traded()
+    world.post(upto=3)
+    assert world.post(lambda _, changes: liar.net) == 2
+    world.players[2] = liar
+    return world
