@@ -188,18 +188,10 @@ class Disputes:
                 f"the balance is {balance_uusd} uusd, the bond of a dispute {bond_uusd} uusd",
             )
         state.credit(opened.address, -bond_uusd)
-        blocks = header.last_block - header.first_block + 1
-        clock_ms = self._rules.clock_ms
+        high = (header.last_block - header.first_block + 1) * STEPS_PER_BLOCK
+        clocks_ms = [self._rules.clock_ms] * 2
         roots = [header.pre_state_root, header.post_state_root]
-        game = DisputeLeaf(
-            0,
-            blocks * STEPS_PER_BLOCK,
-            roots,
-            DEFENDER,
-            self._now_ms(),
-            [clock_ms, clock_ms],
-            bond_uusd,
-        )
+        game = DisputeLeaf(0, high, roots, DEFENDER, self._now_ms(), clocks_ms, bond_uusd)
         self._games.add(key)
         self._keep(key, game)
 
@@ -225,12 +217,9 @@ class Disputes:
         if not 0 <= action.part < parts:
             raise Rejected(Code.BAD_MOVE, f"the parts are 0 to {parts - 1}")
         at = positions(game, self._rules.sections)
+        roots = game.roots[action.part : action.part + 2]
         after = msgspec.structs.replace(
-            game,
-            low=at[action.part],
-            high=at[action.part + 1],
-            roots=game.roots[action.part : action.part + 2],
-            turn=DEFENDER,
+            game, low=at[action.part], high=at[action.part + 1], roots=roots, turn=DEFENDER
         )
         self._moved(key, game, after)
 

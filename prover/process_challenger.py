@@ -16,7 +16,7 @@ from net.upstream import Upstream
 from protocol.codec import encode
 from protocol.dispute import Prove
 from protocol.errors import ConfigError, Rejected
-from protocol.genesis import Chain
+from protocol.genesis import Chain, Fees
 from protocol.keys import Key
 from protocol.messages import BalanceRequest, BalanceView, Committed, SubmitTransaction
 from protocol.settlement import LedgerAction, sign_action
@@ -32,6 +32,9 @@ STATE_NAME = "final-state"
 INBOX_CHECKPOINT_NAME = "checkpoint-inbox.json"
 KEEP_INTERVAL_S = 120
 SEND_TIMEOUT_MS = 20_000
+ENVELOPE_BYTES = 512
+"""More than what a signed transaction has beside its action."""
+
 FEE_TIMES = 100
 """Moves pay so many times the least fee: they are rare, and must not wait behind a flood."""
 
@@ -111,7 +114,7 @@ class ChallengerProcess:
         balance = await self._ledger.ask(
             BalanceView, lambda request_id: BalanceRequest(request_id, address)
         )
-        fee_uusd = FEE_TIMES * self._chain.genesis.fees.base_uusd
+        fee_uusd = move_fee_uusd(self._chain.genesis.fees, action)
         signed = sign_action(self._key, self._chain, balance.nonce, action, fee_uusd)
         return await self._ledger.ask(
             Committed, lambda request_id: SubmitTransaction(request_id, signed), SEND_TIMEOUT_MS
@@ -131,6 +134,11 @@ class ChallengerProcess:
             "open_dispute": int(machine.game is not None),
             "last": self._contest.last,
         }
+
+
+def move_fee_uusd(fees: Fees, action: LedgerAction) -> int:
+    """What a move pays for its place, which grows with its bytes as the least fee does."""
+    return FEE_TIMES * fees.least_uusd(len(encode(action)) + ENVELOPE_BYTES)
 
 
 async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:

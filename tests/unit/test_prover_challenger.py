@@ -15,10 +15,12 @@ from defence_world import LedgerInbox
 from dispute_world import RULES, DisputeWorld, mint
 from ledger_world import key_of
 
-from protocol.dispute import Contradict, OpenDispute
+from protocol.dispute import Contradict, OpenDispute, Prove
 from protocol.errors import Code, ConfigError, Rejected
-from protocol.settlement import OutboxEntry
+from protocol.genesis import Fees
+from protocol.settlement import OutboxEntry, sign_action
 from prover.challenger import Challenger
+from prover.process_challenger import move_fee_uusd
 
 CAROL = key_of("carol")
 
@@ -70,6 +72,17 @@ class Watch:
                 if game is not None and game.turn == 0:
                     self.world.defend(number, CAROL)
         raise AssertionError("the wrong batch stands")
+
+
+def test_the_fee_of_a_move_is_never_too_low_for_its_size() -> None:
+    fees = Fees(base_uusd=1, per_kib_uusd=1_000)
+    chain, key = DisputeWorld().chain, CAROL
+    for size in (0, 400, 500_000):
+        move = Prove(1, bytes(20), bytes(size), [], [], bytes(size), (0, 0), [])
+        fee_uusd = move_fee_uusd(fees, move)
+        raw = sign_action(key, chain, 7, move, fee_uusd)
+        least_uusd = fees.least_uusd(len(raw))
+        assert 100 * least_uusd <= fee_uusd <= 100 * (least_uusd + fees.per_kib_uusd)
 
 
 def test_right_batches_are_checked_and_left_alone() -> None:

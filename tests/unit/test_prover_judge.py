@@ -112,6 +112,35 @@ def test_made_up_states_are_refused_whatever_breaks_on_them(world: DisputeWorld)
         assert "takes the inbox to" in refused(world, leaves, inbox_cursor=wrong)
 
 
+@pytest.mark.parametrize("number", range(1, 12))
+def test_made_up_states_inside_of_a_block_are_refused_or_executed(
+    world: DisputeWorld, number: int
+) -> None:
+    tree = StateTree(world.truth.leaves(3))
+    with walk(world.chain, tree, step_of(world, 4, 0)) as walked:
+        walked.to(number)
+        there = dict(tree.iterate())
+    if lv.PROGRESS_KEY not in there:
+        return
+    assert run(world, sorted(there.items()), number=number)
+    row = lv.decode_progress(there[lv.PROGRESS_KEY])
+    for name in row.__struct_fields__:
+        for lie in (0, -1, 1 << 40, 1 << 63, None, [], [99], [16, 16], [[0, 0, 0]]):
+            fields = [lie if one == name else getattr(row, one) for one in row.__struct_fields__]
+            _tried(world, {**there, lv.PROGRESS_KEY: encode(fields)}, number)
+    for key in there:
+        for value in (b"\xc0", encode([1]), encode([])):
+            _tried(world, {**there, key: value}, number)
+        _tried(world, {one: there[one] for one in there if one != key}, number)
+
+
+def _tried(world: DisputeWorld, leaves: dict[bytes, bytes], number: int) -> None:
+    try:
+        run(world, sorted(leaves.items()), number=number)
+    except Rejected as error:
+        assert error.code == Code.BAD_WITNESS
+
+
 def test_numbers_that_no_state_has_are_refused_before_they_are_used(world: DisputeWorld) -> None:
     leaves = dict(world.truth.leaves(3))
     order_key = next(key for key in leaves if key[:1] == lv.ORDER)
