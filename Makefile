@@ -41,7 +41,7 @@ demo: compiled ## run a whole cluster on this machine and trade on it
 test: lint unit ## check style and types, and run all tests but those that need docker
 
 unit: compiled ## run the tests alone (TESTS=tests/unit for a part of them)
-	@$(BIN)/python -m pytest $(TESTS) --ignore=tests/docker
+	@$(BIN)/python deploy/run_tests.py $(TESTS)
 
 test-docker: $(STAMP) ## test the cluster in containers (skipped, with a reason, without docker)
 	@$(BIN)/python -m pytest tests/docker -rs

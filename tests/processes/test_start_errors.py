@@ -120,6 +120,8 @@ def test_a_configuration_of_another_role(testnet: Testnet, role: Role) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_a_port_in_use(testnet: Testnet, role: Role) -> None:
     with socket.socket() as taken:
+        # Somebody's closed connection may still linger on the port.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(parse_address(testnet.process(PROCESS[role]).public))
         taken.listen()
         port = str(taken.getsockname()[1])
