@@ -65,7 +65,9 @@ class Trader(Gate):
 
     def _change(self) -> None:
         if not self.chance.randrange(5):
-            for order_id in self.chance.sample(sorted(self.book.orders), 1):
+            for order_id in self.chance.sample(
+                sorted(self.book.orders), min(1, len(self.book.orders))
+            ):
                 order = self.book.orders[order_id]
                 if order.remaining_lots > 1 and self.chance.randrange(2):
                     self.book.reduce(order, self.chance.randrange(1, order.remaining_lots))
@@ -106,7 +108,7 @@ def flow(seed: int) -> dict[str, Any]:
             if lots and not book.crosses(side, price):
                 book.add(Resting(3, order_id, 16, 0, side, price, lots, order_id % 4, 5, 6))
         elif kind < 9:
-            for chosen in chance.sample(sorted(book.orders), 1):
+            for chosen in chance.sample(sorted(book.orders), min(1, len(book.orders))):
                 tell("cancel", chosen, book.cancel(book.orders[chosen]))
         else:
             notional = chance.randrange(1, 1_000_000)
