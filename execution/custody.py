@@ -40,11 +40,10 @@ class Custody:
         self._state = state
         self.on_left: Callable[[Account], None] = nobody_waits
 
-    def take_forced(self, entry: InboxForced) -> bytes:
-        """Consume a forced action; the signed batch, which the block executes before its own."""
+    def take_forced(self, entry: InboxForced) -> None:
+        """Consume a forced action, which the block executes before its own batches."""
         self._require_next(entry.index)
         self._state.inbox_cursor += 1
-        return entry.signed
 
     def _require_next(self, index: int) -> None:
         cursor = self._state.inbox_cursor

@@ -85,7 +85,6 @@ class Branch:
 
 
 Child = Branch | bytes | None
-Node = Branch
 
 
 def branch(left_hash: bytes, right_hash: bytes, pivot: bytes, left: Child, right: Child) -> Branch:

@@ -30,7 +30,7 @@ from protocol.tree_node import (
     position_of,
     top,
 )
-from protocol.tree_walk import subtree as subtree
+from protocol.tree_walk import subtree
 
 MAX_PROOF_LEAVES = 65_536
 """Most leaves in one proof."""
@@ -148,14 +148,6 @@ class Leaf(NamedTuple):
     @property
     def value(self) -> bytes:
         return leaf_value(self.image) if self.image else b""
-
-    @property
-    def left(self) -> Any:
-        return self.key
-
-    @property
-    def right(self) -> bytes:
-        return self.value
 
 
 def descend(holder: Branch, key: bytes) -> Leaf:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from protocol.errors import Code, Rejected
-from protocol.tree_proof import TreeProof, descend, leaves_below, open_proof, subtree, value_at
+from protocol.tree_proof import TreeProof, descend, leaves_below, open_proof, value_at
+from protocol.tree_walk import subtree
 from prover.tree_update import apply_changes
 
 

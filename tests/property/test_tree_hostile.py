@@ -15,7 +15,6 @@ from tree_world import Leaves, apply_to_model, naive_root
 from protocol.tree_node import MAX_KEY_BYTES
 from protocol.tree_range import verify_range
 from prover.tree import EMPTY_ROOT, StateTree, verify_first, verify_proof
-from prover.tree_history import TreeHistory
 from prover.tree_partial import PartialTree
 
 DEPTH_MAX = 8 * MAX_KEY_BYTES
@@ -105,12 +104,9 @@ def test_the_deepest_tree_works_without_recursion() -> None:
         partial = PartialTree(full, tree.prove(keys))
         assert len(partial.first(b"", 1000)) == len(keys)
         assert partial.update(dict.fromkeys(keys)) == EMPTY_ROOT
-        history = TreeHistory(0, full, 10, 1 << 20)
         undo: dict[bytes, bytes | None] = {}
-        root = tree.update(dict.fromkeys(keys), undo)
-        history.record(1, undo, root)
-        assert tree.root == EMPTY_ROOT
-        assert history.rewind(tree, 0) == full
+        assert tree.update(dict.fromkeys(keys), undo) == EMPTY_ROOT
+        assert tree.update(undo) == full
         del tree, partial
 
 
