@@ -21,7 +21,14 @@ PUBLIC_OFFSETS: dict[Role, int] = {
     "challenger": 120,
 }
 PEER_OFFSETS: dict[Role, int] = {"node": 80, "sequencer": 100}
-LAYOUT_PORTS = 140
+OBSERVE_OFFSETS: dict[Role, int] = {
+    "node": 140,
+    "sequencer": 160,
+    "execution": 180,
+    "prover": 200,
+    "challenger": 220,
+}
+LAYOUT_PORTS = 240
 
 _SEARCH_RANGE = (10_000, 32_000)
 """Below the ephemeral range of the usual systems, so no outgoing connection takes a port away."""
@@ -38,12 +45,18 @@ def peer_port(base_port: int, role: Role, index: int) -> int:
     return base_port + PEER_OFFSETS[role] + index if role in PEER_OFFSETS else 0
 
 
+def observe_port(base_port: int, role: Role, index: int) -> int:
+    """Port for the metrics and health of a process."""
+    return base_port + OBSERVE_OFFSETS[role] + index
+
+
 def used_ports(base_port: int, counts: dict[Role, int]) -> list[int]:
     """Every port that this many processes of each role listen on."""
     ports = []
     for role, count in counts.items():
         for index in range(count):
             ports.append(public_port(base_port, role, index))
+            ports.append(observe_port(base_port, role, index))
             if role in PEER_OFFSETS:
                 ports.append(peer_port(base_port, role, index))
     return ports

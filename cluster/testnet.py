@@ -33,6 +33,7 @@ from cluster.layout import (
     LAYOUT_PORTS,
     MEMBERS_LIMIT,
     find_base_port,
+    observe_port,
     peer_port,
     public_port,
 )
@@ -91,6 +92,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     With `free_ports` the base port is searched. `data_root` replaces the testnet's own ``data``
     folder; `time_ms` is the time of genesis, now where None. `staking.epoch_ms` is how long the
     validators' epochs last, 0 one epoch for ever. Validators keep `retain_blocks` blocks, 0: all.
+    With `faults` its processes can be told to break themselves.
     """
 
     __test__ = False
@@ -125,6 +127,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     reopening: Reopening = Reopening()
     insurance_uusd: int = INSURANCE_UUSD
     backstop_uusd: int = BACKSTOP_UUSD
+    faults: bool = True
     log_level: str = "info"
     log_json: bool = False
 
@@ -234,6 +237,7 @@ def _processes(options: TestnetOptions, base_port: int) -> list[ProcessEntry]:
                     index=index,
                     public=_join(options.client_host, public_port(base_port, role, index)),
                     peer=_join(options.client_host, peer) if peer else "",
+                    observe=_join(options.client_host, observe_port(base_port, role, index)),
                 )
             )
     return entries
@@ -282,6 +286,7 @@ def _genesis(options: TestnetOptions, testnet: Testnet, keys: dict[str, Key]) ->
         name=options.name,
         time_ms=now_ms if options.time_ms is None else options.time_ms,
         shard=0,
+        testnet=True,
         validators=identities("node", options.validator_stake_uusd),
         sequencers=identities("sequencer", SEQUENCER_STAKE),
         provers=[keys[entry.name].public.hex() for entry in testnet.of_role("prover")],
@@ -321,6 +326,8 @@ def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> s
         ("key", f"../{KEY_FOLDER}/{entry.name}.key"),
         ("data", f"{root}/{entry.name}"),
         ("public", listen(entry.public)),
+        ("observe", listen(entry.observe)),
+        ("faults", options.faults),
     ]
     if entry.peer:
         fields.append(("peer_listen", listen(entry.peer)))

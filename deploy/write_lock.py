@@ -60,7 +60,8 @@ def main() -> None:
     root = Path(__file__).parents[1]
     project = tomllib.loads((root / "pyproject.toml").read_text())
     run = closure(project["project"]["dependencies"])
-    roots = project["project"]["optional-dependencies"]["dev"] + project["build-system"]["requires"]
+    optional = project["project"]["optional-dependencies"]
+    roots = optional["dev"] + optional["pictures"] + project["build-system"]["requires"]
     develop = {name: version for name, version in closure(roots).items() if name not in run}
     lines = [HEADER.format(PYTHONS[0], PYTHONS[-1])]
     for title, versions in (("to run", run), ("to build and to develop", develop)):

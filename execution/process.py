@@ -76,8 +76,7 @@ class ExecutionProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        host, port = parse_address(self._config.public)
-        await self._service.start(host, port)
+        port = await self._service.open(self._config)
         # The engine makes no reference cycles; full collections would only stall matching. What
         # was restored lives on: it is never looked at again.
         gc.collect()

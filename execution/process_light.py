@@ -8,7 +8,6 @@ restart long after genesis still begins from members that can be trusted.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import structlog
 
 from consensus.light import LightClient
 from consensus.light_proofs import ProvenLeaves
+from net.clock import now_ms
 from protocol.chain import CommitCertificate, Header
 from protocol.codec import Wire
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault
@@ -57,7 +57,7 @@ class Asks(Protocol):
 
 def wall_clock_ms() -> int:
     """Milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
+    return now_ms()
 
 
 def load_checkpoint(chain: Chain, path: Path | None, *, kept: bool = False) -> Checkpoint:

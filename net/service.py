@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from net.clock import now_ms
 from net.server import FrameServer
 from net.session import CLIENT_LIMITS, Session
 from protocol.codec import Wire, encode
@@ -37,6 +38,7 @@ from protocol.messages import (
     decode_request,
     session_digest,
 )
+from store.config import ProcessConfig, parse_address
 
 Handler = Callable[["ClientSession", Any], Wire | Awaitable[Wire | None] | None]
 StatusValues = dict[str, int | str]
@@ -120,6 +122,12 @@ class PublicService:
             reject_frame=lambda fault: encode(ErrorFrame(0, fault.code, fault.text)),
         )
         await self._server.start()
+
+    async def open(self, config: ProcessConfig) -> int:
+        """Listen where the configuration says; the port. Raises `ConfigError` as `start` does."""
+        host, port = parse_address(config.public)
+        await self.start(host, port)
+        return port
 
     async def stop(self) -> None:
         """Close the port and every session."""
@@ -269,7 +277,7 @@ class PublicService:
             )
         return Welcome(
             request.request_id, WIRE_VERSION, self._chain.chain_id, self._chain.genesis.shard,
-            self._role, self._name, time.time_ns() // 1_000_000, session.challenge,
+            self._role, self._name, now_ms(), session.challenge,
         )  # fmt: skip
 
     def _authenticate(self, session: ClientSession, request: Authenticate) -> Wire:

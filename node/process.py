@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
+from net.clock import now_ms
 from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
 from node.peer import TransactionGossip
@@ -25,7 +25,7 @@ from protocol.errors import ConfigError, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.messages_states import StatePartRequest
-from store.config import ProcessConfig, parse_address
+from store.config import ProcessConfig
 
 __all__ = ["ValidatorProcess", "genesis_state_root", "main"]
 
@@ -52,15 +52,12 @@ class ValidatorProcess:
         self._machines = build_machines(config, chain, key, self._store)
         self._wake = asyncio.Event()
         self._stopping = False
-        self._last_ms = 0
         self._rounds = 0
         self._note_durable()
         self._note_kept()
         self._peers = PeerLinks(config, chain, key, self._on_gossip, self._wake.set)
         self._follow_validators()
-        self._clients = LedgerClients(
-            self._machines, self._peers.send, self._wake.set, self._now_ms
-        )
+        self._clients = LedgerClients(self._machines, self._peers.send, self._wake.set, now_ms)
         self._service = PublicService(chain, "node", config.name, self._status)
         self._clients.register(self._service)
         self._service.takes_large = self._clients.takes_large
@@ -69,12 +66,11 @@ class ValidatorProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`; a round that has begun is finished and synced."""
-        host, port = parse_address(self._config.public)
         rounds: asyncio.Task[None] | None = None
         keeper = asyncio.ensure_future(self._keep_states())
         try:
             await self._peers.start()
-            await self._service.start(host, port)
+            port = await self._service.open(self._config)
             rounds = asyncio.ensure_future(self._run_rounds())
             _log.info("validator ready", height=self._machines.ledger.height, port=port)
             fatal = self._service.fatal
@@ -100,14 +96,10 @@ class ValidatorProcess:
         self._peers.stop_waiting()
         self._wake.set()
 
-    def _now_ms(self) -> int:
-        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
-        return self._last_ms
-
     async def _run_rounds(self) -> None:
         while not self._stopping:
             await self._wait_for_round()
-            done = self._machines.validator.run(self._peers.take(), self._now_ms())
+            done = self._machines.validator.run(self._peers.take(), now_ms())
             self._clients.begin(done)
             if done.batch:
                 await asyncio.to_thread(self._store.write, done.batch)
@@ -121,7 +113,7 @@ class ValidatorProcess:
         self._wake.clear()
         if self._peers.waiting or self._stopping:
             return
-        delay_ms = self._machines.validator.next_deadline_ms() - self._now_ms()
+        delay_ms = self._machines.validator.next_deadline_ms() - now_ms()
         if delay_ms > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
@@ -181,7 +173,7 @@ class ValidatorProcess:
         self._peers.follow(ledger_neighbours(self._machines.ledger))
 
     def _on_gossip(self, message: TransactionGossip) -> None:
-        self._machines.validator.gossip(message, self._now_ms())
+        self._machines.validator.gossip(message, now_ms())
         self._wake.set()
 
     # --- status

@@ -177,9 +177,10 @@ class Fees(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The chain: identities, markets, money at genesis, pace and limits.
 
-    `oracle_stakes` weigh the `oracles` (empty: all alike). `guardians` vote market modes.
-    `cancels_first`: cancels and post-only orders of a block come before liquidations and everything
-    that can take. The funds start with `insurance_uusd` and `backstop_uusd`.
+    `oracle_stakes` weigh the `oracles` (empty: all alike). `guardians` vote market modes. A
+    `testnet` may be broken on purpose. `cancels_first`: cancels and post-only orders of a block
+    come before liquidations and everything that can take. The funds start with `insurance_uusd` and
+    `backstop_uusd`.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fees: Fees = msgspec.field(default_factory=Fees)
     oracle_stakes: list[int] = []
     guardians: list[str] = []
+    testnet: bool = False
     cancels_first: bool = False
     insurance_uusd: int = 0
     backstop_uusd: int = 0

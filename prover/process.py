@@ -134,8 +134,7 @@ class ProverProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        host, port = parse_address(self._config.public)
-        await self._service.start(host, port)
+        port = await self._service.open(self._config)
         gc.freeze()  # the tree lives on: collecting it again and again only costs time
         tasks = [
             asyncio.ensure_future(self._follow()),

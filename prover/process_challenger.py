@@ -76,8 +76,7 @@ class ChallengerProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        host, port = parse_address(self._config.public)
-        await self._service.start(host, port)
+        port = await self._service.open(self._config)
         gc.freeze()  # the state lives on: collecting it again and again only costs time
         tasks = [
             asyncio.ensure_future(self._inbox.run()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import structlog
 from consensus import Committed, Persist, PersistBlock
 from execution.process_inbox import InboxFollower
 from execution.process_light import CHECKPOINT_NAME
+from net.clock import now_ms
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from protocol.codec import Wire
@@ -50,20 +50,6 @@ anything for so long."""
 _log = structlog.get_logger()
 
 
-class Clock:
-    """Wall clock in milliseconds that never goes back, as the machine wants it."""
-
-    def __init__(self) -> None:
-        self._last_ms = 0
-
-    def __call__(self) -> int:
-        self._last_ms = max(self._last_ms, time.time_ns() // 1_000_000)
-        return self._last_ms
-
-
-now_ms = Clock()
-
-
 class SequencerProcess:
     """Runs one sequencer."""
 
@@ -97,8 +83,7 @@ class SequencerProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        host, port = parse_address(self._config.public)
-        await self._service.start(host, port)
+        port = await self._service.open(self._config)
         watch = asyncio.ensure_future(self._inbox.run())
         try:
             self._guarded(lambda: self._machine.start(now_ms()))

@@ -41,11 +41,13 @@ class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `index` is its position in the genesis list of its role (execution nodes and challengers, which
     genesis does not list, are just numbered), and `JOINING` for a validator that genesis does not
     name; such a one has its TLS certificate (PEM) in `certificate`.
-    `public` is where it listens for clients, `peer_listen` where members of its chain reach it,
-    empty for roles without consensus. A node keeps its newest `retain_blocks` blocks (0: all of
-    them), and takes a snapshot for others every `snapshot_interval` blocks. `peers` are all members
-    of its chain in genesis order, itself included. `validators`, `sequencers`, `execution` and
-    `prover` are public addresses of the other processes.
+    `public` is where it listens for clients, `observe` where it serves metrics and health over HTTP
+    (empty: nowhere), and with `faults` also takes orders to break itself, on a testnet only;
+    `byzantine` names a lie that it tells, on a testnet only. `peer_listen` is where members of its
+    chain reach it, empty for roles without consensus. A node keeps its newest `retain_blocks`
+    blocks (0: all of them), and takes a snapshot for others every `snapshot_interval` blocks.
+    `peers` are all members of its chain in genesis order, itself included. `validators`,
+    `sequencers`, `execution` and `prover` are public addresses of the other processes.
     """
 
     role: Role
@@ -64,6 +66,9 @@ class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sequencers: list[str] = []
     execution: list[str] = []
     prover: list[str] = []
+    observe: str = ""
+    faults: bool = False
+    byzantine: str = ""
     log_level: str = "info"
     log_json: bool = False
 
@@ -129,6 +134,10 @@ def _check(config: ProcessConfig) -> None:
         raise ConfigError(f"peer_listen is for {' and '.join(PEER_ROLES)}, not {config.role}")
     if config.peer_listen:
         parse_address(config.peer_listen)
+    if config.faults and not config.observe:
+        raise ConfigError("faults are ordered over HTTP: give the process an observe address")
+    if config.observe:
+        parse_address(config.observe)
     addresses = [config.public, *(peer.address for peer in config.peers)]
     addresses += config.validators + config.sequencers + config.execution + config.prover
     for address in addresses:
@@ -153,6 +162,10 @@ def load_chain(config: ProcessConfig) -> Chain:
     names = _member_names(config.role, chain.genesis)
     if names is not None and config.index >= len(names):
         raise ConfigError(f"genesis has {len(names)} {config.role}(s), none at {config.index}")
+    if (config.faults or config.byzantine) and not chain.genesis.testnet:
+        raise ConfigError(
+            "faults and byzantine are for testnets, and this genesis is of none; remove them"
+        )
     if config.peers and config.role in PEER_ROLES and names is not None:
         peers = [peer.name for peer in config.peers]
         if peers != names:

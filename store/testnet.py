@@ -34,13 +34,15 @@ FAUCET_KEY = "faucet"
 
 
 class ProcessEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A process: `public` is its address for clients, `peer` its peer port (or empty)."""
+    """A process: `public` is its address for clients, `peer` its peer port, `observe` that of its
+    metrics (or empty)."""
 
     name: str
     role: Role
     index: int
     public: str
     peer: str = ""
+    observe: str = ""
 
 
 class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -48,6 +48,7 @@ def test_every_process_gets_a_configuration_that_loads(tmp_path: Path) -> None:
         assert config.peer_listen == entry.peer
     ports = [parse_address(entry.public)[1] for entry in testnet.processes]
     ports += [parse_address(entry.peer)[1] for entry in testnet.processes if entry.peer]
+    ports += [parse_address(entry.observe)[1] for entry in testnet.processes]
     assert sorted(ports) == sorted(used_ports(options.base_port, options.counts()))
     assert len(set(ports)) == len(ports)
 
