@@ -98,9 +98,12 @@ async def send(
 ) -> dict[str, Any]:
     """Send a batch and wait for a state; what became of it, with a row in ``results`` for each
     action once it is executed."""
+    from protocol.actions import batch_id
+
     submission = await trader.batch(actions)
     await submission.wait(wait, int(timeout_s * 1000))  # type: ignore[arg-type]
     data: dict[str, Any] = {
+        "action_id": batch_id(submission.raw).hex(),
         "nonce_ms": submission.nonce_ms,
         "height": submission.height,
         "account": trader.account,

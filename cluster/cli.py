@@ -48,6 +48,7 @@ def main() -> None:
         cli_oracle,
         cli_proof,
         cli_receipt,
+        cli_trace,
         cli_trade,
         cli_trigger,
         cli_validator,
@@ -56,7 +57,7 @@ def main() -> None:
     from cluster import commands, join_command, sim_command, stress_command
 
     modules = (
-        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt,
+        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt, cli_trace,
         cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit, light_command,
         sim_command, stress_command,
     )  # fmt: skip

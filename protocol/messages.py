@@ -28,6 +28,7 @@ from protocol.messages_market_data import (
     TradesView,
 )
 from protocol.messages_states import StatePartRequest, StatePartView
+from protocol.messages_trace import TraceRequest, TraceView
 from protocol.messages_trading import (
     AccountRequest,
     AccountView,
@@ -216,7 +217,7 @@ Request = (
     | SubscribeLiquidations | ReceiptRequest | StandingRequest | SubmitTransaction
     | HeaderRequest | BatchRequest | BalanceRequest | InboxRequest | BlocksFrom | SubscribeLedger
     | ProofRequest | EpochRequest | ValidatorsRequest | WithdrawalRequest | StateProofRequest
-    | DisputesRequest | StatePartRequest
+    | DisputesRequest | StatePartRequest | TraceRequest
 )  # fmt: skip
 
 
@@ -407,7 +408,7 @@ Answer = (
     | OrderStatusView | LiquidationsView | ReceiptView | StandingView | MarginView | PreviewView
     | Committed | HeaderView | BatchView | BalanceView | InboxView | BlocksView | LedgerNews
     | ProofView | EpochView | ValidatorsView | WithdrawalView | StateProofView | DisputesView
-    | StatePartView
+    | StatePartView | TraceView
 )  # fmt: skip
 
 decode_request: Decoder[Request] = Decoder(Request, canonical=False)
