@@ -19,6 +19,8 @@ from execution.queries import Queries
 from execution.replay import Replay
 from execution.store import ExecutionStore, Snapshot
 from execution.stream import select
+from net.clock import now_ms
+from net.moments import Moments
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, Handler, PublicService, StatusValues
 from protocol.codec import Wire
@@ -31,6 +33,7 @@ from protocol.messages_market_data import (
     LiquidationsRequest,
     SubscribeLiquidations,
 )
+from protocol.messages_trace import TraceMark, TraceRequest, TraceView
 from protocol.messages_trading import DiffPush, EventsPush, SubscribeDiffs, SubscribeEvents
 from protocol.ordering import OrderedBlock
 from store.config import ProcessConfig, parse_address
@@ -67,9 +70,11 @@ class ExecutionProcess:
         self._service.on(SubscribeEvents, self._subscribe_events)
         self._service.on(SubscribeDiffs, self._subscribe_diffs)
         self._service.on(SubscribeLiquidations, self._subscribe_liquidations)
+        self._service.on(TraceRequest, self._trace)
         self._grown = asyncio.Event()
         self._snapshot_height = self._replay.height
         self._snapshot_task: asyncio.Task[None] | None = None
+        self._executed: Moments[int] = Moments()
         self._actions = 0
         self._batches = 0
         self._busy_ns = 0
@@ -121,6 +126,7 @@ class ExecutionProcess:
         _, diff, record = self._replay.apply(block.header, payload, self._inbox, known)
         if known is None:
             store.append(record)
+        self._executed.note(height, now_ms())
         self._actions += diff.actions
         self._batches += len(payload.batches)
         self._busy_ns += time.perf_counter_ns() - started
@@ -141,6 +147,13 @@ class ExecutionProcess:
                 await asyncio.to_thread(pending.wait)
                 log.finish_sync(pending)
         await asyncio.to_thread(lambda: self._store.write_snapshot(frozen()))
+
+    def _trace(self, _: ClientSession, request: TraceRequest) -> Wire:
+        """When an ordered block was executed here; no time for those before the last start."""
+        height, marks = request.height, []
+        if 0 < height <= self._replay.height:
+            marks.append(TraceMark("executed", self._executed.at_ms(height), height))
+        return TraceView(request.request_id, marks)
 
     # --- streams
 

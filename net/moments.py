@@ -30,6 +30,11 @@ class Moments(Generic[K]):
         if len(self._order) > self._kept:
             del self._at_ms[self._order.popleft()]
 
+    def forget(self, key: K) -> None:
+        """It was undone: the next time counts as the first."""
+        if self._at_ms.pop(key, None) is not None:
+            self._order.remove(key)
+
     def at_ms(self, key: K) -> int:
         """When it happened; 0 where that is not known (any more)."""
         return self._at_ms.get(key, 0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from net.service import ClientSession, PublicService
 from node.app import ExecutedBlock
 from node.clients import SubmissionDesk
+from node.journey import Journey
 from node.outcomes import NOT_FINAL
 from node.process_machines import Machines
 from node.rounds import Outgoing, Round
@@ -29,6 +30,7 @@ from protocol.messages import (
     ValidatorsView,
 )
 from protocol.messages_disputes import DisputesRequest
+from protocol.messages_trace import TraceRequest
 
 MAX_VALIDATORS_SHOWN = 1_024
 """Most validators in one answer."""
@@ -53,6 +55,7 @@ class LedgerClients:
     ) -> None:
         self.machines = machines
         self.desk = SubmissionDesk()
+        self._journey = Journey(machines.ledger)
         self._height = machines.ledger.height
         self._pass_on = pass_on
         self._wake = wake
@@ -75,6 +78,7 @@ class LedgerClients:
             (EpochRequest, lambda _, request: self.machines.queries.epoch(request)),
             (ValidatorsRequest, lambda _, request: self._validators(request)),
             (DisputesRequest, lambda _, request: self.machines.queries.disputes(request)),
+            (TraceRequest, lambda _, request: self._trace(request)),
         ):
             service.on(request, handler)
 
@@ -87,6 +91,7 @@ class LedgerClients:
     def start_anew(self, machines: Machines) -> None:
         """Other machines, with an empty pool, took over."""
         self.machines = machines
+        self._journey = Journey(machines.ledger)
         self._height = machines.ledger.height
         text = "this validator lagged and started anew; send the transaction again"
         self.desk.drop_all(Code.NOT_READY, text)
@@ -115,6 +120,7 @@ class LedgerClients:
 
     def _announce(self, executed: ExecutedBlock) -> None:
         outcome = executed.outcome
+        self._journey.note(outcome, self.machines.ledger, self._now_ms())
         for result in outcome.results:
             self.desk.committed(result.id, outcome.height, int(result.code), result.text)
         for identity in executed.outdated:
@@ -173,6 +179,9 @@ class LedgerClients:
         time_ms = self.machines.queries.tip_time_ms
         final_block = self.machines.ledger.final().last_block
         return LedgerNews(request.request_id, self._height, time_ms, inbox_count, [], final_block)
+
+    def _trace(self, request: TraceRequest) -> Wire:
+        return self._journey.marks(request, self.machines.ledger)
 
     def _validators(self, request: ValidatorsRequest) -> Wire:
         leaves = sorted(self.machines.ledger.validators(), key=lambda leaf: -leaf.stake_uusd)
