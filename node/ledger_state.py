@@ -12,12 +12,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from execution.admission import VerifySignature
 from node.outcomes import BlockOutcome
 from protocol.codec import encode
 from protocol.dispute import decode_dispute
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import Chain
-from protocol.keys import address_of
+from protocol.keys import address_of, verify
 from protocol.ledger_leaves import (
     ACCOUNT_KIND,
     BATCH_KIND,
@@ -83,6 +84,7 @@ class LedgerState:
         undo: Iterable[tuple[int, dict[bytes, bytes | None]]] = (),
     ) -> None:
         self.chain = chain
+        self.verify_signature: VerifySignature = verify
         self.shard = chain.genesis.shard
         self.height = height
         self._tree = StateTree(leaves)

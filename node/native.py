@@ -64,13 +64,14 @@ class NativeChecks:
             raise Rejected(
                 Code.BAD_PRICES, f"{len(blocks)} blocks came with the prices of {len(prices)}"
             )
+        verifier = self._state.verify_signature
         try:
             for block, end, changed in zip(blocks, cursors, prices, strict=True):
                 payload = OrderedPayload(0, [])
                 if block.payload:
                     payload = decode_payload(block.payload)
                 inbox = [self._entry(index) for index in range(cursor, end)]
-                self._native.apply(block.header.time_ms, inbox, payload.batches, changed)
+                self._native.apply(block.header.time_ms, inbox, payload.batches, changed, verifier)
                 cursor = end
         except Rejected:
             changes = self._native.take_changes()

@@ -43,7 +43,7 @@ class LedgerClients:
     """Clients of one validator. `machines` may be exchanged between rounds.
 
     `pass_on` sends messages to the other validators at once, `wake` calls for a round, `now_ms` is
-    the process's clock.
+    the process's clock, `arrived` is told each new transaction.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class LedgerClients:
         pass_on: Callable[[list[Outgoing]], None],
         wake: Callable[[], None],
         now_ms: Callable[[], int],
+        arrived: Callable[[bytes], None] = lambda _: None,
     ) -> None:
         self.machines = machines
         self.desk = SubmissionDesk()
@@ -60,6 +61,7 @@ class LedgerClients:
         self._pass_on = pass_on
         self._wake = wake
         self._now_ms = now_ms
+        self._arrived = arrived
         self._subscribers: dict[ClientSession, int] = {}
         # Executed, but not yet on disk.
         self._settling: set[bytes] = set()
@@ -158,6 +160,7 @@ class LedgerClients:
             messages = machines.validator.submit(raw, self._now_ms())[1]
         self.desk.wait(identity, session, request.request_id)
         if messages:
+            self._arrived(raw)
             self._pass_on(messages)
             self._wake()
         return None
