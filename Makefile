@@ -60,8 +60,9 @@ bench: compiled ## measure; the modules are listed by: make bench
 		ls bench/*.py | sed -E 's#bench/(.*)\.py#  \1#' | grep -v __init__; \
 	else $(BIN)/python -m bench.$(NAME) $(ARGS); fi
 
-docs: $(STAMP) ## write docs/errors.md from the codes
+docs: $(STAMP) ## write docs/errors.md from the codes, docs/observability.md from the metrics
 	@$(BIN)/python -c "from protocol.meanings import errors_page; print(errors_page(), end='')" > docs/errors.md
+	@$(BIN)/python -m net.metrics_page > docs/observability.md
 
 lock: $(STAMP) ## write requirements.lock from what is installed
 	@$(BIN)/python deploy/write_lock.py

@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from execution.process_inbox import InboxFollower
+from execution.process_health import Keeping, WatchedInbox, market_health
 from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower
 from execution.queries import Queries
@@ -20,7 +20,10 @@ from execution.replay import Replay
 from execution.store import ExecutionStore, Snapshot
 from execution.stream import select
 from net.clock import now_ms
+from net.logs import set_log_place
+from net.metrics import Rarely
 from net.moments import Moments
+from net.readiness import first
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, Handler, PublicService, StatusValues
 from protocol.codec import Wire
@@ -43,6 +46,9 @@ SNAPSHOT_BLOCKS = 500
 
 SUBSCRIBED_ACCOUNTS_MAX = 1_024
 
+SUM_COST = 1_000
+"""All cash is added up again only after so many times as long as it took."""
+
 _log = structlog.get_logger()
 
 
@@ -57,7 +63,7 @@ class ExecutionProcess:
         self._replay = Replay(chain, snapshot, self._store.feed(snapshot))
         validators = [parse_address(one) for one in config.validators]
         sequencers = [parse_address(one) for one in config.sequencers]
-        self._inbox = InboxFollower(
+        self._inbox = WatchedInbox(
             chain, validators, config.name, checkpoint=config.data / CHECKPOINT_NAME
         )
         self._log = LogFollower(
@@ -71,6 +77,10 @@ class ExecutionProcess:
         self._service.on(SubscribeDiffs, self._subscribe_diffs)
         self._service.on(SubscribeLiquidations, self._subscribe_liquidations)
         self._service.on(TraceRequest, self._trace)
+        self._keeping = Keeping(self._service.metrics.histogram("ordered_to_executed_seconds"))
+        self._service.trouble = self._trouble
+        self._conserved = Rarely(self._replay.engine.money_conserved, SUM_COST)
+        set_log_place(lambda: {"height": self._replay.height})
         self._grown = asyncio.Event()
         self._snapshot_height = self._replay.height
         self._snapshot_task: asyncio.Task[None] | None = None
@@ -119,14 +129,19 @@ class ExecutionProcess:
 
     async def _apply(self, block: OrderedBlock) -> None:
         payload = self._replay.payload(block)
-        await self._inbox.wait_covered(payload.inbox_height)
+        if self._inbox.covered_height < payload.inbox_height:
+            self._keeping.waits(payload.inbox_height)
+            await self._inbox.wait_covered(payload.inbox_height)
         started = time.perf_counter_ns()
         height, store = block.header.height, self._store
         known = store.record(height) if height <= store.height else None
         _, diff, record = self._replay.apply(block.header, payload, self._inbox, known)
         if known is None:
             store.append(record)
-        self._executed.note(height, now_ms())
+        executed_ms = now_ms()
+        self._executed.note(height, executed_ms)
+        late_ms = executed_ms - block.header.time_ms
+        self._keeping.executed(late_ms, diff.actions, known=known is not None)
         self._actions += diff.actions
         self._batches += len(payload.batches)
         self._busy_ns += time.perf_counter_ns() - started
@@ -224,19 +239,32 @@ class ExecutionProcess:
         return None
 
     def _status(self) -> StatusValues:
+        replay, store = self._replay, self._store
+        liquidations_bytes, history_bytes = (log.stored_bytes for log in store.logs)
+        stored_bytes = store.stored_bytes
         return {
-            "height": self._replay.height,
-            "next_seq": self._replay.next_seq,
-            "inbox_cursor": self._replay.inbox_cursor,
+            "height": replay.height,
+            "ordered_height": self._log.height,
+            "time_ms": replay.engine.time_ms,
+            "next_seq": replay.next_seq,
+            "inbox_cursor": replay.inbox_cursor,
             "executed_batches": self._batches,
             "executed_actions": self._actions,
-            "fills": self._replay.derived.market_data.fills,
-            "liquidation_receipts": self._replay.derived.feed.receipts,
+            "fills": replay.derived.market_data.fills,
+            "liquidation_receipts": replay.derived.feed.receipts,
             "busy_ms": self._busy_ns // 1_000_000,
-            "leaves": len(self._replay.leaves),
-            "store_bytes": self._store.stored_bytes,
-            "money_conserved": "yes" if self._replay.engine.money_conserved() else "no",
+            "leaves": len(replay.leaves),
+            "store_bytes": stored_bytes,
+            "history_bytes": history_bytes,
+            "liquidations_bytes": liquidations_bytes,
+            "snapshots_bytes": stored_bytes - history_bytes - liquidations_bytes,
+            "money_conserved": "yes" if self._conserved() else "no",
+            **market_health(replay.engine.state),
         }
+
+    def _trouble(self) -> str:
+        late = self._keeping.trouble(self._replay.height, self._log.height)
+        return first([late, self._inbox.hearing.trouble()])
 
 
 def _query(answer: Callable[[Any], Wire]) -> Handler:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from net.faults import LinkFaults
 from net.frames import NODE_FRAME_LIMIT
+from net.injection import injection
 from net.link import Backoff, Link, QueueLimits
 from net.server import FrameServer
 from net.session import NODE_LIMITS, Session, SessionLimits
@@ -94,6 +95,7 @@ class _Outgoing:
         self._peer = peer
 
     def on_connect(self, session: Session) -> None:
+        injection.member(session, self._peer.public_key)
         if peer_public_key(session.transport) != self._peer.public_key:
             self._mesh.rejected["wrong_member"] += 1
             raise Rejected(
@@ -303,7 +305,9 @@ class PeerMesh:
     def on_open(self, session: Session) -> None:
         """Called by an incoming session: map its certificate to a peer."""
         try:
-            inbox = self._inboxes.get(peer_public_key(session.transport))
+            public_key = peer_public_key(session.transport)
+            inbox = self._inboxes.get(public_key)
+            injection.member(session, public_key)
         except Rejected:
             inbox = None
         if inbox is None:

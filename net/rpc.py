@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from net.frames import NODE_FRAME_LIMIT
+from net.injection import injection
 from net.session import CLIENT_LIMITS, Session
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault
 
@@ -282,6 +283,7 @@ class Connection:
         self._lost.clear()
         self._fault = ""
         self._session = session
+        injection.dialled(session, (self.host, self.port))
 
     def on_frames(self, session: Session, frames: list[bytes]) -> None:
         """Called by the session: route each frame by its request id."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import resource
 import signal
 import sys
@@ -15,6 +14,8 @@ from typing import Any
 import structlog
 import uvloop
 
+from net.injection import injection
+from net.logs import configure_logging
 from protocol.errors import ConfigError, SafetyViolation, TrilemmaError
 from protocol.genesis import Chain
 from protocol.keys import Key
@@ -47,7 +48,8 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
             raise ConfigError(f"{config_path} is for the role {config.role}, not {role}")
         chain = load_chain(config)
         key = load_process_key(config, chain)
-        _configure_logging(config)
+        configure_logging(config)
+        injection.enable(config, chain)
         _raise_descriptor_limit()
         ensure_directory(config.data)
         with lock_directory(config.data):
@@ -132,25 +134,3 @@ async def until_stopped(stop: asyncio.Event, *fatal: asyncio.Future[Any]) -> Non
         result = ended.result()
         if isinstance(result, BaseException):
             raise result
-
-
-def _configure_logging(config: ProcessConfig) -> None:
-    renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if config.log_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            getattr(logging, config.log_level.upper())
-        ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.clear_contextvars()

@@ -18,10 +18,13 @@ import msgspec
 import structlog
 
 from net.clock import now_ms
+from net.injection import injection
+from net.metrics import Metrics
+from net.observe import Observer, observed
 from net.server import FrameServer
 from net.session import CLIENT_LIMITS, Session
 from protocol.codec import Wire, encode
-from protocol.errors import Code, Rejected, SafetyViolation
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 from protocol.genesis import Chain
 from protocol.keys import SCHEME_ED25519, require_signature
 from protocol.messages import (
@@ -102,6 +105,13 @@ class PublicService:
         self._tasks: set[asyncio.Task[None]] = set()
         self._started = time.time()
         self.rejected: Counter[str] = Counter()
+        self.metrics = Metrics(role, self._values, self.rejected)
+        self.metrics.traffic.follow("public", lambda: self._sessions)
+        self.trouble: Callable[[], str] = str
+        """One sentence on why the process does not serve or keep up; empty where it does."""
+        self.note: Callable[[], str] = str
+        """What else people should know of a process that is ready."""
+        self._observer: Observer | None = None
         self.fatal: asyncio.Future[BaseException] | None = None
 
     def on(self, request: type, handler: Handler) -> None:
@@ -124,13 +134,22 @@ class PublicService:
         await self._server.start()
 
     async def open(self, config: ProcessConfig) -> int:
-        """Listen where the configuration says; the port. Raises `ConfigError` as `start` does."""
+        """Listen where the configuration says, for clients and for whoever observes; the public
+        port. Raises `ConfigError` as `start` does."""
         host, port = parse_address(config.public)
         await self.start(host, port)
+        if config.observe:
+            try:
+                self._observer = await observed(config, self.metrics, self._trouble, self._note)
+            except ConfigError:
+                await self.stop()
+                raise
         return port
 
     async def stop(self) -> None:
-        """Close the port and every session."""
+        """Close the ports and every session."""
+        if self._observer is not None:
+            await self._observer.stop()
         if self._server is not None:
             await self._server.stop()
         for task in list(self._tasks):
@@ -153,6 +172,7 @@ class PublicService:
         if session is None:
             return
         session.closed = True
+        self.metrics.traffic.ended("public", link)
         if link.rejects:
             self.rejected[link.close_reason] += link.rejects
         for callback in session.on_close:
@@ -275,6 +295,7 @@ class PublicService:
                 Code.WRONG_CHAIN,
                 f"this is chain {self._chain.chain_id.hex()[:16]}, another than yours",
             )
+        injection.greeted(session.link, request.client)
         return Welcome(
             request.request_id, WIRE_VERSION, self._chain.chain_id, self._chain.genesis.shard,
             self._role, self._name, now_ms(), session.challenge,
@@ -293,6 +314,9 @@ class PublicService:
         return Done(request.request_id)
 
     def _answer_status(self, session: ClientSession, request: StatusRequest) -> Wire:
+        return Status(request.request_id, self._values())
+
+    def _values(self) -> StatusValues:
         values: StatusValues = {
             "role": self._role,
             "name": self._name,
@@ -301,7 +325,15 @@ class PublicService:
             "rejected": sum(self.rejected.values()),
         }
         values.update(self._status())
-        return Status(request.request_id, values)
+        return values
+
+    def _trouble(self) -> str:
+        if self.fatal is not None and self.fatal.done():
+            return "the process is stopping: something of its own broke"
+        return self.trouble()
+
+    def _note(self) -> str:
+        return self.note()
 
 
 def _keeps_up(link: Session) -> bool:

@@ -8,14 +8,16 @@ asks, and a peer that does not read is closed with the reason ``slow_consumer``.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from net.deadlines import Deadlines
 from net.faults import DelayLine, LinkFaults
 from net.frames import FrameSplitter, pack_length
+from net.injection import injection
 from net.limits import CLIENT_LIMITS, NODE_LIMITS, SessionLimits
+from net.owners import SessionOwner, SessionRegistry
+from net.sockets import reset_at_close, tune
 from protocol.errors import Code, Rejected
 
 __all__ = [
@@ -29,37 +31,6 @@ __all__ = [
 
 FLUSH_BYTES = 256 * 1024
 """Collected writes above this go to the transport at once instead of at the iteration's end."""
-
-
-class SessionOwner(Protocol):
-    """Who is told about a session. Callbacks run in the loop and must not block.
-
-    A `Rejected` raised by `on_open` or `on_frames` closes the session with its code as the reason.
-    Any other exception from `on_frames` is our own fault: it reaches the loop's exception handler
-    (under ``exception``), where the process should stop, and the session is aborted.
-    """
-
-    def on_open(self, session: Session) -> None:
-        """The connection (with TLS) is established."""
-
-    def on_frames(self, session: Session, frames: list[bytes]) -> None:
-        """Complete frames arrived, in order."""
-
-    def on_close(self, session: Session, error: Exception | None) -> None:
-        """The connection is gone; called once for each `on_open`.
-
-        `error` is a `Rejected` where the peer's own fault ended it (bad frame, slow consumer).
-        """
-
-
-class SessionRegistry(Protocol):
-    """Admits sessions and remembers them (a server)."""
-
-    def admit(self, session: Session) -> bool:
-        """Whether the session may start."""
-
-    def forget(self, session: Session) -> None:
-        """The connection is gone."""
 
 
 class Session(asyncio.Protocol):
@@ -90,7 +61,7 @@ class Session(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reject_frame = reject_frame
         self._registry = registry
-        self._line = None if faults is None else DelayLine(faults, self._loop, self._enqueue)
+        self._line = None if faults is None else DelayLine(faults, self._loop, self)
         self._splitter = FrameSplitter(limits.frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._started = self._discarding = self._input_paused = False
@@ -156,7 +127,7 @@ class Session(asyncio.Protocol):
     def send(self, frame: bytes) -> bool:
         """Queue one frame; False when the session is closed (or closes now as a slow consumer)."""
         if self._line is None:
-            return self._enqueue(frame)
+            return self.carry(frame)
         if not self._closing:
             self._line.push(frame)
             if self._line.held_bytes > self.limits.write_hard_bytes:
@@ -184,7 +155,8 @@ class Session(asyncio.Protocol):
         self._out_bytes += size + 4 * len(frames)
         return self._queued()
 
-    def _enqueue(self, frame: bytes) -> bool:
+    def carry(self, frame: bytes) -> bool:
+        """Queue one frame past any faults; like `send`."""
         if self._closing:
             return False
         length = len(frame)
@@ -230,10 +202,6 @@ class Session(asyncio.Protocol):
     async def drain(self) -> None:
         """Wait until the peer keeps up; raises `ConnectionError` when the session is closed."""
         while not self._closing and not self.writable:
-            if not self._write_paused:
-                # Frames held back by injected delay; nothing signals when they have left.
-                await asyncio.sleep(0.001)
-                continue
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
@@ -250,16 +218,48 @@ class Session(asyncio.Protocol):
         if self._closing:
             return
         self._flush()
-        if not self._write_paused:
-            self._wake()
-            if self.on_writable is not None:
-                self.on_writable(self)
+        if self.writable:
+            self._keeps_up()
+
+    def _keeps_up(self) -> None:
+        self._wake()
+        if self.on_writable is not None:
+            self.on_writable(self)
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    # --- faults on purpose
+
+    def set_faults(self, faults: LinkFaults | None) -> None:
+        """What befalls frames sent from here on; with None what was held back is let go."""
+        if self._line is not None:
+            self._line.change(faults or LinkFaults())
+            self.line_moved()
+        elif faults is not None:
+            self._line = DelayLine(faults, self._loop, self)
+
+    def carry_bytes(self, data: bytes) -> None:
+        """Called by the line: a part of a frame, in a write of its own."""
+        if not self._closing:
+            self._out.append(data)
+            self._out_bytes += len(data)
+            if not self._write_paused:
+                self._flush()
+
+    def line_moved(self) -> None:
+        """Called by the line: it holds less than before, or nothing for ever."""
+        if self._line is not None and self._line.idle:
+            self._line = None
+        if self.writable:
+            self._keeps_up()
+
+    def cut(self) -> None:
+        """Called by the line: it carries no more."""
+        self.close("limit_of_data")
 
     # --- receiving
 
@@ -313,10 +313,11 @@ class Session(asyncio.Protocol):
         self._transport = _as_transport(transport)
         self._transport.set_write_buffer_limits(high=self.limits.write_high_bytes)
         self._closing = False
-        _tune(self._transport)
+        tune(self._transport)
         if self._registry is not None and not self._registry.admit(self):
             return
         self._started = True
+        injection.joined(self)
         if self._input_paused:
             self._transport.pause_reading()
         self._deadlines.start()
@@ -339,6 +340,7 @@ class Session(asyncio.Protocol):
             self._reset_timer.cancel()
         if self._line is not None:
             self._line.close()
+        injection.left(self)
         self._wake()
         if self._registry is not None:
             self._registry.forget(self)
@@ -363,7 +365,10 @@ class Session(asyncio.Protocol):
         """
         if self._closing or self._transport is None:
             return
-        self._enqueue(frame)
+        if self._line is not None and self._line.stalled:
+            self.close(reason)
+            return
+        self.carry(frame)
         if self._closing or not self._transport.can_write_eof():
             self.close(reason)
             return
@@ -397,6 +402,12 @@ class Session(asyncio.Protocol):
             self._transport.abort()
         self._wake()
 
+    def reset(self, reason: str) -> None:
+        """Close at once so that the peer sees a reset."""
+        if self._transport is not None:
+            reset_at_close(self._transport)
+        self.abort(reason)
+
     def _abort_later(self) -> None:
         if self._reset_timer is None and self._transport is not None:
             self._reset_timer = self._loop.call_later(
@@ -408,16 +419,3 @@ def _as_transport(transport: Any) -> asyncio.Transport:
     # uvloop's transports are no subclasses of asyncio.Transport, though they have its methods.
     result: asyncio.Transport = transport
     return result
-
-
-def _tune(transport: asyncio.Transport) -> None:
-    """No delay for small frames, and keep-alive so that a half-open connection is noticed."""
-    connection = transport.get_extra_info("socket")
-    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 20)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from net.injection import injection
 from net.link import Backoff
 from net.rpc import Connection
 from protocol.codec import Wire, encode
@@ -39,6 +40,7 @@ async def say_hello(connection: Connection, chain_id: bytes, name: str) -> Welco
     welcome = expect(Welcome, decode_answer(await connection.request(hello, request_id)))
     if welcome.chain_id != chain_id:
         raise Rejected(Code.WRONG_CHAIN, "the server is of another chain")
+    injection.welcomed(connection.session, (connection.host, connection.port), welcome.name)
     return welcome
 
 

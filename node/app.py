@@ -14,7 +14,7 @@ from node.mempool import Displaced, Mempool, MempoolLimits
 from node.staking import check_staking
 from protocol.chain import QC, Block, CommitCertificate, Member
 from protocol.codec import Decoder, encode
-from protocol.dispute import Cut, Prove
+from protocol.dispute import Cut, Prove, ShowPart
 from protocol.errors import Code, Rejected
 from protocol.evidence import evidence_id
 from protocol.exits import ForceAction
@@ -114,9 +114,9 @@ class LedgerApplication:
         action = opened.action
         if not isinstance(action, ReportEvidence):
             require_fee(self.ledger.fees, opened)
-        answers = isinstance(action, Prove) and action.challenger == opened.address
+        answers = isinstance(action, Prove | ShowPart) and action.challenger == opened.address
         if (
-            isinstance(action, PostBatch | Cut | Prove)
+            isinstance(action, PostBatch | Cut | Prove | ShowPart)
             and not answers
             and opened.signer not in self.ledger.provers
         ):

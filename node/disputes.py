@@ -14,13 +14,17 @@ from typing import Protocol
 import msgspec
 from sortedcontainers import SortedList
 
+from node.dispute_judging import judge, require_block
+from node.dispute_parts import Parts
 from node.envelopes import OpenedTransaction
 from node.ledger_state import LedgerState
 from node.outcomes import BlockOutcome
-from protocol.chain import payload_hash
 from protocol.dispute import (
     CHALLENGER,
     DEFENDER,
+    HASH_BYTES,
+    PART_BYTES,
+    PART_MS,
     STEPS_PER_BLOCK,
     WITNESS_ROUNDS,
     Choose,
@@ -29,30 +33,27 @@ from protocol.dispute import (
     DisputeAction,
     DisputeLeaf,
     OpenDispute,
+    PartPlace,
     Prove,
+    ShowPart,
     cuts,
     decode_dispute,
     positions,
-    step_leaf,
-    witness_limit,
 )
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.keys import ADDRESS_BYTES, address_of
 from protocol.ledger_leaves import DISPUTE_KIND, SettledBatch, dispute_key
-from protocol.merkle import verify_list_proof
-from protocol.ordering import OrderedBlock, decode_ordered_block
 from protocol.settlement import InboxEntry
 from prover.judge import contradicts
 from prover.step_input import StepInput
-from prover.witness import Added, execute, require_larger
 
 PROOFS_PER_BLOCK = 2
-"""Steps that one ledger block executes; further ones are told to come again."""
+"""Steps that one ledger block executes, or one on a witness that came in parts; further ones are
+told to come again."""
 
 TIMEOUTS_PER_BLOCK = 64
 """Games that one ledger block ends because a clock ran out; more wait for the next block."""
 
-ROOT_BYTES = 32
 _BATCH_BYTES = slice(3, 11)
 
 
@@ -75,6 +76,7 @@ class Disputes:
         self._batches = batches
         self._rules = state.chain.genesis.settlement
         self._proofs_left = PROOFS_PER_BLOCK
+        self._parts = Parts(state)
         self._games: SortedList[bytes] = SortedList()
         self._deadlines: SortedList[tuple[int, bytes]] = SortedList()
         for key in state.keys_of(DISPUTE_KIND):
@@ -152,8 +154,11 @@ class Disputes:
             if len(action.challenger) != ADDRESS_BYTES:
                 raise Rejected(Code.WRONG_TYPE, f"an address has {ADDRESS_BYTES} bytes")
             defends = opened.signer == settled.header.prover
-            if isinstance(action, Prove) and (defends or opened.address == action.challenger):
-                self._prove(action, DEFENDER if defends else CHALLENGER, settled, outcome)
+            side, answers = DEFENDER if defends else CHALLENGER, opened.address == action.challenger
+            if isinstance(action, ShowPart) and (defends or answers):
+                self._show_part(action, side, outcome)
+            elif isinstance(action, Prove) and (defends or answers):
+                self._prove(action, side, settled, outcome)
             elif isinstance(action, Cut) and defends:
                 self._cut(action)
             else:
@@ -171,8 +176,8 @@ class Disputes:
 
     def _open(self, opened: OpenedTransaction, action: OpenDispute, settled: SettledBatch) -> None:
         header, state = settled.header, self._state
-        if len(action.post_state_root) != ROOT_BYTES:
-            raise Rejected(Code.WRONG_TYPE, f"a state root has {ROOT_BYTES} bytes")
+        if len(action.post_state_root) != HASH_BYTES:
+            raise Rejected(Code.WRONG_TYPE, f"a state root has {HASH_BYTES} bytes")
         if action.post_state_root == header.post_state_root:
             raise Rejected(Code.NOTHING_DISPUTED, "the claimed root is the one in the header")
         self._require_window(action.batch, settled)
@@ -200,11 +205,11 @@ class Disputes:
         expected = len(cuts(game.low, game.high, self._rules.sections))
         if not expected:
             raise Rejected(Code.NOT_YOUR_TURN, "one step is left: prove it")
-        if len(action.roots) != expected or any(len(one) != ROOT_BYTES for one in action.roots):
+        if len(action.roots) != expected or any(len(one) != HASH_BYTES for one in action.roots):
             raise Rejected(
                 Code.BAD_MOVE,
                 f"positions {game.low} to {game.high} are cut by {expected} roots of "
-                f"{ROOT_BYTES} bytes",
+                f"{HASH_BYTES} bytes",
             )
         roots = [game.roots[0], *action.roots, game.roots[-1]]
         self._moved(key, game, msgspec.structs.replace(game, roots=roots, turn=CHALLENGER))
@@ -223,21 +228,39 @@ class Disputes:
         )
         self._moved(key, game, after)
 
-    def _prove(
-        self, action: Prove, side: int, settled: SettledBatch, outcome: BlockOutcome
-    ) -> None:
+    def _show_part(self, action: ShowPart, side: int, outcome: BlockOutcome) -> None:
+        key, game = self._last_step(action, side)
+        if self._parts.add(key, game, action, outcome.height):
+            clocks_ms = list(game.clocks_ms)
+            clocks_ms[side] += PART_MS
+            self._deadlines.remove((_deadline_ms(game), key))
+            self._keep(key, msgspec.structs.replace(game, clocks_ms=clocks_ms))
+
+    def _last_step(self, action: Prove | ShowPart, side: int) -> tuple[bytes, DisputeLeaf]:
+        """The game that has come down to one step, where it is this side's move."""
         key, game = self._turn(action.batch, action.challenger, side)
         if game.high - game.low != 1:
             raise Rejected(Code.NOT_YOUR_TURN, f"positions {game.low} to {game.high} must be cut")
+        return key, game
+
+    def _prove(
+        self, action: Prove, side: int, settled: SettledBatch, outcome: BlockOutcome
+    ) -> None:
+        key, game = self._last_step(action, side)
         index, number = divmod(game.low, STEPS_PER_BLOCK)
-        block = self._require_block(action, settled, index)
-        if not self._proofs_left:
-            raise Rejected(Code.BUSY, f"a ledger block judges {PROOFS_PER_BLOCK} steps")
-        self._proofs_left -= 1
+        block = require_block(action, settled, index)
+        work = PROOFS_PER_BLOCK if action.whole or len(action.witness) > PART_BYTES else 1
+        if self._proofs_left < work:
+            raise Rejected(
+                Code.BUSY, f"a ledger block judges {PROOFS_PER_BLOCK} steps, or a large one"
+            )
+        places = self._parts.places(key, action)
+        self._proofs_left -= work
         first, end = action.inbox_cursors
         step = StepInput(block, self._entries(first, end), end, number)
         try:
-            shown, root = self._judge(action, game, step)
+            witness = self._parts.whole(key, action)
+            shown, root = judge(self._state.chain, action, witness, game, step)
         except Rejected:
             # Whoever plays knows the state and its bytes: there is no second try, or a liar could
             # have every validator work on nonsense until the clock runs out.
@@ -248,23 +271,21 @@ class Disputes:
         elif game.rounds + 1 == WITNESS_ROUNDS:
             self._decide(key, side == CHALLENGER, outcome)
         else:
-            height, turn = outcome.height, DEFENDER + CHALLENGER - side
-            for other in self._alike(key, game) if side == DEFENDER else [key]:
-                before = self._game(other)
-                after = msgspec.structs.replace(
-                    before, shown=shown, shown_height=height, rounds=game.rounds + 1, turn=turn
-                )
-                self._moved(other, before, after)
+            self._shown(key, game, side, shown, places, outcome.height)
 
-    def _judge(self, action: Prove, game: DisputeLeaf, step: StepInput) -> tuple[bytes, bytes]:
-        """What a witness shows, and the root that the step gives on it; raises `Rejected` where it
-        is not of the agreed state, or not larger than the last one."""
-        limit = witness_limit(game)
-        if len(action.witness) > limit:
-            raise Rejected(Code.BAD_WITNESS, f"the witness has more than {limit} bytes")
-        beyond = Added(action.added_accounts, action.added_leaves)
-        shown = require_larger(action.witness, beyond, game.shown)
-        return shown, execute(self._state.chain, game.roots[0], action.witness, step)
+    def _shown(
+        self, key: bytes, game: DisputeLeaf, side: int, shown: bytes, places: list[PartPlace],
+        height: int,
+    ) -> None:  # fmt: skip
+        """A witness holds: the other side is to move, in all games for which it counts."""
+        for other in self._alike(key, game) if side == DEFENDER else [key]:
+            before = self._game(other)
+            after = msgspec.structs.replace(
+                before, shown=shown, shown_height=height, shown_parts=places,
+                rounds=game.rounds + 1, turn=DEFENDER + CHALLENGER - side,
+            )  # fmt: skip
+            self._parts.drop(other)
+            self._moved(other, before, after)
 
     def _alike(self, key: bytes, game: DisputeLeaf) -> list[bytes]:
         """The games on the same batch that stand where this one does, itself among them: what the
@@ -279,24 +300,6 @@ class Disputes:
             if other != key and stands and _deadline_ms(one) >= now_ms:
                 found.append(other)
         return found
-
-    def _require_block(self, action: Prove, settled: SettledBatch, index: int) -> OrderedBlock:
-        header = settled.header
-        size = header.last_block - header.first_block + 1
-        block = decode_ordered_block(action.block)
-        if payload_hash(block.payload) != block.header.payload_hash:
-            raise Rejected(Code.BAD_PROOF, "the block's payload is not the one its header names")
-        cursors = action.inbox_cursors
-        if not all(0 <= one < 1 << 63 for one in cursors) or not verify_list_proof(
-            settled.steps_root, step_leaf(block.header.block_id(), cursors), index, size,
-            action.path,
-        ):  # fmt: skip
-            raise Rejected(
-                Code.BAD_PROOF,
-                f"the path does not lead from block {header.first_block + index} and its inbox "
-                f"cursors to the steps of batch {header.number}",
-            )
-        return block
 
     def _contradict(
         self,
@@ -369,6 +372,7 @@ class Disputes:
         self._games.remove(key)
         self._deadlines.remove((_deadline_ms(game), key))
         self._state.erase(key)
+        self._parts.drop(key)
         return game
 
     def _game(self, key: bytes) -> DisputeLeaf:

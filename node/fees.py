@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from node.envelopes import OpenedTransaction
-from protocol.dispute import Cut, Prove
+from protocol.dispute import Cut, Prove, ShowPart
 from protocol.errors import Code, Rejected
 from protocol.genesis import Fees
 from protocol.settlement import Bond, Deposit, Payout, PostBatch, ReportEvidence
@@ -31,7 +31,7 @@ def is_urgent(opened: OpenedTransaction) -> bool:
     """Whether the exchange needs a transaction more than its fee says: batches, their defence, and
     evidence. Senders of these are known, or what they send is checked first."""
     action = opened.action
-    if isinstance(action, Prove):
+    if isinstance(action, Prove | ShowPart):
         return action.challenger != opened.address
     return isinstance(action, PostBatch | Cut | ReportEvidence)
 

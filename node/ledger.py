@@ -26,7 +26,7 @@ from node.staking import StakingRules
 from node.sweeping import Sweeping
 from protocol.chain import Header
 from protocol.codec import encode
-from protocol.dispute import Choose, Contradict, Cut, OpenDispute, Prove
+from protocol.dispute import Choose, Contradict, Cut, OpenDispute, Prove, ShowPart
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.exits import Claim, Collect, ForceAction, Freeze, Refund
 from protocol.genesis import CASH_MOVE_LIMIT, Chain
@@ -220,7 +220,7 @@ class Ledger(LedgerState):
             self._payout(action, outcome)
         elif isinstance(action, Bond | Unbond | Unjail):
             self.staking.execute(opened, action)
-        elif isinstance(action, OpenDispute | Contradict | Cut | Choose | Prove):
+        elif isinstance(action, OpenDispute | Contradict | Cut | Choose | Prove | ShowPart):
             self.disputes.execute(opened, action, outcome)
         elif isinstance(action, ForceAction | Freeze | Claim | Collect | Refund):
             self.exits.execute(opened, action, outcome)

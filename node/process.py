@@ -10,13 +10,17 @@ from pathlib import Path
 import structlog
 
 from net.clock import now_ms
+from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
+from net.session import Session
 from node.peer import TransactionGossip
 from node.process_clients import LedgerClients
+from node.process_health import ValidatorHealth
 from node.process_keeper import STATE_NAME, keep_in_child
 from node.process_machines import build_machines, genesis_state_root
 from node.process_peers import PeerLinks, ledger_neighbours
+from node.process_signatures import AheadVerifier
 from node.process_states import KeptStates
 from node.rounds import Round
 from node.snapshots import SyncedSnapshot
@@ -50,6 +54,8 @@ class ValidatorProcess:
         self._store = ValidatorStore(config.data, chain)
         self._states = KeptStates(config.data / STATE_NAME)
         self._machines = build_machines(config, chain, key, self._store)
+        self._ahead = AheadVerifier(chain)
+        self._ahead.serve(self._machines.ledger)
         self._wake = asyncio.Event()
         self._stopping = False
         self._rounds = 0
@@ -57,12 +63,18 @@ class ValidatorProcess:
         self._note_kept()
         self._peers = PeerLinks(config, chain, key, self._on_gossip, self._wake.set)
         self._follow_validators()
-        self._clients = LedgerClients(self._machines, self._peers.send, self._wake.set, now_ms)
+        self._clients = LedgerClients(
+            self._machines, self._peers.send, self._wake.set, now_ms, self._ahead.submit
+        )
         self._service = PublicService(chain, "node", config.name, self._status)
         self._clients.register(self._service)
         self._service.takes_large = self._clients.takes_large
         self._service.on(StatePartRequest, lambda _, request: self._states.part(request))
         self._committed = self._store.outcomes_stored()
+        self._health = ValidatorHealth(self._service.metrics.histogram("ledger_commit_seconds"))
+        self._service.trouble, self._service.note = self._trouble, self._way_out
+        self._service.metrics.traffic.follow("peers", self._peer_sessions)
+        set_log_place(self._place)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`; a round that has begun is finished and synced."""
@@ -84,6 +96,7 @@ class ValidatorProcess:
                 await asyncio.wait([rounds])
             await self._service.stop()
             await self._peers.close()
+            self._ahead.close()
             self._store.close()
         rounds.result()
         _log.info("validator stopped", height=self._machines.ledger.height)
@@ -128,6 +141,7 @@ class ValidatorProcess:
         if done.peers_changed:
             self._follow_validators()
         self._note_durable()
+        self._health.note(self._machines.validator, done.executed, now_ms())
         self._peers.send(done.messages)
         self._committed += sum(len(block.outcome.results) for block in done.executed)
         self._clients.publish(done)
@@ -140,8 +154,10 @@ class ValidatorProcess:
         """Put a snapshot in the place of what we have, and go on from there."""
         await asyncio.to_thread(self._store.install_snapshot, snapshot)
         self._machines = build_machines(self._config, self._chain, self._key, self._store)
+        self._ahead.serve(self._machines.ledger)
         self._note_durable()
         self._note_kept()
+        self._health.start_anew()
         self._clients.start_anew(self._machines)
         self._follow_validators()
         _log.info("ledger taken from a snapshot", height=snapshot.height)
@@ -174,6 +190,8 @@ class ValidatorProcess:
 
     def _on_gossip(self, message: TransactionGossip) -> None:
         self._machines.validator.gossip(message, now_ms())
+        for raw in message.transactions:
+            self._ahead.submit(raw)
         self._wake.set()
 
     # --- status
@@ -182,6 +200,7 @@ class ValidatorProcess:
         ledger, validator = self._machines.ledger, self._machines.validator
         mempool, replica = validator.app.mempool, validator.replica
         shard, final = ledger.shard_leaf(), ledger.final()
+        ledger_bytes, state_bytes = self._store.size_bytes(), self._states.stored_bytes()
         values: StatusValues = {
             "height": self._height,
             "view": replica.view,
@@ -209,8 +228,9 @@ class ValidatorProcess:
             "frozen": "yes" if ledger.frozen else "no",
             "bridge_funds_uusd": shard.funds_uusd,
             "underfunded_payouts": ledger.counters.underfunded_payouts,
-            "store_bytes": self._store.size_bytes() + self._states.stored_bytes(),
-            "state_bytes": self._states.stored_bytes(),
+            "store_bytes": ledger_bytes + state_bytes,
+            "ledger_bytes": ledger_bytes,
+            "state_bytes": state_bytes,
             "kept_batch": validator.kept_batch,
             "blocks_from": self._store.retained_from(),
             "rounds": self._rounds,
@@ -223,6 +243,27 @@ class ValidatorProcess:
         for name, count in sorted(self._peers.mesh.rejected.items()):
             values[f"peer_{name}"] = count
         return values
+
+    def _trouble(self) -> str:
+        peers = self._peers.mesh.connected
+        return self._health.trouble(self._machines.validator, peers, now_ms())
+
+    def _peer_sessions(self) -> list[Session | None]:
+        mesh = self._peers.mesh
+        return [mesh.link(peer.public_key).session for peer in mesh.peers]
+
+    def _way_out(self) -> str:
+        """A frozen shard is still served: its users need the way out."""
+        frozen = self._machines.ledger.frozen
+        return "the shard is frozen: claims and refunds are the way out" if frozen else ""
+
+    def _place(self) -> dict[str, int]:
+        machines = self._machines
+        return {
+            "height": self._height,
+            "view": machines.validator.replica.view,
+            "batch": machines.ledger.shard_leaf().batch,
+        }
 
 
 async def _serve(config: ProcessConfig, chain: Chain, key: Key, stop: asyncio.Event) -> None:

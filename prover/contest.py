@@ -10,7 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 from execution.inbox import VerifiedInbox
-from protocol.dispute import DEFENDER, DisputeLeaf, decode_dispute
+from protocol.dispute import (
+    DEFENDER,
+    DisputeLeaf,
+    Prove,
+    decode_dispute,
+    decode_parts,
+    in_parts,
+)
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import BlockDiff
 from protocol.genesis import Chain
@@ -21,6 +28,7 @@ from protocol.ledger_leaves import (
     decode_placed,
     dispute_key,
     entry_key,
+    parts_key,
 )
 from protocol.messages import Committed
 from protocol.ordering import OrderedBlock
@@ -72,7 +80,7 @@ class ContestHost(Protocol):
         """The ordered blocks in the data of a settled batch, as somebody tells them."""
 
     async def shown(self, game: DisputeLeaf) -> bytes:
-        """The witness that a game's `shown` names, out of the ledger's blocks."""
+        """The witness that a game's `shown` and `shown_parts` name, out of the ledger's blocks."""
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a ledger transaction of ours and wait until it is committed."""
@@ -102,6 +110,26 @@ class DefenceHost(ContestHost, Protocol):
 
 FAULTS = (ConnectionError, TimeoutError, EOFError, RemoteFault, Rejected)
 """What goes wrong with others, and may go right next time."""
+
+
+async def send_move(host: ContestHost, game_key: bytes, action: LedgerAction) -> Committed:
+    """Send a move in the game with this ledger key, a large witness in parts: those that the ledger
+    has not got yet. Returns the answer to the last thing sent, the first that is refused."""
+    if not isinstance(action, Prove):
+        return await host.send(action)
+    parts, last = in_parts(action)
+    begun = 0
+    if parts:
+        key = parts_key(game_key)
+        raw = (await host.leaves([key])).raw(key)
+        known = None if raw is None else decode_parts(raw)
+        if known is not None and known.whole == last.whole:
+            begun = len(known.places)
+    for part in parts[begun:]:
+        answer = await host.send(part)
+        if answer.code != Code.OK:
+            return answer
+    return await host.send(last)
 
 
 class Challenging:
@@ -154,7 +182,7 @@ class Challenging:
         action = await host.apart(lambda: machine.move(before))
         if action is None:
             return False
-        answer = await host.send(action)
+        answer = await send_move(host, machine.keys()[-1], action)
         # Headers name the state some blocks below: our own move must be seen before the next one.
         self._least_height = max(self._least_height, answer.height)
         name = type(action).__name__
@@ -234,7 +262,7 @@ class Defending:
             raise
         if move is None:
             return
-        answer = await host.send(move)
+        answer = await send_move(host, keys[-1], move)
         self._answered[number, challenger] = answer.height
         if answer.code == Code.OK:
             self.moves += 1

@@ -24,6 +24,7 @@ from protocol.dispute import (
     DisputeLeaf,
     Prove,
     cuts,
+    leaf_limit,
     positions,
     step_leaf,
     witness_limit,
@@ -38,7 +39,8 @@ from protocol.tree_proof import TreeProof
 from prover.step_input import StepInput
 from prover.steps import Walk, walk
 from prover.tree import StateTree
-from prover.witness import NOTHING, added
+from prover.witness import NOTHING, added, leaf_count
+from prover.witness_maker import FIRST_ROOM, Room
 
 Change = tuple[bytes, bytes | None]
 """A state key and its value after (in undo: before) something; None: absent."""
@@ -215,6 +217,7 @@ class Player:
         self.trace = trace
         self.sections = chain.genesis.settlement.sections
         self._verify = verify_signature
+        self._room = FIRST_ROOM
 
     # --- moves
 
@@ -255,8 +258,9 @@ class Player:
         self, steps: BatchSteps, challenger: bytes, game: DisputeLeaf, before: bytes
     ) -> Prove:
         index = game.low // STEPS_PER_BLOCK
+        self._room = Room(witness_limit(game), leaf_limit(game))
         witness = self.witness(steps, game.low, before)
-        if len(witness) > witness_limit(game):
+        if len(witness) > witness_limit(game) or leaf_count(witness) > leaf_limit(game):
             raise Rejected(
                 Code.BAD_WITNESS, f"what the step looks at takes {len(witness)} bytes to show"
             )
@@ -284,7 +288,7 @@ class Player:
         """A witness of the state at a position, for the step there; it shows all of `before`."""
         index, number = divmod(position, STEPS_PER_BLOCK)
         with self.walk(steps, index) as walked:
-            return walked.witness(number, before)
+            return walked.witness(number, before, self._room)
 
     @contextmanager
     def walk(self, steps: BatchSteps, index: int) -> Iterator[Walk]:

@@ -13,6 +13,7 @@ import structlog
 
 from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower
+from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
 from net.upstream import Upstream
@@ -37,6 +38,7 @@ from prover.contest import Defending
 from prover.defence import Defence
 from prover.posting import Poster, Standing
 from prover.process_contest import ProcessContest
+from prover.process_health import SettlementLag, trouble
 from prover.process_settled import SettledBatches
 from prover.settlement import (
     Settlement,
@@ -111,6 +113,14 @@ class ProverProcess:
         self._service.on(
             StateProofRequest, lambda _, request: state_proof_view(request, self._batcher)
         )
+        metrics = self._service.metrics
+        self._lag = SettlementLag(
+            metrics.histogram("executed_to_settled_seconds"),
+            metrics.histogram("settled_to_final_seconds"),
+        )
+        self._service.trouble = self._trouble
+        set_log_place(self._place)
+        self._disagreements = 0
         self._settled = 0
         self._settled_actions = 0
         self._data_bytes = 0
@@ -207,7 +217,11 @@ class ProverProcess:
                         raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
                     if self._again.is_set():
                         return
-                    self._batcher.add_diff(decode_block_diff(answer.diff))
+                    diff = decode_block_diff(answer.diff)
+                    if diff.height != self._batcher.next_diff:
+                        raise Rejected(Code.MALFORMED, "execution skipped a state diff")
+                    self._batcher.add_diff(diff)
+                    self._lag.executed(diff)
                     self._news.set()
                     while self._batcher.waiting_diffs > WAITING_MAX:
                         self._room.clear()
@@ -226,7 +240,9 @@ class ProverProcess:
         """The ledger as a validator proves it; asks until that is answered."""
         while True:
             try:
-                return await self._proven.standing(numbers)
+                standing = await self._proven.standing(numbers)
+                self._lag.final(standing.final.batch)
+                return standing
             except RemoteFault as error:
                 _log.warning("ledger refuses", error=str(error))
             except (ConnectionError, TimeoutError, Rejected) as error:
@@ -289,8 +305,10 @@ class ProverProcess:
         elif what in ("settled", "followed"):
             self._refusal = ""
         elif what == "wrong":
+            self._disagreements += 1
             _log.error("a settled batch contradicts our execution", number=number)
         elif what == "taken_back":
+            self._lag.removed(number)
             _log.warning("batches were removed or replaced", first=number)
         elif what == "unproven":
             _log.warning("batch is not proven settled", number=number)
@@ -300,6 +318,9 @@ class ProverProcess:
     def count(self, batch: Batch | None, posting: PostBatch | None) -> None:
         """A batch is settled; of one from before a restart only the posting is at hand."""
         self._settled += 1
+        settled = batch or posting
+        if settled is not None:
+            self._lag.settled(settled.header)
         if batch is not None:
             self._settled_actions += batch.actions
             self._data_bytes += len(batch.data)
@@ -328,6 +349,8 @@ class ProverProcess:
             "height": batcher.position.block,
             "state_root": batcher.position.state_root.hex(),
             "waiting_blocks": batcher.waiting_blocks,
+            "settlement_lag_ms": self._lag.lag_ms(),
+            "root_disagreements": self._disagreements,
             "final_batch": self._poster.final_batch,
             "wrong_batch": self._poster.wrong_batch,
             "taken_back": self._poster.taken_back,
@@ -340,6 +363,14 @@ class ProverProcess:
             "store_bytes": self._store.stored_bytes,
             "refusal": self._refusal,
         }
+
+    def _trouble(self) -> str:
+        number, wrong = self._batcher.position.number, self._poster.wrong_batch
+        return trouble(self._lag.lag_ms(), number, self._refusal, wrong)
+
+    def _place(self) -> dict[str, int]:
+        position = self._batcher.position
+        return {"height": position.block, "batch": position.number}
 
 
 def refusal_text(code: int, text: str, address: bytes) -> str:

@@ -10,11 +10,12 @@ import structlog
 
 from execution.process_inbox import InboxFollower
 from execution.process_light import CHECKPOINT_NAME, LightFollower
+from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
 from net.upstream import Upstream
 from protocol.codec import encode
-from protocol.dispute import Prove
+from protocol.dispute import Prove, ShowPart
 from protocol.errors import ConfigError, Rejected
 from protocol.genesis import Chain, Fees
 from protocol.keys import Key
@@ -61,6 +62,9 @@ class ChallengerProcess:
         self._contest = ProcessContest(self._ledger, self._light.leaves, self._send)
         self._work = Challenging(self._contest, self._machine, self._inbox, self._inbox)
         self._service = PublicService(chain, "challenger", config.name, self._status)
+        self._service.trouble = lambda: self._machine.lost
+        self._service.note = self._note
+        set_log_place(lambda: {"height": self._machine.block, "batch": self._machine.next - 1})
 
     def _stored(self) -> FinalState | None:
         """The state to go on from; raises `ConfigError` where the file is damaged."""
@@ -106,10 +110,11 @@ class ChallengerProcess:
 
     async def _send(self, action: LedgerAction) -> Committed:
         address = self._key.address
-        if isinstance(action, Prove) and not self._plays:
+        shows = isinstance(action, Prove | ShowPart)
+        if shows and not self._plays:
             # Validators take large frames in sessions that begin while a game of ours is open.
             await self._ledger.drop()
-        self._plays = isinstance(action, Prove)
+        self._plays = shows
         balance = await self._ledger.ask(
             BalanceView, lambda request_id: BalanceRequest(request_id, address)
         )
@@ -118,6 +123,10 @@ class ChallengerProcess:
         return await self._ledger.ask(
             Committed, lambda request_id: SubmitTransaction(request_id, signed), SEND_TIMEOUT_MS
         )
+
+    def _note(self) -> str:
+        machine = self._machine
+        return f"batch {machine.next} is wrong: {machine.wrong}" if machine.wrong else ""
 
     def _status(self) -> StatusValues:
         machine = self._machine

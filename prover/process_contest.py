@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import structlog
@@ -13,7 +14,7 @@ import structlog
 from net.upstream import Upstream
 from protocol.batch_data import unpack_blocks
 from protocol.codec import Decoder, encode
-from protocol.dispute import DisputeLeaf, Prove
+from protocol.dispute import DisputeLeaf, Prove, ShowPart, part_hash
 from protocol.errors import Code, Rejected
 from protocol.events import BlockDiff, decode_block_diff
 from protocol.ledger_leaves import SettledBatch
@@ -53,18 +54,31 @@ def posted_blocks(view: BlocksView, settled: SettledBatch) -> list[OrderedBlock]
     )
 
 
-def shown_witness(view: BlocksView, game: DisputeLeaf) -> bytes:
-    """The witness that the other side of a game has shown last, out of the ledger block with its
-    move; what it shows hashes to what the game says.
+def shown_heights(game: DisputeLeaf) -> list[int]:
+    """Heights of the ledger blocks that hold the witness that a game's other side showed last."""
+    return sorted({game.shown_height, *(height for height, _ in game.shown_parts)})
 
-    Raises `Rejected` where the block does not hold it.
+
+def shown_witness(views: Sequence[BlocksView], game: DisputeLeaf) -> bytes:
+    """The witness that the other side of a game has shown last, out of the ledger blocks with its
+    move and its parts; what it shows hashes to what the game says.
+
+    Raises `Rejected` where the blocks do not hold it.
     """
-    for action in _actions(view, game.shown_height):
-        try:
-            if isinstance(action, Prove) and shown_hash(action.witness) == game.shown:
-                return action.witness
-        except Rejected:
-            continue
+    wanted, parts = set(game.shown_parts), dict[tuple[int, bytes], bytes]()
+    ends: list[bytes] = []
+    for height in shown_heights(game):
+        for action in (one for view in views for one in _actions(view, height)):
+            if isinstance(action, ShowPart) and (height, part_hash(action.data)) in wanted:
+                parts[height, part_hash(action.data)] = action.data
+            elif isinstance(action, Prove) and height == game.shown_height:
+                ends.append(action.witness)
+    if wanted == parts.keys():
+        before = b"".join(parts[place] for place in game.shown_parts)
+        for end in ends:
+            with suppress(Rejected):
+                if shown_hash(before + end) == game.shown:
+                    return before + end
     raise Rejected(
         Code.NOT_FOUND, f"ledger block {game.shown_height} was shown without the witness of a game"
     )
@@ -113,19 +127,16 @@ class ProcessContest:
 
     async def batch_blocks(self, settled: SettledBatch) -> list[OrderedBlock]:
         """The data of a settled batch, from the block that settled it."""
-        height = settled.ledger_height
-        view = await self._ledger.ask(
+        return posted_blocks(await self._block(settled.ledger_height), settled)
+
+    async def _block(self, height: int) -> BlocksView:
+        return await self._ledger.ask(
             BlocksView, lambda request_id: BlocksFrom(request_id, height, 1)
         )
-        return posted_blocks(view, settled)
 
     async def shown(self, game: DisputeLeaf) -> bytes:
-        """The other side's last witness, from the block with its move."""
-        height = game.shown_height
-        view = await self._ledger.ask(
-            BlocksView, lambda request_id: BlocksFrom(request_id, height, 1)
-        )
-        return shown_witness(view, game)
+        """The other side's last witness, from the blocks with its move and its parts."""
+        return shown_witness([await self._block(one) for one in shown_heights(game)], game)
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a move."""

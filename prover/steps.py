@@ -13,7 +13,7 @@ from protocol.genesis import Chain
 from protocol.keys import verify
 from prover.step_input import StepInput
 from prover.tree import StateTree
-from prover.witness_maker import make
+from prover.witness_maker import FIRST_ROOM, Room, make
 
 
 class Walk:
@@ -49,11 +49,11 @@ class Walk:
         """Execute the next step; the leaves that it changed."""
         return self._steps.run(height)
 
-    def witness(self, number: int, beside: bytes = b"") -> bytes:
+    def witness(self, number: int, beside: bytes = b"", room: Room = FIRST_ROOM) -> bytes:
         """A witness for step `number`, of the state before it; see `witness_maker.make`."""
         self.to(number)
         step = self._block._replace(number=number)
-        return make(self._chain, self._tree, step, beside, self._verify)
+        return make(self._chain, self._tree, step, beside, self._verify, room)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.keys import domain_hash, verify
 from protocol.settlement import master_of
-from protocol.tree_proof import TreeProof
+from protocol.tree_proof import MAX_PROOF_LEAVES, TreeProof
 from prover.bounds import require_bounds
 from prover.step_input import StepInput
 from prover.tree_partial import PartialTree
@@ -62,11 +62,22 @@ def execute(
     step: StepInput,
     verify_signature: VerifySignature = verify,
 ) -> bytes:
-    """State root (32 bytes) after a block, executed on a witness of the state under `root`.
+    """State root (32 bytes) after a step, executed on a witness of the state under `root`.
 
     Raises `Rejected` (bad_witness) where the witness is not of that root, breaks a rule of
-    witnesses, or does not cover what the block touches.
+    witnesses, or does not cover what the step touches.
     """
+    return outcome(chain, root, witness, step, verify_signature)[0]
+
+
+def outcome(
+    chain: Chain,
+    root: bytes,
+    witness: bytes,
+    step: StepInput,
+    verify_signature: VerifySignature = verify,
+) -> tuple[bytes, dict[bytes, bytes | None]]:
+    """The state root after a step as `execute`, and the leaves that it changes."""
     try:
         shown = decode_witness(witness)
         tree = PartialTree(root, shown.proof)
@@ -75,7 +86,8 @@ def execute(
         leaves = _counting(shown, signers)
         require_bounds(leaves)
         engine = Engine.restore(chain, leaves, verify_signature)
-        return tree.update(step.run(engine))
+        changes = step.run(engine)
+        return tree.update(changes), changes
     except Rejected as error:
         raise error if error.code == Code.BAD_WITNESS else _bad(error.text) from None
     except Exception as error:  # whatever breaks on it is the fault of who shows it
@@ -116,17 +128,22 @@ def added(witness: bytes, before: bytes) -> Added:
     )
 
 
-def require_larger(witness: bytes, beyond: Added, before: bytes) -> bytes:
+def require_larger(
+    witness: bytes, beyond: Added, before: bytes, most_leaves: int = MAX_PROOF_LEAVES
+) -> bytes:
     """`shown_hash` of a witness that shows all of one with the `shown_hash` before, and `beyond` as
     well; the first one (before: empty) anything.
 
-    Raises `Rejected` (bad_witness) where it does not, or shows nothing more.
+    Raises `Rejected` (bad_witness) where it does not, shows nothing more, or more than
+    `most_leaves`.
     """
     try:
         mine = decode_witness(witness)
     except Rejected as error:
         raise _bad(error.text) from None
     every = mine.proof.leaves
+    if len(every) > most_leaves:
+        raise _bad(f"it shows {len(every)} leaves, {most_leaves} are the most")
     if before:
         more, places = set(beyond.accounts), set(beyond.leaves)
         accounts = [one for one in mine.accounts if one not in more]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from heapq import nlargest
 from itertools import islice
+from typing import NamedTuple
 
 from execution import leaves as lv
 from execution.batches import VerifySignature
@@ -17,6 +18,7 @@ from execution.engine import Engine
 from execution.steps import Stage
 from protocol.actions import BUY, SELL, TRAILING
 from protocol.codec import encode
+from protocol.dispute import WITNESS_BYTES, WITNESS_LEAVES
 from protocol.errors import Code, Rejected
 from protocol.events import Event
 from protocol.genesis import Chain
@@ -33,15 +35,28 @@ from prover.witness import (
     account_prefixes,
     accounts_of,
     decode_witness,
-    execute,
+    outcome,
 )
 
 FIRST_DEPTH = 4
 """So many of the best orders and newest trailing stops of each side of each market are in the first
 attempt; each further one has four times as many, the last one every account."""
 
+LEAN_TRIES = 32
+"""Attempts to find the accounts whose orders count, before more of the books is shown."""
+
 _SIDE_BYTES = 4
 """Of an order's key: kind, market, side."""
+
+
+class Room(NamedTuple):
+    """Most bytes and leaves of a witness."""
+
+    size_bytes: int
+    leaves: int
+
+
+FIRST_ROOM = Room(WITNESS_BYTES, WITNESS_LEAVES)
 
 
 def make(
@@ -50,11 +65,13 @@ def make(
     step: StepInput,
     beside: bytes = b"",
     verify_signature: VerifySignature = verify,
+    room: Room = FIRST_ROOM,
 ) -> bytes:
     """A witness of the state in `tree`, on which the step gives what it gives on all of it. It
     shows whatever `beside`, another witness of this state, does.
 
-    Raises `Rejected` (bad_witness) where the state is too large to be shown.
+    Accounts are shown with all their orders, unless that is more than `room` takes: then with those
+    orders that the result needs. Raises `Rejected` (bad_witness) where that is too large, too.
     """
     engine = Engine.restore(chain, tree.iterate(), verify_signature)
     changes = step.run(engine)
@@ -63,17 +80,26 @@ def make(
     if beside:
         gathered.add(decode_witness(beside))
     result = root_after(tree, changes)
-    depth = FIRST_DEPTH
-    while True:
-        witness = encode(gathered.witness(depth))
+    depth, tries = FIRST_DEPTH, 0
+    while depth <= 4 * len(tree):
+        witness = gathered.within(room, depth)
+        if not witness:
+            if gathered.lean:
+                break
+            gathered.lean, depth = True, FIRST_DEPTH
+            continue
+        more = False
         try:
-            if execute(chain, tree.root, witness, step, verify_signature) == result:
+            root, told = outcome(chain, tree.root, witness, step, verify_signature)
+            if root == result:
                 return witness
+            more = gathered.lean and tries < LEAN_TRIES and gathered.open(changes, told)
         except Rejected:
             pass
-        if depth > len(tree):
-            raise Rejected(Code.BAD_WITNESS, "the state is too large to be shown")
-        depth *= 4
+        tries += 1
+        if not more:
+            depth *= 4
+    raise Rejected(Code.BAD_WITNESS, "what the step looks at is too large to be shown")
 
 
 def root_after(tree: StateTree, changes: Mapping[bytes, bytes | None]) -> bytes:
@@ -95,11 +121,19 @@ class Gathered:
         for signer in scope.signers:
             self.keys.update(_all(tree, lv.NONCE + signer))
         self._accounts: set[int] = set(SYSTEM_ACCOUNTS)
+        self.lean = False
+        """Whether only accounts that were opened are shown with what of theirs rests or waits and
+        hangs on nothing else."""
+        self._opened: set[int] = set()
         # Items of accounts that are no leaves of their own prefix: orders, triggers, TWAPs.
         self._items: dict[int, list[bytes]] = {}
+        self._free: dict[int, list[bytes]] = {}
         for prefix, decode in ITEMS:
             for key, value in tree.iterate(prefix):
-                self._items.setdefault(decode(value).account, []).append(key)
+                row = decode(value)
+                bound = getattr(row, "link", 0) or getattr(row, "parent", 0)
+                items = self._items if bound else self._free
+                items.setdefault(row.account, []).append(key)
         self.note(scope.accounts)
         progress = tree.get(lv.PROGRESS_KEY)
         if progress is not None:
@@ -129,8 +163,36 @@ class Gathered:
                 if name.endswith("account"):
                     self.note([getattr(event, name)])
 
+    def open(self, *changes: Mapping[bytes, bytes | None]) -> bool:
+        """Show the orders of the accounts about which two outcomes of the step differ; whether
+        there are any that were not shown."""
+        mine, theirs = changes
+        before = len(self._opened)
+        for key in mine.keys() | theirs.keys():
+            values = mine.get(key), theirs.get(key)
+            if values[0] != values[1] or (key in mine) != (key in theirs):
+                for value in (*values, self._tree.get(key)):
+                    found = accounts_of(key, value)
+                    self._opened.update(one for one in found if one in self._free)
+        return len(self._opened) > before
+
+    def within(self, room: Room, depth: int) -> bytes:
+        """The encoded witness as `witness`, empty where it takes more room."""
+        accounts, keys = self._shown(depth)
+        # Keys that are not there share a leaf at times, so that there may be fewer of these.
+        if len(keys) > 2 * room.leaves:
+            return b""
+        found = Witness(sorted(accounts), self._tree.prove(keys))
+        encoded = encode(found)
+        fits = len(encoded) <= room.size_bytes and len(found.proof.leaves) <= room.leaves
+        return encoded if fits else b""
+
     def witness(self, depth: int) -> Witness:
         """All of it, with the best `depth` orders of each side of each market."""
+        accounts, keys = self._shown(depth)
+        return Witness(sorted(accounts), self._tree.prove(keys))
+
+    def _shown(self, depth: int) -> tuple[set[int], set[bytes]]:
         tree, keys, accounts = self._tree, set(self.keys), set(self._accounts)
         for key, value in [*self._best(depth), *self._newest(depth)]:
             keys.add(key)
@@ -144,9 +206,11 @@ class Gathered:
         for number in accounts:
             keys.update(account_keys(number))
             keys.update(self._items.get(number, ()))
+            if not self.lean or number in self._opened:
+                keys.update(self._free.get(number, ()))
             for prefix in account_prefixes(number):
                 keys.update(_all(tree, prefix))
-        return Witness(sorted(accounts), tree.prove(keys))
+        return accounts, keys
 
     def _best(self, depth: int) -> Iterator[tuple[bytes, bytes]]:
         for key, _ in self._tree.iterate(lv.MARKET):

@@ -26,7 +26,7 @@ from struct import Struct
 from zlib import crc32
 
 from protocol.errors import TrilemmaError
-from store.files import sync_directory, write_all
+from store.files import create_file, sync_directory, sync_file, write_all
 
 SUFFIX = ".seg"
 TEMPORARY_SUFFIX = ".seg.tmp"
@@ -136,7 +136,7 @@ class PendingSync:
     def wait(self) -> None:
         """Block until the bytes are durable; raises `OSError`. May run in any thread, once."""
         try:
-            os.fdatasync(self._descriptor)
+            sync_file(self._descriptor)
             self.done = True
         finally:
             os.close(self._descriptor)
@@ -153,10 +153,10 @@ def create_segment(directory: Path, first_index: int, *, restart: bool = False) 
     header = _HEADER.pack(_MAGIC, first_index, FLAG_RESTART if restart else 0, salt)
     path = segment_path(directory, first_index)
     temporary = path.with_name(f"{first_index:020d}{TEMPORARY_SUFFIX}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    descriptor = create_file(temporary)
     try:
         write_all(descriptor, header + crc32(header).to_bytes(4, "big"))
-        os.fsync(descriptor)
+        sync_file(descriptor)
     finally:
         os.close(descriptor)
     os.rename(temporary, path)

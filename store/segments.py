@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from protocol.errors import SafetyViolation
-from store.files import ensure_directory, sync_directory, write_all
+from store.files import cut_file, ensure_directory, sync_directory, sync_file, write_all
 from store.segment_file import (
     HEADER_BYTES,
     MARKER_BODY_BYTES,
@@ -109,11 +109,11 @@ class SegmentLog:
     def _repair_tail(self) -> None:
         """Cut a torn tail; make durable what a killed process left to the system."""
         if self.cut_bytes:
-            os.ftruncate(self._descriptor, self._current.end)
+            cut_file(self._descriptor, self._current.end)
         self._synced = self._current.end
         self._synced_index = self._current.next_index
         if self.cut_bytes or not self._current.marked:
-            os.fsync(self._descriptor)
+            sync_file(self._descriptor)
             if self._current.count and not self._current.marked:
                 self._mark(self._current.end, self._current.next_index)
 
@@ -207,7 +207,7 @@ class SegmentLog:
 
     def _roll(self) -> None:
         self.flush()
-        os.fdatasync(self._descriptor)
+        sync_file(self._descriptor)
         self._enter(create_segment(self.directory, self.next_index))
 
     def _enter(self, segment: Segment) -> None:
@@ -339,8 +339,8 @@ class SegmentLog:
         offset = HEADER_BYTES
         if index >= current.first_index:
             offset = self._read_at(self._descriptor, current, index)[1]
-        os.ftruncate(self._descriptor, offset)
-        os.fsync(self._descriptor)
+        cut_file(self._descriptor, offset)
+        sync_file(self._descriptor)
         current.forget_from(index + 1, offset)
         self._synced = offset
         self._synced_index = current.next_index

@@ -6,34 +6,121 @@ no implicit transaction: single statements commit by themselves, groups go throu
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from protocol.errors import ConfigError, SafetyViolation
+from store.faults import disk
+from store.files import DiskRefuses, refusal
 
 BUSY_TIMEOUT_MS = 5000
 """How long a statement waits for another connection's lock before it fails."""
 
 
-def open_database(path: Path, schema: str, version: int) -> sqlite3.Connection:
+DISK_CODES = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+}
+"""What SQLite says of a disk that refuses, in the system's terms."""
+
+FULL_BYTES = 128 * 1024
+"""A disk with less room is full: SQLite's index of its log grows by 32 KiB at once."""
+
+READING = ("SELECT", "PRAGMA", "BEGIN", "ROLLBACK")
+
+
+class Database(sqlite3.Connection):
+    """A connection that raises `DiskRefuses` where the disk takes no bytes; `path` is its file."""
+
+    path: Path = Path(":memory:")
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """One statement."""
+        try:
+            if disk.active:
+                self._suffer(sql)
+            return super().execute(sql, parameters)
+        except (sqlite3.OperationalError, OSError) as error:
+            raise self.refusal(error) from error
+
+    def executemany(self, sql: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
+        """One statement for each row of parameters."""
+        try:
+            if disk.active:
+                self._suffer(sql)
+            return super().executemany(sql, parameters)
+        except (sqlite3.OperationalError, OSError) as error:
+            raise self.refusal(error) from error
+
+    def executescript(self, sql: str, /) -> sqlite3.Cursor:
+        """Statements that write."""
+        try:
+            if disk.active:
+                disk.write(self.path)
+            return super().executescript(sql)
+        except (sqlite3.OperationalError, OSError) as error:
+            raise self.refusal(error) from error
+
+    def _suffer(self, sql: str) -> None:
+        """What was ordered to happen to the disk, happens."""
+        word = sql.lstrip().partition(" ")[0].upper()
+        if word in READING:
+            return
+        disk.write(self.path)
+        if word == "COMMIT" or not self.in_transaction:
+            disk.sync()
+
+    def refusal(self, error: sqlite3.Error | OSError) -> Exception:
+        """The error as a `DiskRefuses` where it is the disk's, otherwise as it is."""
+        if isinstance(error, OSError):
+            return refusal(error, self.path)
+        number = DISK_CODES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+        if number == errno.EIO:
+            number = _cause(self.path.parent)
+        return error if number is None else DiskRefuses(number, self.path)
+
+
+def _cause(directory: Path) -> int:
+    """Why input and output fail: SQLite says so of some files, too, that find no room."""
+    try:
+        room = os.statvfs(directory)
+    except OSError:
+        return errno.EIO
+    if room.f_flag & os.ST_RDONLY:
+        return errno.EROFS
+    return errno.ENOSPC if room.f_bavail * room.f_frsize < FULL_BYTES else errno.EIO
+
+
+def open_database(path: Path, schema: str, version: int) -> Database:
     """Open or create a database whose ``user_version`` is `version` (1 or more).
 
     A new file gets `schema` (an SQL script without transaction statements) and the version in one
     transaction. The connection may be handed to another thread, but used by one at a time.
-    Raises `ConfigError` when the file is no database, is of another version or cannot be opened.
+    Raises `ConfigError` when the file is no database, is of another version or cannot be opened,
+    `DiskRefuses` when the disk is full or read-only.
     """
     if version < 1:
         raise SafetyViolation("a schema version counts from 1; 0 marks a file without a schema")
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, factory=Database
+        )
     except sqlite3.Error as error:
         raise ConfigError(f"cannot open the database {path}: {error}") from None
+    connection.path = path
     try:
         _prepare(connection, path, schema, version)
     except sqlite3.Error as error:
         connection.close()
+        refused = connection.refusal(error)
+        if isinstance(refused, DiskRefuses):
+            raise refused from error
         raise ConfigError(f"cannot use the database {path}: {error}") from None
     except BaseException:
         connection.close()
@@ -61,7 +148,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, schema: str, version: i
         connection.executescript(
             f"BEGIN IMMEDIATE;\n{schema}\n;PRAGMA user_version={version};\nCOMMIT;"
         )
-    except sqlite3.Error:
+    except (sqlite3.Error, OSError):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise

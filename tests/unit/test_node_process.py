@@ -10,10 +10,10 @@ from typing import cast
 import pytest
 
 from cluster.testnet import TestnetOptions, create_testnet
+from net import member_links
 from net.clock import now_ms
 from net.service import ClientSession
 from net.tls import make_certificate
-from node import process_peers as shell
 from node.neighbours import Neighbour
 from node.peer import TransactionGossip, decode_peer_message
 from node.process import ValidatorProcess
@@ -147,7 +147,7 @@ async def test_a_waiting_transaction_is_passed_on_ever_more_rarely(tmp_path: Pat
 async def test_messages_that_wait_for_a_round_are_bounded_in_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shell, "MAX_EVENT_BYTES", 1_000)
+    monkeypatch.setattr(member_links, "MAX_EVENT_BYTES", 1_000)
     probe = Probe(tmp_path)
     peers, sender = probe.process._peers, bytes(32)
     frame = encode(BlocksResponse([], None, None))
