@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 DEPOSIT_WAIT_MS = 3_000
 PATIENCE_MS = 30_000
 """How long a lost process is waited for."""
+WATCH_PATIENCE_MS = 500
+"""How long it takes at most to learn how far another execution node is."""
 
 
 class Exchange:
@@ -71,6 +73,7 @@ class Exchange:
         self._tasks: list[asyncio.Task[None]] = []
         self._pipeline: Pipeline | None = None
         self._stream: EventStream | None = None
+        self._watch: Channel | None = None
         self._following = asyncio.Lock()
         self._problem: BaseException | None = None
         self._guards: list[CancelOnDisconnect] = []
@@ -122,6 +125,8 @@ class Exchange:
         for channel in self._channels.values():
             await channel.close()
         self._channels.clear()
+        if self._watch is not None:
+            await self._watch.close()
 
     # --- places
 
@@ -166,7 +171,12 @@ class Exchange:
                 return
             if from_seq is None:
                 from_seq = (await self.book(0, 1)).next_seq
-            self._stream = EventStream(self._channel("events", "execution"), from_seq)
+            self._watch = Channel(
+                self.chain, "execution", self._addresses["execution"], WATCH_PATIENCE_MS
+            )
+            self._stream = EventStream(
+                self._channel("events", "execution"), from_seq, others=self._watch
+            )
             self._spawn(follow_events(self._stream, self.watchers))
             self._spawn(
                 follow_ledger(

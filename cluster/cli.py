@@ -54,12 +54,12 @@ def main() -> None:
         cli_validator,
         light_command,
     )
-    from cluster import commands, join_command, sim_command, stress_command
+    from cluster import commands, faults_command, join_command, sim_command, stress_command
 
     modules = (
         commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt, cli_trace,
         cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit, light_command,
-        sim_command, stress_command,
+        sim_command, stress_command, faults_command,
     )  # fmt: skip
     for module in modules:
         module.register(app)

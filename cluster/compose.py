@@ -1,24 +1,43 @@
-"""Create the testnet of the compose cluster where there is none: ``python -m cluster.compose DIR``.
+"""Create the testnet of the repository's compose file where there is none yet.
 
-The one-shot service ``init`` runs it before all others. Exits with 2 where it cannot.
+``python -m cluster.compose DIR [--owner UID:GID]`` does it, as deploy/prepare-compose.sh wants it;
+run by root it gives the files to the user that containers run as. Exits with 2 where it cannot.
 """
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+from pathlib import Path
 
 from cluster.testnet import COMPOSE_OPTIONS, ensure_testnet
 from protocol.errors import ConfigError
 
 
-def main(arguments: list[str]) -> int:
-    """Create or keep the testnet of the only argument."""
-    if len(arguments) != 1:
-        print("usage: python -m cluster.compose DIR", file=sys.stderr)
-        return 2
+def give_to(directory: Path, uid: int, gid: int) -> None:
+    """Make a folder and all in it this user's, if we are root; raises `ConfigError`."""
+    if os.geteuid() != 0:
+        return
     try:
-        testnet = ensure_testnet(arguments[0], COMPOSE_OPTIONS)
-    except ConfigError as error:
+        for path in (directory, *directory.rglob("*")):
+            os.chown(path, uid, gid, follow_symlinks=False)
+    except OSError as error:
+        raise ConfigError(f"cannot give {directory} to {uid}:{gid}: {error.strerror}") from None
+
+
+def main(arguments: list[str]) -> int:
+    """Create or keep the testnet; 2 where that fails."""
+    parser = argparse.ArgumentParser(prog="cluster.compose", description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--owner", default="", help="UID:GID of the containers, where root asks")
+    options = parser.parse_args(arguments)
+    try:
+        testnet = ensure_testnet(options.directory, COMPOSE_OPTIONS)
+        if options.owner:
+            uid, _, gid = options.owner.partition(":")
+            give_to(testnet.directory, int(uid), int(gid))
+    except (ConfigError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"testnet of {len(testnet.processes)} processes in {testnet.directory}")

@@ -238,10 +238,8 @@ class Dashboard:
 
     def _note(self, rows: list[ProcessRow], now_s: float) -> None:
         for name, series in self._rates.items():
-            found = [row.rates[name] for row in rows if name in row.rates]
-            # Each sequencer counts what it took itself; the others count the same actions.
-            total = sum(found) if name == "accepted" else max(found, default=0.0)
-            series.append(total)
+            # Every process of a role counts the same actions.
+            series.append(max((row.rates.get(name, 0.0) for row in rows), default=0.0))
         height = _most(rows, "sequencer", "height")
         if height is not None and (not self._heights or height > self._heights[-1][0]):
             self._heights.append((height, now_s))

@@ -1,7 +1,7 @@
 """Ask a process whether it serves: `Hello` and `StatusRequest` on its public port.
 
 ``python -m cluster.health --config FILE`` exits with 0 where it does; ``--testnet DIR --wait S``
-waits for every process. Container health checks, the supervisor and deploy scripts use it.
+waits for every process. The supervisor and deploy scripts use it; containers ask `cluster.ready`.
 """
 
 from __future__ import annotations

@@ -49,14 +49,14 @@ def launch_detached(directory: Path, wait_s: float) -> int:
             why = lines[-1].removeprefix("trilemma: ") if lines else f"status {child.returncode}"
             raise LaunchFailed(f"the testnet did not start: {why}")
         statuses = uvloop.run(sample(testnet))
-        if all(values is not None for values in statuses.values()) and _funded(testnet, statuses):
+        if all(values is not None for values in statuses.values()) and funded(testnet, statuses):
             return child.pid
         time.sleep(POLL_S)
     child.terminate()
     raise NoProgress(f"not all processes serve after {wait_s:g} s; see {log_path.parent}")
 
 
-def _funded(testnet: Testnet, statuses: dict[str, Values | None]) -> bool:
+def funded(testnet: Testnet, statuses: dict[str, Values | None]) -> bool:
     """Whether execution has taken in what the base layer's inbox holds: since genesis, the start of
     the funds and the first deposits."""
     entries = _numbers(testnet, statuses, "node", "inbox_entries")

@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -72,6 +73,8 @@ from store.testnet import (
     Testnet,
 )
 
+Place = Literal["host", "compose", "kubernetes"]
+
 SEQUENCER_STAKE = 100
 TRADERS_LIMIT = 10_000
 
@@ -87,8 +90,10 @@ NAMES: dict[Role, str] = {
 class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What to create.
 
-    Processes listen on `listen_host` and find each other on `listen_host` too, or, with
-    `service_names`, on their own names, as in containers. Clients reach them on `client_host`.
+    `place` is where its processes run: on this host, where they listen on `listen_host`; in
+    containers of one compose file, each known to the others by its name; or in pods, known by
+    `pod_host` and with one port for all processes of a role. Clients reach them on `client_host`,
+    in pods by the same names.
     With `free_ports` the base port is searched. `data_root` replaces the testnet's own ``data``
     folder; `time_ms` is the time of genesis, now where None. `staking.epoch_ms` is how long the
     validators' epochs last, 0 one epoch for ever. Validators keep `retain_blocks` blocks, 0: all.
@@ -108,7 +113,7 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
     free_ports: bool = False
     listen_host: str = "127.0.0.1"
     client_host: str = "127.0.0.1"
-    service_names: bool = False
+    place: Place = "host"
     data_root: str = ""
     retain_blocks: int = 0
     overwrite: bool = False
@@ -142,10 +147,17 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-COMPOSE_OPTIONS = TestnetOptions(
-    name="compose", listen_host="0.0.0.0", service_names=True, data_root="/data", log_json=True
+def contained(options: TestnetOptions, place: Place) -> TestnetOptions:
+    """The same for containers: processes listen on all addresses and keep their data in /data."""
+    return msgspec.structs.replace(
+        options, place=place, listen_host="0.0.0.0", data_root="/data", log_json=True
+    )
+
+
+COMPOSE_OPTIONS = contained(
+    TestnetOptions(name="compose", sequencers=4, executions=2, challengers=1), "compose"
 )
-"""For containers: each process on all its addresses, known to the others by its service name."""
+"""The testnet of the repository's ``docker-compose.yml``."""
 
 
 def create_testnet(directory: Path | str, options: TestnetOptions | None = None) -> Testnet:
@@ -160,7 +172,7 @@ def create_testnet(directory: Path | str, options: TestnetOptions | None = None)
     base_port = options.base_port
     if options.free_ports:
         base_port = find_base_port(options.listen_host, options.counts())
-    processes = _processes(options, base_port)
+    processes = process_entries(options, base_port)
     traders = [f"trader-{number:02d}" for number in range(options.traders)]
     description = Description(options.name, processes, traders)
     testnet = Testnet(directory, description)
@@ -225,19 +237,28 @@ def _prepare(directory: Path, overwrite: bool) -> None:
             shutil.rmtree(directory / folder)
 
 
-def _processes(options: TestnetOptions, base_port: int) -> list[ProcessEntry]:
+def pod_host(entry: ProcessEntry) -> str:
+    """The name of a process's pod, resolved by the headless service of its role."""
+    return f"{entry.name}.{NAMES[entry.role]}-peers"
+
+
+def process_entries(
+    options: TestnetOptions, base_port: int = DEFAULT_BASE_PORT
+) -> list[ProcessEntry]:
+    """The processes and where clients reach them."""
     entries = []
     for role, count in options.counts().items():
         for index in range(count):
-            peer = peer_port(base_port, role, index)
+            entry = ProcessEntry(f"{NAMES[role]}-{index}", role, index, public="")
+            pods = options.place == "kubernetes"
+            host, place = (pod_host(entry), 0) if pods else (options.client_host, index)
+            peer = peer_port(base_port, role, place)
             entries.append(
-                ProcessEntry(
-                    name=f"{NAMES[role]}-{index}",
-                    role=role,
-                    index=index,
-                    public=_join(options.client_host, public_port(base_port, role, index)),
-                    peer=_join(options.client_host, peer) if peer else "",
-                    observe=_join(options.client_host, observe_port(base_port, role, index)),
+                msgspec.structs.replace(
+                    entry,
+                    public=_join(host, public_port(base_port, role, place)),
+                    peer=_join(host, peer) if peer else "",
+                    observe=_join(host, observe_port(base_port, role, place)),
                 )
             )
     return entries
@@ -311,8 +332,8 @@ def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> s
     """The TOML of a process."""
 
     def reach(other: ProcessEntry, address: str) -> str:
-        host = other.name if options.service_names else options.listen_host
-        return _join(host, parse_address(address)[1])
+        hosts = {"compose": other.name, "kubernetes": pod_host(other)}
+        return _join(hosts.get(options.place, options.listen_host), parse_address(address)[1])
 
     def listen(address: str) -> str:
         return _join(options.listen_host, parse_address(address)[1])

@@ -22,9 +22,8 @@ compose() {
     fi
 }
 
-make_testnet_folder() {
-    mkdir -p "$TRILEMMA_TESTNET"
-    if [ "$(id -u)" = 0 ]; then
-        chown "$TRILEMMA_UID:$TRILEMMA_GID" "$TRILEMMA_TESTNET"
-    fi
+# The genesis, keys and configurations that the containers see, made once, and theirs to read.
+make_testnet() {
+    "${VENV_PYTHON:-.venv/bin/python}" -m cluster.compose "$TRILEMMA_TESTNET" \
+        --owner "$TRILEMMA_UID:$TRILEMMA_GID"
 }

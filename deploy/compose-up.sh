@@ -5,7 +5,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . deploy/compose-command.sh
-make_testnet_folder
+make_testnet
 compose up -d --no-build
 if ! "${VENV_PYTHON:-.venv/bin/python}" -m cluster.health --testnet "$TRILEMMA_TESTNET" --wait "${WAIT_S:-90}"; then
     compose ps

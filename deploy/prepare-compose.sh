@@ -1,10 +1,10 @@
 #!/bin/sh
-# Make a plain `docker compose up` work: .env names the user whom containers run as, and the folder
-# of the testnet exists and is that user's (docker itself would make it root's).
+# Make a plain `docker compose up` work: .env names the user whom containers run as, and the testnet
+# is there and that user's.
 set -eu
 cd "$(dirname "$0")/.."
 . deploy/compose-command.sh
-make_testnet_folder
+make_testnet
 cat >.env <<END
 # Written by deploy/prepare-compose.sh, read by docker compose.
 COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME

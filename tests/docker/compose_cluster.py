@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import TrilemmaError
+from store.testnet import Testnet
 
 ROOT = Path(__file__).parents[2]
 PROJECT = "trilemma-test"
@@ -33,8 +34,31 @@ class ComposeCluster:
             **os.environ,
             "TRILEMMA_TESTNET": str(testnet),
             "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_FILE": str(testnet.parent / "docker-compose.yml"),
             "VENV_PYTHON": sys.executable,
         }
+
+    def create(self) -> None:
+        """The testnet and its compose file, as `trilemma init` makes them."""
+        self.trilemma("init", "--compose", self.environment["COMPOSE_FILE"])
+
+    @property
+    def names(self) -> list[str]:
+        """The processes."""
+        return [entry.name for entry in Testnet.load(self.testnet).processes]
+
+    def inspected(self, name: str) -> dict[str, Any]:
+        """What docker says of a process's container."""
+        (found,) = json.loads(self.docker("inspect", self.container(name)))
+        return dict(found)
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Begin a command of the client on this host."""
+        command = [sys.executable, "-m", "cluster.cli", "--testnet", str(self.testnet)]
+        return subprocess.Popen(
+            [*command, *arguments], cwd=ROOT, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
 
     def script(self, name: str, limit_s: int = BUILD_LIMIT_S) -> None:
         """Run a script of deploy/."""

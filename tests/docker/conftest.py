@@ -20,6 +20,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeCluster
             pytest.skip(trouble)
         running = ComposeCluster(tmp_path_factory.mktemp("compose") / "testnet")
         running.script("build-image.sh")
+        running.create()
         try:
             running.script("compose-up.sh")
             eventually("the deposits arrive", lambda: bool(running.trilemma("account")))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import load_der_x509_certificate
 
-from cluster.commands import KEPT_BLOCKS
 from cluster.defaults import (
     MAX_STAKING_S,
     MAX_WINDOW_S,
@@ -19,6 +18,7 @@ from cluster.defaults import (
     settlement_of,
     staking_of,
 )
+from cluster.init_command import KEPT_BLOCKS
 from cluster.layout import used_ports
 from cluster.lock import SupervisorLock
 from cluster.testnet import COMPOSE_OPTIONS, TestnetOptions, create_testnet, ensure_testnet
@@ -172,7 +172,8 @@ def test_containers_listen_everywhere_and_use_service_names(tmp_path: Path) -> N
     assert config.public == "0.0.0.0:26602"
     assert config.peer_listen == "0.0.0.0:26682"
     assert config.peers[3].address == "validator-3:26683"
-    assert config.sequencers == ["sequencer-0:26620"]
+    assert config.sequencers == [f"sequencer-{index}:{26_620 + index}" for index in range(4)]
+    assert config.log_json
     assert config.data == Path("/data/validator-2")
     assert testnet.process("validator-2").public == "127.0.0.1:26602"
 
