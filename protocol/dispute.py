@@ -12,9 +12,13 @@ clock run out loses.
 
 from __future__ import annotations
 
+import msgspec
+
 from protocol.codec import Decoder, Wire
 from protocol.keys import domain_hash
 from protocol.windows import SECTIONS_MAX as SECTIONS_MAX
+
+HASH_BYTES = 32
 
 DEFENDER = 0
 CHALLENGER = 1
@@ -24,13 +28,20 @@ STEPS_PER_BLOCK = 1 << 20
 """Positions of a game for each ordered block. A block has fewer steps: each takes two bytes of its
 payload of 1.5 MiB at least, or an inbox entry. Behind its last step nothing changes."""
 
-WITNESS_BYTES = 320 * 1024
-"""Most bytes of the first witness of a game, and most that each further one may be larger: whoever
-answers has room for it, whatever the other side has shown."""
+WITNESS_BYTES = 16 * 1024 * 1024
+WITNESS_LEAVES = 160 * 1024
+"""Most bytes and leaves of the first witness of a game, and most that each further one may be
+larger: whoever answers has room for it, whatever the other side has shown."""
 
 WITNESS_ROUNDS = 4
-"""Witnesses of a game, two for each side; who shows the last one has won. They fit a ledger
-transaction of the ledger (3 MiB), each with the ordered block that it is about (1.5 MiB)."""
+"""Witnesses of a game, two for each side; who shows the last one has won."""
+
+PART_BYTES = 768 * 1024
+"""Bytes of a part of a witness. What is left behind the parts fits a ledger transaction (3 MiB)
+with the ordered block that the step is of (1.5 MiB)."""
+
+PART_MS = 2_000
+"""What each part adds to the clock of the side that sends it, in window time."""
 
 
 class OpenDispute(Wire, frozen=True, tag=8):
@@ -75,7 +86,8 @@ class Prove(Wire, frozen=True, tag=12):
     numbers and places among its leaves, both ascending; empty in the first. `block`: the encoded
     `OrderedBlock` of the step; `inbox_cursors`: inbox entries taken in before and after it; `path`
     leads from their `step_leaf` to the batch's `steps_root`. A witness that does not hold, or shows
-    nothing more, loses the game at once.
+    nothing more, loses the game at once. `whole`: where parts came before, the `whole_hash` that
+    they named, and `witness` is what is left behind them; empty where it is all.
     """
 
     batch: int
@@ -86,9 +98,28 @@ class Prove(Wire, frozen=True, tag=12):
     block: bytes
     inbox_cursors: tuple[int, int]
     path: list[bytes]
+    whole: bytes = b""
 
 
-DisputeAction = OpenDispute | Contradict | Cut | Choose | Prove
+class ShowPart(Wire, frozen=True, tag=18):
+    """The next part of a witness that is too large for one transaction; a `Prove` ends it.
+
+    `whole`: its `whole_hash`; part 0 of another witness begins anew. `part`: how many parts came
+    before. `data`: `PART_BYTES` bytes.
+    """
+
+    batch: int
+    challenger: bytes
+    whole: bytes
+    part: int
+    data: bytes
+
+
+DisputeAction = OpenDispute | Contradict | Cut | Choose | Prove | ShowPart
+
+
+PartPlace = tuple[int, bytes]
+"""A part of a witness: ledger height of its transaction, and its `part_hash`."""
 
 
 class DisputeLeaf(Wire, frozen=True):
@@ -98,7 +129,8 @@ class DisputeLeaf(Wire, frozen=True):
     challenger's choice, and of its upper end (disputed). `turn`: whose move; `since_ms`: window
     time from which that side's clock runs; `clocks_ms`: what each side has left. `shown`: what the
     last witness shows (`prover.witness.shown_hash`), empty before there is one; `shown_height`:
-    ledger height of the transaction that it came with; `rounds`: witnesses so far.
+    ledger height of the transaction that it came with; `rounds`: witnesses so far; `shown_parts`:
+    its parts, if it came in parts.
     """
 
     low: int
@@ -111,6 +143,44 @@ class DisputeLeaf(Wire, frozen=True):
     shown: bytes = b""
     shown_height: int = 0
     rounds: int = 0
+    shown_parts: list[PartPlace] = msgspec.field(default_factory=list)
+
+
+class PartsLeaf(Wire, frozen=True):
+    """The parts that the side to move in a game has shown of its next witness; their data stands in
+    leaves of its own. `whole`: what they are parts of; `paid`: how many parts of this witness, or
+    of one before it, have added to the clock."""
+
+    whole: bytes
+    places: list[PartPlace]
+    paid: int
+
+
+def whole_hash(witness: bytes) -> bytes:
+    """What names a witness that comes in parts (32 bytes)."""
+    return domain_hash(b"trilemma/witness", witness)
+
+
+def part_hash(data: bytes) -> bytes:
+    """What names the data of a part (32 bytes)."""
+    return domain_hash(b"trilemma/witness-part", data)
+
+
+def in_parts(move: Prove) -> tuple[list[ShowPart], Prove]:
+    """A move with a witness of any size, as it is sent: the parts, then what ends them."""
+    witness = move.witness
+    if len(witness) <= PART_BYTES:
+        return [], move
+    whole, count = whole_hash(witness), (len(witness) - 1) // PART_BYTES
+    parts = [
+        ShowPart(
+            move.batch, move.challenger, whole, part,
+            witness[part * PART_BYTES : (part + 1) * PART_BYTES],
+        )
+        for part in range(count)
+    ]  # fmt: skip
+    last = msgspec.structs.replace(move, witness=witness[count * PART_BYTES :], whole=whole)
+    return parts, last
 
 
 def step_leaf(block_id: bytes, inbox_cursors: tuple[int, int]) -> bytes:
@@ -121,6 +191,7 @@ def step_leaf(block_id: bytes, inbox_cursors: tuple[int, int]) -> bytes:
 
 
 decode_dispute: Decoder[DisputeLeaf] = Decoder(DisputeLeaf)
+decode_parts: Decoder[PartsLeaf] = Decoder(PartsLeaf)
 
 
 def positions(leaf: DisputeLeaf, sections: int) -> list[int]:
@@ -143,3 +214,8 @@ def cuts(low: int, high: int, sections: int) -> list[int]:
 def witness_limit(game: DisputeLeaf) -> int:
     """Most bytes of the next witness of a game."""
     return WITNESS_BYTES * (game.rounds + 1)
+
+
+def leaf_limit(game: DisputeLeaf) -> int:
+    """Most leaves of the next witness of a game."""
+    return WITNESS_LEAVES * (game.rounds + 1)

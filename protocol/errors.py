@@ -134,6 +134,7 @@ class Code(IntEnum):
     BAD_MOVE = 635
     BAD_WITNESS = 636
     OUT_OF_TIME = 637
+    BAD_PART = 638
     NOT_OVERDUE = 640
     NOT_FROZEN = 641
     CLAIMS_OPEN = 642

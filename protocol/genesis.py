@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from protocol.chain import Member
+from protocol.dispute import WITNESS_LEAVES
 from protocol.errors import ConfigError
 from protocol.keys import ADDRESS_BYTES, domain_hash
 from protocol.markets import CASH_LIMIT as CASH_LIMIT
@@ -31,6 +32,10 @@ SHARDS_MAX = 1 << 16
 ORDERED_PAYLOAD_BYTES = (32 * 1024, 1_536 * 1024)
 """Least and most of the sequencers' `max_payload_bytes`: a block must hold any signed batch of a
 client, and its data must fit one batch of settlement."""
+ACCOUNT_LEAVES = 5
+"""The account itself, dead-man's switch, distress, volume, and the order that trades."""
+MARKET_LEAVES = 2
+"""A market and its prices, without votes and reports."""
 NO_BOUND_US = 1 << 62
 MAX_VALIDATORS = 100
 """Most members of an epoch: with certificates and addresses they fit one leaf of the ledger."""
@@ -288,10 +293,35 @@ def _check_bounds(genesis: Genesis) -> None:
         raise ConfigError("genesis: capacity.burst_ms must be above 0")
     _check_trading(genesis)
     check_settlement(genesis.settlement)
+    _check_steps(genesis)
     _check_validators(genesis.validators, genesis.staking)
     least, most = ORDERED_PAYLOAD_BYTES
     if not least <= genesis.sequencer_pace.max_payload_bytes <= most:
         raise ConfigError(f"genesis: max_payload_bytes of the sequencers must be {least} to {most}")
+
+
+def action_leaves(genesis: Genesis) -> int:
+    """Most leaves of the state that show what an action does whose makers trade: its own account
+    with all that rests and waits, and of each maker the account, agents, positions, settings,
+    profits, and reduce-only orders that shrink. See docs/adr/0031-witnesses-in-parts.md."""
+    limits, markets = genesis.limits, len(genesis.markets)
+    account = (
+        ACCOUNT_LEAVES + limits.agents_per_account + min(limits.positions_per_account, markets)
+        + 2 * markets + limits.reduce_only_orders
+    )  # fmt: skip
+    waits = limits.orders_per_account + limits.triggers_per_account + limits.twaps_per_account
+    frame = markets * (MARKET_LEAVES + len(genesis.oracles) + len(genesis.guardians))
+    return frame + waits + (limits.fills_per_action + 1) * account
+
+
+def _check_steps(genesis: Genesis) -> None:
+    """Where batches can be disputed, what an action does can be shown."""
+    leaves = action_leaves(genesis)
+    if genesis.settlement.window_ms and leaves > WITNESS_LEAVES:
+        raise ConfigError(
+            f"genesis: an action may look at {leaves} leaves of the state, a dispute shows "
+            f"{WITNESS_LEAVES} at most: lower limits.fills_per_action or orders_per_account"
+        )
 
 
 def _check_staking(staking: Staking, fees: Fees) -> None:

@@ -25,6 +25,7 @@ keys are big-endian: shards 2 bytes, numbers and indices 8. Values are canonical
 | 0x12 | shard                  | `SweptLeaf`    | what of the past the ledger has forgotten |
 | 0x13 | shard, native key      | native leaf    | signers and prices, see `execution.native` |
 | 0x14 | shard, batch, part (2) | list of leaves | what leads native leaves back before it |
+| 0x15 | shard, batch, address, place (2) | `PartsLeaf` at 0, then bytes | parts of a witness |
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ EXITS_KIND = b"\x11"
 SWEPT_KIND = b"\x12"
 NATIVE_KIND = b"\x13"
 NATIVE_UNDO_KIND = b"\x14"
+PARTS_KIND = b"\x15"
 
 __all__ = ["INBOX_KIND", "InboxLeaf", "decode_inbox_leaf", "inbox_key"]
 
@@ -284,6 +286,11 @@ def final_key(shard: int) -> bytes:
 def dispute_key(shard: int, batch: int, challenger: bytes) -> bytes:
     """Key of a challenger's (its address) game against a batch (31 bytes)."""
     return DISPUTE_KIND + shard.to_bytes(2, "big") + batch.to_bytes(8, "big") + challenger
+
+
+def parts_key(game: bytes, place: int = 0) -> bytes:
+    """Key of what the game with this key has of a witness in parts (33 bytes)."""
+    return PARTS_KIND + game[1:] + place.to_bytes(2, "big")
 
 
 def freeze_key(shard: int) -> bytes:

@@ -129,6 +129,8 @@ MEANINGS: dict[Code, str] = {
     Code.BAD_MOVE: "The move does not fit the open segment. The text says what would.",
     Code.BAD_WITNESS: "The witness is not of the state that both sides agreed on, or no state.",
     Code.OUT_OF_TIME: "The side's clock has run out.",
+    Code.BAD_PART: "This is not the next part of a witness in this game, or not a part at all. The "
+    "text says what is.",
     Code.NOT_OVERDUE: "The shard has missed no deadline, so that nobody can freeze it.",
     Code.NOT_FROZEN: "Only a frozen shard has claims and refunds. Withdraw, or force a withdrawal.",
     Code.CLAIMS_OPEN: "Claims still register. Collect when their time is over.",

@@ -32,10 +32,10 @@ from protocol.tree_node import (
 )
 from protocol.tree_walk import subtree
 
-MAX_PROOF_LEAVES = 65_536
+MAX_PROOF_LEAVES = 655_360
 """Most leaves in one proof."""
 
-MAX_PROOF_STEPS = 1_048_576
+MAX_PROOF_STEPS = 4_194_304
 """Most nodes (branches, leaves, hidden subtrees) in one proof."""
 
 HIDDEN, LEAF, BRANCH = 0, 1, 2

@@ -15,7 +15,16 @@ from node.outcomes import BlockOutcome
 from protocol.actions import ActionBatch, sign_batch
 from protocol.batch_data import pack_blocks
 from protocol.codec import encode
-from protocol.dispute import CHALLENGER, Cut, DisputeAction, DisputeLeaf, OpenDispute, Prove
+from protocol.dispute import (
+    CHALLENGER,
+    Cut,
+    DisputeAction,
+    DisputeLeaf,
+    OpenDispute,
+    Prove,
+    ShowPart,
+    in_parts,
+)
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain, SettlementRules
 from protocol.inbox import next_cursor
@@ -75,6 +84,8 @@ class DisputeWorld(LedgerWorld):
         """Inbox cursor after each block, genesis first."""
         self.shown: dict[bytes, bytes] = {}
         """Witnesses that were sent, by what they show."""
+        self.parts: dict[bytes, dict[int, bytes]] = {}
+        """Parts that were sent, by what they are parts of."""
         self.outbox_of: list[list[OutboxEntry]] = []
         self.posted: dict[int, tuple[BatchSteps, Trace]] = {}
         self.posts: dict[int, PostBatch] = {}
@@ -172,11 +183,21 @@ class DisputeWorld(LedgerWorld):
         """Moves of one side, a block for each; the code of the last."""
         code = Code.OK
         for action in actions:
-            if isinstance(action, Prove):
-                with contextlib.suppress(Rejected):
-                    self.shown[shown_hash(action.witness)] = action.witness
-            code = self.code(self.sign(key, action))
+            parts, last = in_parts(action) if isinstance(action, Prove) else ([], action)
+            for part in [*parts, last]:
+                self._note(part)
+                code = self.code(self.sign(key, part))
         return code
+
+    def _note(self, action: DisputeAction) -> None:
+        """Keep what is shown, as everybody can read it in the ledger's blocks."""
+        if isinstance(action, ShowPart):
+            self.parts.setdefault(action.whole, {}).setdefault(action.part, action.data)
+        elif isinstance(action, Prove):
+            before = self.parts.get(action.whole, {})
+            witness = b"".join([*(before[one] for one in sorted(before)), action.witness])
+            with contextlib.suppress(Rejected):
+                self.shown[shown_hash(witness)] = witness
 
     def open(self, number: int, challenger: Key, root: bytes | None = None) -> Code:
         """Open a game over a batch, by default with the true root."""

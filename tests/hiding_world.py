@@ -9,6 +9,7 @@ from witness_world import Block
 
 from execution.engine import Engine
 from protocol.actions import BUY, SELL, Order
+from protocol.genesis import Chain
 from protocol.keys import verify
 from prover.step_input import StepInput
 from prover.steps import walk
@@ -19,12 +20,23 @@ ALICE, BOB = key_of("alice"), key_of("bob")
 LOTS = 10
 
 
-def traded() -> tuple[DisputeWorld, LyingPlayer]:
-    """A world in which bob buys from alice in the last block, and who says that he found nobody."""
-    world = DisputeWorld()
+def trading(rests: int = 0, chain: Chain | None = None) -> DisputeWorld:
+    """A world in which bob buys from alice in the last block. Alice has `rests` more orders."""
+    world = DisputeWorld(chain=chain)
     world.fill(2)
-    world.order(world.act(ALICE, Order(0, SELL, 600_000, LOTS)), inbox_height=0)
+    more = [
+        world.act(ALICE, *(Order(0, SELL, 600_100, 1, client_id=first + n) for n in range(1, 101)))
+        for first in range(0, rests, 100)
+    ]
+    world.order(world.act(ALICE, Order(0, SELL, 600_000, LOTS)), *more, inbox_height=0)
+    assert len(world.engine.state.accounts[16].orders) == 1 + rests
     world.order(world.act(BOB, Order(0, BUY, 600_000, LOTS)), inbox_height=0)
+    return world
+
+
+def traded(rests: int = 0, chain: Chain | None = None) -> tuple[DisputeWorld, LyingPlayer]:
+    """The world of `trading`, and who says that bob found nobody."""
+    world = trading(rests, chain)
     tree = StateTree(world.truth.leaves(3))
     cursor, result = world.cursors[4], world.truth.roots([4])[0]
     step = StepInput(world.log.blocks[3], [], cursor, 0)
@@ -43,9 +55,9 @@ def traded() -> tuple[DisputeWorld, LyingPlayer]:
     return world, liar
 
 
-def lied() -> DisputeWorld:
-    """The prover hides alice's order from bob."""
-    world, liar = traded()
+def lied(rests: int = 0, chain: Chain | None = None) -> DisputeWorld:
+    """The prover hides alice's orders from bob."""
+    world, liar = traded(rests, chain)
     world.post(upto=3)
     assert world.post(lambda _, changes: liar.net) == 2
     world.players[2] = liar

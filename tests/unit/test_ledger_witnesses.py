@@ -16,7 +16,7 @@ from dispute_world import RULES, DisputeWorld
 from hiding_world import lied, traded
 from ledger_world import key_of
 
-from node import disputes
+from node import dispute_judging
 from node.app import LedgerApplication
 from node.fees import is_urgent
 from node.process_clients import LedgerClients
@@ -104,11 +104,11 @@ def test_the_witness_of_a_move_is_found_in_the_block_of_its_height() -> None:
 
     other = msgspec.structs.replace(move, witness=b"\xc0")
     raws = [b"no transaction", world.sign(CAROL, Choose(2, 0)), world.sign(CAROL, other)]
-    assert shown_witness(view(*raws, raw), game) == move.witness
+    assert shown_witness([view(*raws, raw)], game) == move.witness
     with pytest.raises(Rejected, match="without the witness"):
-        shown_witness(view(*raws), game)
+        shown_witness([view(*raws)], game)
     with pytest.raises(Rejected, match="without the witness"):
-        shown_witness(view(raw), msgspec.structs.replace(game, shown_height=1))
+        shown_witness([view(raw)], msgspec.structs.replace(game, shown_height=1))
 
 
 def test_the_last_witness_of_all_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_the_last_witness_of_all_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         side, key = (CHALLENGER, CAROL) if place % 2 else (DEFENDER, world.prover)
         assert game.turn == side
         claimed = game.roots[-1] if side == DEFENDER else b"another"
-        monkeypatch.setattr(disputes, "execute", lambda *_, root=claimed: root)
+        monkeypatch.setattr(dispute_judging, "execute", lambda *_, root=claimed: root)
         larger = _with(world, steps.step(0, game.low), range(4 + place))
         beyond = added(larger, witness) if witness else ([], [])
         move = Prove(

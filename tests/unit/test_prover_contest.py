@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,24 @@ from dispute_world import RULES, DisputeWorld, mint
 from hiding_world import lied
 from ledger_world import key_of
 
-from protocol.dispute import DEFENDER, OpenDispute
+from protocol.codec import encode
+from protocol.dispute import (
+    DEFENDER,
+    PART_BYTES,
+    OpenDispute,
+    PartsLeaf,
+    Prove,
+    ShowPart,
+    in_parts,
+    part_hash,
+    whole_hash,
+)
 from protocol.errors import Code, RemoteFault
+from protocol.ledger_leaves import dispute_key, parts_key
 from protocol.messages import Committed
 from prover import contest
 from prover.challenger import Challenger
-from prover.contest import Challenging, Defending
+from prover.contest import Challenging, Defending, send_move
 
 CAROL = key_of("carol")
 
@@ -225,3 +238,49 @@ def test_a_defender_makes_no_move_twice_on_an_old_answer() -> None:
 
     run(Defending(host, defence, world.chain), host, script)
     assert host.codes == [Code.OK]
+
+
+class Ledger:
+    """Knows some parts of a witness, and refuses what is sent in a certain place."""
+
+    def __init__(self, known: PartsLeaf | None, refuses: int = 99) -> None:
+        self._known, self._refuses = known, refuses
+        self.sent: list[Any] = []
+
+    async def leaves(self, keys: Any) -> Any:
+        assert keys == [parts_key(KEY)]
+        raw = None if self._known is None else encode(self._known)
+        return SimpleNamespace(height=1, raw=lambda key: raw)
+
+    async def send(self, action: Any) -> Committed:
+        self.sent.append(action)
+        code = Code.BAD_PART if len(self.sent) > self._refuses else Code.OK
+        return Committed(1, b"", len(self.sent), int(code), "")
+
+
+KEY = dispute_key(0, 1, CAROL.address)
+
+
+def test_a_large_witness_is_sent_in_parts_from_where_the_ledger_is() -> None:
+    witness = bytes(range(256)) * (PART_BYTES // 256 * 2) + b"end"
+    move = Prove(1, CAROL.address, witness, [], [], b"", (0, 0), [])
+    parts, end = in_parts(move)
+    assert [type(one) for one in parts] == [ShowPart, ShowPart] and end.witness == b"end"
+    assert b"".join(one.data for one in parts) + end.witness == witness
+    assert {one.whole for one in [*parts, end]} == {whole_hash(witness)}
+    places = [(7, part_hash(parts[0].data))]
+    for known, sent in (
+        (None, [*parts, end]), (PartsLeaf(end.whole, places, 1), [parts[1], end]),
+        (PartsLeaf(end.whole, places * 2, 2), [end]),
+        (PartsLeaf(bytes(32), places, 1), [*parts, end]),
+    ):  # fmt: skip
+        host: Any = Ledger(known)
+        assert asyncio.run(send_move(host, KEY, move)).code == Code.OK
+        assert host.sent == sent
+    host = Ledger(None, refuses=1)
+    answer = asyncio.run(send_move(host, KEY, move))
+    assert answer.code == Code.BAD_PART and host.sent == parts  # and nothing behind it
+    small = Prove(1, CAROL.address, bytes(PART_BYTES), [], [], b"", (0, 0), [])
+    host = Ledger(None)
+    asyncio.run(send_move(host, KEY, small))
+    assert host.sent == [small]
