@@ -47,17 +47,22 @@ def register(app: typer.Typer) -> None:
 def all_scenarios() -> dict[str, Scenario]:
     """Every scenario by name: those of consensus, then those of the whole exchange."""
     from sim.pipeline_scenarios import PIPELINE_SCENARIOS
+    from sim.pipeline_shared import SHARED_SCENARIOS
     from sim.scenarios import SCENARIOS
 
-    return {**SCENARIOS, **PIPELINE_SCENARIOS}
+    return {**SCENARIOS, **PIPELINE_SCENARIOS, **SHARED_SCENARIOS}
 
 
 def choose(name: str) -> list[Scenario]:
     """The scenarios that a name stands for; raises `ConfigError` for an unknown one."""
     from sim.pipeline_scenarios import PIPELINE_SCENARIOS
+    from sim.pipeline_shared import SHARED_SCENARIOS
     from sim.scenarios import SCENARIOS
 
-    groups = {"all": all_scenarios(), "consensus": SCENARIOS, "pipeline": PIPELINE_SCENARIOS}
+    groups = {
+        "all": all_scenarios(), "consensus": SCENARIOS, "pipeline": PIPELINE_SCENARIOS,
+        "shared": SHARED_SCENARIOS,
+    }  # fmt: skip
     if name in groups:
         return list(groups[name].values())
     found = all_scenarios().get(name)
@@ -124,7 +129,7 @@ def run_all(
     chosen: list[Scenario], seeds: int, validators: int, first_seed: int, jobs: int
 ) -> list[Report]:
     """One report for each scenario, in their order; failures are told as they are found."""
-    reports = {one.name: Report(one.name, one.title, one.bites) for one in chosen}
+    reports = {one.name: Report(one.name, one.title, one.bites, rare=one.rare) for one in chosen}
     waiting = list(tasks(chosen, seeds, validators, first_seed))
     with _progress(seeds) as advance:
 

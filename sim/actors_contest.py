@@ -15,7 +15,7 @@ from protocol.messages_trading import DiffPush, SubscribeDiffs
 from protocol.ordering import OrderedBlock
 from protocol.settlement import BatchHeader, LedgerAction
 from prover.contest import Leaves
-from prover.process_contest import posted_blocks, shown_witness
+from prover.process_contest import posted_blocks, shown_heights, shown_witness
 from sim.actors_followers import Upstream
 from sim.actors_process import Process
 from sim.actors_tasks import Promise
@@ -51,19 +51,16 @@ class SimContest:
 
     async def batch_blocks(self, settled: SettledBatch) -> list[OrderedBlock]:
         """The data of a settled batch, from the block that settled it."""
-        height = settled.ledger_height
-        view = await self._upstream.ask(
+        return posted_blocks(await self._block(settled.ledger_height), settled)
+
+    async def _block(self, height: int) -> BlocksView:
+        return await self._upstream.ask(
             BlocksView, lambda request_id: BlocksFrom(request_id, height, 1), ASK_MS
         )
-        return posted_blocks(view, settled)
 
     async def shown(self, game: DisputeLeaf) -> bytes:
-        """The other side's last witness, from the block with its move."""
-        height = game.shown_height
-        view = await self._upstream.ask(
-            BlocksView, lambda request_id: BlocksFrom(request_id, height, 1), ASK_MS
-        )
-        return shown_witness(view, game)
+        """The other side's last witness, from the blocks with its move and its parts."""
+        return shown_witness([await self._block(one) for one in shown_heights(game)], game)
 
     async def send(self, action: LedgerAction) -> Committed:
         """Send a move."""

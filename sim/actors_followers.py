@@ -86,6 +86,7 @@ class LogFollower(VerifiedLog):
         self.add(chunk)
         for block in chunk.blocks:
             self._history.ordered(block.header.height, block.header.block_id())
+            self._history.blocks.setdefault(block.header.height, block)
         self.chunks.append(chunk)
         self.grown.set()
         return True

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from consensus import Committed, Persist, PersistBlock
+from consensus import Broadcast, Committed, Misbehaviour, Persist, PersistBlock, Send
+from protocol.chain import (
+    BlocksRequest,
+    BlocksResponse,
+    Certified,
+    Proposal,
+    Rejoin,
+    Remembered,
+    Timeout,
+    Vote,
+)
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
 from protocol.keys import SCHEME_ED25519, require_signature
@@ -22,12 +32,20 @@ from protocol.messages import (
     Welcome,
     session_digest,
 )
-from sequencer.machine import Accept, Order, PersistBatches, Sequencer, SequencerEffect
+from sequencer.inbox_height import grown_at
+from sequencer.machine import Accept, Order, Pass, PersistBatches, Sequencer, SequencerEffect
+from sequencer.peer import PassedBatches, PeerMessage
 from sim.actors_followers import InboxFollower
 from sim.actors_process import Process, Setting, StreamServer
 from sim.actors_stores import SimSequencerStore
 
 FLUSH_MS = 2
+PEERS_SAY = (
+    Proposal, Vote, Timeout, Certified, BlocksRequest, BlocksResponse, Rejoin, Remembered,
+    PassedBatches,
+)  # fmt: skip
+EVENTS_MAX = 2_048
+"""Messages of other sequencers that may wait for the disk."""
 
 
 class _Session:
@@ -39,7 +57,7 @@ class _Session:
 
 
 class SimSequencer(Process):
-    """The sequencer of a centralised log."""
+    """One sequencer of those with these `names`, in the order of genesis."""
 
     role = "sequencer"
 
@@ -50,12 +68,14 @@ class SimSequencer(Process):
         index: int,
         key: Any,
         validators: list[str],
+        names: list[str],
         skew_us: int = 0,
     ) -> None:
         super().__init__(setting, name, ("log", "consensus", "pool"), skew_us)
         self.index = index
         self.key = key
         self._validators = validators
+        self._names = names
         self._next_session = 1
         self.machine: Sequencer
         self.store: SimSequencerStore
@@ -70,15 +90,33 @@ class SimSequencer(Process):
         self._sessions: dict[str, _Session] = {}
         self._clients: dict[int, str] = {}
         self._flushing = False
+        self._received: list[tuple[int, PeerMessage]] = []
         self._tick_us: int | None = None
         self._log: StreamServer[LogChunk] = StreamServer(self, self._read)
         self.on(Hello, self._hello)
         self.on(Authenticate, self._authenticate)
         self.on(Submit, self._submit)
         self.on(SubscribeLog, self._subscribe)
+        for kind in PEERS_SAY:
+            self.on(kind, self._from_peer)
         self.inbox = InboxFollower(self, self._validators, self._ledger_news)
         self.inbox.start()
         self._guarded(lambda: self.machine.start(self.now_ms()))
+
+    # --- the other sequencers
+
+    def _from_peer(self, source: str, message: Any) -> None:
+        """What comes while the disk is busy is handled together."""
+        if source not in self._names or len(self._received) >= EVENTS_MAX:
+            self.history.count("peer_messages_dropped")
+            return
+        self._received.append((self._names.index(source), message))
+        if len(self._received) == 1:
+            self.later(0, self._take_messages)
+
+    def _take_messages(self) -> None:
+        received, self._received = self._received, []
+        self._guarded(lambda: self.machine.receive(received, self.now_ms()))
 
     # --- sessions and submissions
 
@@ -131,7 +169,8 @@ class SimSequencer(Process):
             self._guarded(lambda: self.machine.tick(self.now_ms()))
 
     def _ledger_news(self, height: int, count: int) -> None:
-        self._guarded(lambda: self.machine.note_ledger(height, count, self.now_ms()))
+        grown = grown_at(self.inbox.count_at, height)
+        self._guarded(lambda: self.machine.note_ledger(height, count, self.now_ms(), grown))
 
     # --- effects
 
@@ -151,7 +190,7 @@ class SimSequencer(Process):
             elif isinstance(effect, Persist):
                 store.write_voting(effect.state)
             elif isinstance(effect, Committed):
-                cursor = self.machine.pool.inbox_cursor
+                cursor = self.machine.pool.cursor_after(effect.block.header.height)
                 store.write_committed(effect.block, effect.certificate, cursor)
                 committed.append(effect)
             else:
@@ -182,6 +221,14 @@ class SimSequencer(Process):
         self._schedule_tick()
 
     def _answer(self, effect: SequencerEffect) -> None:
+        if isinstance(effect, Send):
+            self.send(self._names[effect.member], effect.message)
+        elif isinstance(effect, Broadcast | Pass):
+            for name in self._names:
+                if name != self.name:
+                    self.send(name, effect.message)
+        elif isinstance(effect, Misbehaviour):
+            self.history.count("sequencers_caught")
         if not isinstance(effect, Accept | Order):
             return
         client = self._clients.get(effect.ticket[0])
@@ -193,7 +240,7 @@ class SimSequencer(Process):
             self.send(client, Ordered(effect.ticket[1], effect.height, effect.time_ms))
 
     def _schedule_tick(self) -> None:
-        deadline_ms = self.machine.replica.next_deadline_ms()
+        deadline_ms = self.machine.next_deadline_ms()
         if deadline_ms is None:
             self._tick_us = None
             return

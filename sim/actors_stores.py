@@ -73,6 +73,11 @@ class SimLog:
     def truncate_before(self, index: int) -> None:
         """Records below `index` are not needed any more."""
 
+    def truncate_after(self, index: int) -> None:
+        """Drop every record above `index`, durably: at start-up, when nothing waits."""
+        del self._records[index + 1 :]
+        self.disk.truncate(LOG, index + 1)
+
     def flush(self) -> None:
         """Hand everything to the operating system, which may lose it only with the machine."""
         for payload in self._buffer:

@@ -78,7 +78,7 @@ class Trader(LedgerClient):
         name: str,
         key: SimKey,
         validators: list[str],
-        sequencer: str,
+        sequencers: list[str],
         executions: list[str],
         prover: str,
         *,
@@ -89,7 +89,9 @@ class Trader(LedgerClient):
         skew_us: int = 0,
     ) -> None:
         super().__init__(setting, name, key, validators, skew_us)
-        self.sequencer, self.executions, self.prover = sequencer, executions, prover
+        self.executions, self.prover = executions, prover
+        self._sequencers = sequencers
+        self.sequencer = sequencers[0] if len(sequencers) < 2 else self.random.pick(sequencers)
         self.venue, self.path = venue, path
         self.account = 0
         self.open_submissions = 0
@@ -143,10 +145,12 @@ class Trader(LedgerClient):
             for _ in range(ATTEMPTS):
                 if not self._session:
                     await self._greet()
+                asked = self.sequencer
                 try:
                     accepted = await self._submit(raw)
                 except TimeoutError:
                     self.history.count("submissions_repeated")
+                    self._move_on(asked)
                     continue
                 except RemoteFault as fault:
                     if fault.code == Code.SESSION_NOT_PROVEN and self._session:
@@ -154,10 +158,12 @@ class Trader(LedgerClient):
                         continue
                     if fault.code in (Code.BUSY, Code.NOT_READY, Code.RATE_LIMITED):
                         await self.sleep(RETRY_MS)
+                        self._move_on(asked)
                         continue
                     self.history.count("submissions_refused")
                     return False
-                key = bytes.fromhex(self.chain.genesis.sequencers[0].public_key)
+                place = accepted.receipt.sequencer
+                key = bytes.fromhex(self.chain.genesis.sequencers[place].public_key)
                 verify_receipt(self.chain.chain_id, key, accepted.receipt)
                 self.history.accepted(raw, accepted.receipt)
                 return True
@@ -165,6 +171,14 @@ class Trader(LedgerClient):
             return False
         finally:
             self.open_submissions -= 1
+
+    def _move_on(self, asked: str) -> None:
+        """Go to another sequencer, where there is one and nobody did before."""
+        if len(self._sequencers) > 1 and self.sequencer == asked:
+            place = self._sequencers.index(asked)
+            self.sequencer = self._sequencers[(place + 1) % len(self._sequencers)]
+            self._session = False
+            self.history.count("sequencers_changed")
 
     async def _submit(self, raw: bytes) -> Accepted:
         def request(request_id: int) -> Submit:
@@ -186,23 +200,24 @@ class Trader(LedgerClient):
             await self.sleep(RETRY_MS)
             return
         self._greeting = True
-        chain_id = self.chain.chain_id
+        chain_id, asked = self.chain.chain_id, self.sequencer
         try:
             welcome = await self.ask(
-                self.sequencer,
+                asked,
                 Welcome,
                 lambda request_id: Hello(request_id, WIRE_VERSION, chain_id, self.name),
             )
             proof = self.key.sign(session_digest(chain_id, welcome.challenge))
             await self.ask(
-                self.sequencer,
+                asked,
                 Done,
                 lambda request_id: Authenticate(request_id, SCHEME_ED25519, self.key.public, proof),
             )
-            self._session = True
+            self._session = asked == self.sequencer
         except (TimeoutError, RemoteFault):
             self.history.count("sessions_failed")
             await self.sleep(RETRY_MS)
+            self._move_on(asked)
         finally:
             self._greeting = False
 

@@ -7,31 +7,21 @@ settle, and then the books are checked.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import msgspec
-
-from execution import Engine
+from node.ledger import Ledger
 from protocol.genesis import (
-    Capacity,
-    Chain,
     Fees,
-    Genesis,
-    GenesisAccount,
-    Identity,
-    Limits,
-    Pace,
     SettlementRules,
-    Staking,
-    parse_genesis,
 )
-from prover.tree import StateTree
+from sim import pipeline_sequencers as sequencing
 from sim.actors_byzantine import ByzantineValidator
-from sim.actors_challenger import LyingChallenger, LyingProver, SimChallenger
+from sim.actors_challenger import SimChallenger
+from sim.actors_claimant import Claimant
 from sim.actors_execution import SimExecution
 from sim.actors_keys import SimKey
+from sim.actors_liars import LyingChallenger, LyingProver
 from sim.actors_oracle import Guardian, Maker, Oracle, Servant, planned_votes
 from sim.actors_process import Process, Setting
 from sim.actors_prover import SimProver
@@ -43,22 +33,24 @@ from sim.actors_validator import SimValidator
 from sim.checkers import Stalled
 from sim.disk import DiskRule
 from sim.kernel import US_PER_MS, US_PER_S, Kernel
+from sim.lying_truth import Truth
 from sim.network import LinkRule, Network, Uniform
+from sim.pipeline_genesis import (
+    GUARDIANS,
+    NO_WINDOW,
+    ORACLES,
+    genesis_state_root,
+    make_chain,
+    prover_names,
+)
 from sim.pipeline_history import History
 from sim.pipeline_trading import is_calm
-from sim.pipeline_venue import DOLLAR, GENESIS_MS, STEP_MS, USUAL, PricePath, Venue
+from sim.pipeline_venue import STEP_MS, USUAL, PricePath, Venue
 
 AnyTrader = TypeVar("AnyTrader", bound=Trader)
 
-STAKE_UUSD = 1_000 * DOLLAR
-LEDGER_PACE = Pace(150, 40, 1_000, 500, 3_000, 1 << 20)
-SEQUENCER_PACE = Pace(40, 10, 0, 500, 3_000, 1 << 20)
 NO_FEES = Fees()
-NO_WINDOW = SettlementRules()
 CHECK_EVERY_US = 250 * US_PER_MS
-STATE_ROOTS_MAX = 64
-ORACLES = ["oracle", "oracle-1", "oracle-2"]
-GUARDIANS = ["guardian", "guardian-1", "guardian-2"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,10 @@ class Options:
     last validator of genesis, none where it is empty. `lie_ppm`: share of the prover's batches
     before which it tries something else. `executions`: execution nodes. `provers`: how many take
     turns. `settlement`: windows and bonds. `challengers` check every batch, `liars` dispute right
-    ones; `wrong_ppm`: share of the first prover's batches before which it settles a lie.
+    ones; `wrong_ppm`: share of the batches of the first `lying_provers` before which they settle a
+    lie. `claimants` get all money out of a frozen shard.
+    `unhurried`: how many times rarer oracles, guardians and the maker act than they use to.
+    `sequencer_behaviour`: that of the last of the `sequencers`, none where it is empty.
     """
 
     validators: int = 4
@@ -95,67 +90,12 @@ class Options:
     challengers: int = 0
     liars: int = 0
     wrong_ppm: int = 0
+    lying_provers: int = 1
+    sequencers: int = 1
+    sequencer_behaviour: str = ""
+    claimants: int = 0
+    unhurried: int = 1
     venue: Venue = USUAL
-
-
-def make_chain(
-    validators: int,
-    spare: int,
-    traders: int,
-    epoch_ms: int,
-    fees: Fees,
-    venue: Venue = USUAL,
-    provers: int = 1,
-    settlement: SettlementRules = NO_WINDOW,
-    disputers: Sequence[str] = (),
-) -> Chain:
-    """The genesis of a run; the last trader has money on the ledger only."""
-    accounts = [
-        GenesisAccount(
-            SimKey(f"trader-{n}").address.hex(),
-            5_000 * DOLLAR,
-            venue.deposit_uusd if n < traders - 1 else 0,
-        )
-        for n in range(traders)
-    ]
-    accounts += [
-        GenesisAccount(SimKey(name).address.hex(), 1_000 * DOLLAR, 0)
-        for name in (
-            *prover_names(provers), *(f"validator-{n}" for n in range(validators + spare)),
-            *disputers,
-        )
-    ]  # fmt: skip
-    accounts.append(GenesisAccount(SimKey("maker").address.hex(), 0, venue.maker_uusd))
-    genesis = Genesis(
-        name="simulated",
-        time_ms=GENESIS_MS,
-        shard=0,
-        validators=[_identity(f"validator-{n}", STAKE_UUSD) for n in range(validators)],
-        sequencers=[_identity("sequencer", 1)],
-        provers=[SimKey(name).public.hex() for name in prover_names(provers)],
-        oracles=[SimKey(name).public.hex() for name in ORACLES],
-        guardians=[SimKey(name).public.hex() for name in GUARDIANS],
-        markets=list(venue.markets),
-        accounts=accounts,
-        ledger_pace=LEDGER_PACE,
-        sequencer_pace=SEQUENCER_PACE,
-        limits=Limits(inbox_per_block=4),
-        capacity=Capacity(busy_ppm=900_000),
-        staking=Staking(epoch_ms=epoch_ms, jail_ms=1_500),
-        fees=fees,
-        insurance_uusd=venue.insurance_uusd,
-        backstop_uusd=venue.backstop_uusd,
-        liquidation=venue.liquidation,
-        reopening=venue.reopening,
-        cancels_first=venue.cancels_first,
-        settlement=settlement,
-    )
-    return parse_genesis(msgspec.json.encode(genesis))
-
-
-def prover_names(count: int) -> list[str]:
-    """Names of the provers, in the order of their turns."""
-    return ["prover", *(f"prover-{n}" for n in range(1, count))]
 
 
 def disputer_names(options: Options) -> list[str]:
@@ -165,22 +105,9 @@ def disputer_names(options: Options) -> list[str]:
     ]
 
 
-def _identity(name: str, stake: int) -> Identity:
-    return Identity(name, SimKey(name).public.hex(), stake, "00")
-
-
-_STATE_ROOTS: dict[bytes, bytes] = {}
-
-
-def genesis_state_root(chain: Chain) -> bytes:
-    """Root of the shard's state before its first block."""
-    root = _STATE_ROOTS.get(chain.chain_id)
-    if root is None:
-        root = StateTree(sorted(Engine(chain).leaves().items())).root
-        if len(_STATE_ROOTS) >= STATE_ROOTS_MAX:
-            _STATE_ROOTS.clear()
-        _STATE_ROOTS[chain.chain_id] = root
-    return root
+def claimant_names(options: Options) -> list[str]:
+    """Names of those who claim for everybody."""
+    return [f"claimant-{n}" for n in range(options.claimants)]
 
 
 class Exchange:
@@ -190,7 +117,9 @@ class Exchange:
         self.options = options
         self.chain = make_chain(
             options.validators, options.spare, options.traders, options.epoch_ms, options.fees,
-            options.venue, options.provers, options.settlement, disputer_names(options),
+            options.venue, options.provers, options.settlement,
+            [*disputer_names(options), *claimant_names(options)],
+            options.sequencers,
         )  # fmt: skip
         self.kernel = kernel = Kernel(seed, keep_trace=keep_trace, max_events=3_000_000)
         self.network = Network(kernel, options.link)
@@ -199,19 +128,16 @@ class Exchange:
         self.random = kernel.stream("world")
         names = [f"validator-{n}" for n in range(options.validators + options.spare)]
         self.validators = [self._validator(number, names) for number in range(len(names))]
-        skew = self._skew
-        self.sequencer = SimSequencer(
-            self.setting, "sequencer", 0, SimKey("sequencer"), names, skew()
-        )
+        skew = self.skew
+        self.sequencers = sequencing.make_sequencers(self, names)
+        logs = [one.name for one in self.sequencers]
         nodes = ["execution", *(f"execution-{n}" for n in range(1, options.executions))]
-        self.executions = [
-            SimExecution(self.setting, node, names, ["sequencer"], skew()) for node in nodes
-        ]
+        self.executions = [SimExecution(self.setting, node, names, logs, skew()) for node in nodes]
         self.provers = [
-            (LyingProver if options.wrong_ppm and one == "prover" else SimProver)(
-                self.setting, one, SimKey(one), names, ["sequencer"], nodes, skew()
+            (LyingProver if options.wrong_ppm and place < options.lying_provers else SimProver)(
+                self.setting, one, SimKey(one), names, logs, nodes, skew()
             )
-            for one in prover_names(options.provers)
+            for place, one in enumerate(prover_names(options.provers))
         ]
         self.challengers = [
             SimChallenger(self.setting, one, SimKey(one), names, skew())
@@ -221,10 +147,19 @@ class Exchange:
             LyingChallenger(self.setting, one, SimKey(one), names, skew(), stop_us=options.load_us)
             for one in disputer_names(options)[options.challengers :]
         ]
+        self.claimants = [
+            Claimant(self.setting, one, SimKey(one), names, skew())
+            for one in claimant_names(options)
+        ]
         self.prover = self.provers[0]
         self.prover.lie_ppm = options.lie_ppm
-        if isinstance(self.prover, LyingProver):
-            self.prover.wrong_ppm, self.prover.stop_us = options.wrong_ppm, options.load_us
+        self.truth = Truth(self.chain, self.history, self.furthest_ledger)
+        for prover in self.provers:
+            if isinstance(prover, LyingProver):
+                prover.wrong_ppm, prover.stop_us = options.wrong_ppm, options.load_us
+                prover.truth = self.truth
+        for liar in self.liars:
+            liar.truth = self.truth
         steps = options.load_us // (STEP_MS * US_PER_MS)
         self.path = PricePath(kernel.stream("prices"), options.venue, steps)
         self.traders = [self._trader(f"trader-{n}", Trader) for n in range(options.traders)]
@@ -234,12 +169,23 @@ class Exchange:
             self.stakers = []
         self.reader = EventReader(self.setting, "reader", nodes)
         self.servers: list[Process] = [
-            *self.validators, self.sequencer, *self.executions, *self.provers,
+            *self.validators, *self.sequencers, *self.executions, *self.provers,
             *self.challengers,
         ]  # fmt: skip
         self.clients: list[Process] = [
-            *self.traders, *self.servants, *self.stakers, *self.liars, self.reader,
+            *self.traders, *self.servants, *self.stakers, *self.liars, *self.claimants,
+            self.reader,
         ]  # fmt: skip
+
+    def furthest_ledger(self) -> Ledger:
+        """That of the honest validator that is furthest."""
+        booted = [one for one in self.honest() if one.boots]
+        return max((one.ledger for one in booted), key=lambda ledger: ledger.height)
+
+    @property
+    def sequencer(self) -> SimSequencer:
+        """The sequencer that is furthest."""
+        return sequencing.furthest(self.sequencers)
 
     @property
     def execution(self) -> SimExecution:
@@ -259,9 +205,11 @@ class Exchange:
         servants.append(self._trader("maker", Maker))
         for servant in servants:
             servant.calm = self.calm
+            servant.pace_ms *= self.options.unhurried
         return servants
 
-    def _skew(self) -> int:
+    def skew(self) -> int:
+        """How far the clock of another process is off, in microseconds."""
         most_us = self.options.skew_us
         return self.random.between(-most_us, most_us)
 
@@ -273,7 +221,7 @@ class Exchange:
         liar = last and (options.behaviour or options.lies_to_clients)
         kind = ByzantineValidator if liar else SimValidator
         name = names[number]
-        made = kind(self.setting, name, SimKey(name), keys, root, self._skew())
+        made = kind(self.setting, name, SimKey(name), keys, root, self.skew())
         if isinstance(made, ByzantineValidator):
             made.behaviour = options.behaviour
             made.honest = False
@@ -283,7 +231,7 @@ class Exchange:
         return Staker(
             self.setting, f"staker-{number}", SimKey(names[number]), names,
             joins=number >= self.options.validators, stop_us=self.options.load_us,
-            skew_us=self._skew(),
+            skew_us=self.skew(),
         )  # fmt: skip
 
     def _trader(self, name: str, kind: type[AnyTrader]) -> AnyTrader:
@@ -292,14 +240,14 @@ class Exchange:
             name,
             SimKey(name),
             [validator.name for validator in self.validators],
-            "sequencer",
+            [one.name for one in self.sequencers],
             [node.name for node in self.executions],
             "prover",
             venue=self.options.venue,
             path=self.path,
             pause_ms=self.options.pause_ms,
             stop_us=self.options.load_us,
-            skew_us=self._skew(),
+            skew_us=self.skew(),
         )
 
     # --- the run
@@ -346,8 +294,8 @@ class Exchange:
             return False
         if not self.calm():
             return False
-        pool, ordered = self.sequencer.machine.pool, self.sequencer.store.height
-        if len(pool) or history.executed_height < ordered:
+        ordered = self.sequencer.store.height
+        if not sequencing.all_ordered(self.sequencers) or history.executed_height < ordered:
             return False
         if any(not node.alive or node.height < ordered for node in self.executions):
             return False
@@ -383,8 +331,8 @@ class Exchange:
             for v in self.honest()
         ]
         return (
-            f"not settled within patience: clients {waiting}; ordered {self.sequencer.store.height}"
-            f", pool {len(self.sequencer.machine.pool)}, executed {self.history.executed_height}, "
+            f"not settled within patience: clients {waiting}; ordered: "
+            f"{sequencing.lag_of(self.sequencers)}; executed {self.history.executed_height}, "
             f"active {self.history.active_height}, reader {self.reader.next_seq} of "
             f"{self.execution.next_seq}, calm {self.calm()}; {'; '.join(shards)}"
         )

@@ -11,11 +11,13 @@ from node.outcomes import NOT_FINAL
 from protocol.actions import actions_digest, batch_id, decode_actions, decode_signed
 from protocol.batch_data import unpack_blocks
 from protocol.errors import Code, Rejected
+from protocol.genesis import Chain
 from protocol.keys import verify
 from protocol.ledger_leaves import PAID_KIND
 from protocol.messages import BlocksFrom
 from protocol.ordering import decode_payload
 from protocol.settlement import (
+    BatchHeader,
     InboxDeposit,
     PostBatch,
     decode_signed_transaction,
@@ -28,6 +30,7 @@ from sim.actors_prover import WAITING_MAX
 from sim.actors_validator import MAX_EVENTS, SimValidator
 from sim.checkers import Violation
 from sim.pipeline import Exchange
+from sim.pipeline_history import History
 from sim.pipeline_trading import check_books, check_liquidations
 
 AUDIT_BLOCKS = 200
@@ -43,9 +46,11 @@ def check_bounds(world: Exchange) -> None:
             _bound(world, "mempool_bytes", pool.total_bytes, limits.total_bytes)
             _bound(world, "validator_events", len(validator.events), MAX_EVENTS)
             _bound(world, "tasks", len(validator.tasks), MAX_BLOCK_TRANSACTIONS)
-    pool_of_log = world.sequencer.machine.pool
-    _bound(world, "pool", len(pool_of_log), POOL_BATCHES_MAX)
-    _bound(world, "pool_bytes", pool_of_log.size_bytes, POOL_BYTES_MAX)
+    for sequencer in world.sequencers:
+        if sequencer.boots:
+            pool_of_log = sequencer.machine.pool
+            _bound(world, "pool", len(pool_of_log), POOL_BATCHES_MAX)
+            _bound(world, "pool_bytes", pool_of_log.size_bytes, POOL_BYTES_MAX)
     for prover in world.provers:
         _bound(world, "prover_blocks", prover.batcher.waiting_blocks, WAITING_MAX)
         _bound(world, "prover_diffs", prover.batcher.waiting_diffs, WAITING_MAX)
@@ -63,10 +68,10 @@ def check_end(world: Exchange) -> AuditReport:
     """Everything that must be true once all is settled. Returns the audit's report."""
     history, validator = world.history, world.honest()[0]
     report = audit(world, validator)
-    settled, places = _settled_batches(validator)
-    _check_receipts(world, places)
+    settled, places, posted = _settled_batches(validator)
+    check_receipts(history, world.chain, places)
     _check_answers(world)
-    _check_money(world)
+    _check_money(world, posted)
     for one in world.honest():
         shard = one.ledger.shard_leaf()
         if shard.batch == validator.ledger.shard_leaf().batch and (
@@ -94,8 +99,12 @@ def _check_finality(world: Exchange, validator: SimValidator) -> None:
         shard.batch, shard.state_root, shard.last_block, shard.outbox_hash
     ):  # fmt: skip
         raise Violation("settlement", f"{validator.name} has batch {shard.batch} not final")
+    forgotten = ledger.swept().batch if world.options.settlement.keep_batches else 0
     for number in range(1, shard.batch + 1):
         settled = ledger.batch(number)
+        if settled is None and number <= forgotten:
+            world.history.count("batches_forgotten")
+            continue
         if settled is None or settled.bond_uusd:
             raise Violation("settlement", f"{validator.name} keeps the bond of batch {number}")
     if world.options.settlement.window_ms:
@@ -115,13 +124,18 @@ def audit(world: Exchange, validator: SimValidator) -> AuditReport:
         raise Violation("root", f"the audit found: {difference}") from None
 
 
-def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int]]]:
-    """Number of the newest batch, and the ordered heights at which each signed batch stands."""
+def _settled_batches(
+    validator: SimValidator,
+) -> tuple[int, dict[bytes, list[int]], list[BatchHeader]]:
+    """Number of the newest batch, the ordered heights at which each signed batch stands, and the
+    headers of all batches."""
     places: dict[bytes, list[int]] = {}
     number = validator.ledger.shard_leaf().batch
     posted: dict[int, PostBatch] = {}
     for height in range(1, validator.store.height + 1):
         posted.update((action.header.number, action) for action in _settling(validator, height))
+    # What stood on a lie was removed with it, and nothing may have come in its place yet.
+    posted = {at: post for at, post in posted.items() if at <= number}
     if len(posted) != number:
         raise Violation("settlement", f"{len(posted)} of {number} settled batches are in blocks")
     for post in posted.values():
@@ -129,7 +143,7 @@ def _settled_batches(validator: SimValidator) -> tuple[int, dict[bytes, list[int
             if block.payload:
                 for raw in decode_payload(block.payload).batches:
                     places.setdefault(batch_id(raw), []).append(block.header.height)
-    return number, places
+    return number, places, [post.header for post in posted.values()]
 
 
 def _settling(validator: SimValidator, height: int) -> list[PostBatch]:
@@ -144,9 +158,11 @@ def _settling(validator: SimValidator, height: int) -> list[PostBatch]:
     return found
 
 
-def _check_receipts(world: Exchange, places: dict[bytes, list[int]]) -> None:
-    """Durability: what was accepted is ordered, executed and settled; notices told the truth."""
-    history = world.history
+def check_receipts(history: History, chain: Chain, places: dict[bytes, list[int]]) -> None:
+    """Durability: what was accepted is ordered, executed and settled; notices told the truth.
+
+    `places`: the ordered heights at which each signed batch stands, by its id.
+    """
     for identity, raw in history.receipts.items():
         if identity not in places:
             raise Violation("durability", "an accepted batch is in no settled block")
@@ -155,8 +171,8 @@ def _check_receipts(world: Exchange, places: dict[bytes, list[int]]) -> None:
         if place in history.batch_results or place in history.refused:
             continue
         # A busy sequencer leaves signatures to execution, whose refusal names no signer.
-        genesis = world.chain.genesis
-        digest = actions_digest(world.chain.chain_id, genesis.shard, signed.payload)
+        genesis = chain.genesis
+        digest = actions_digest(chain.chain_id, genesis.shard, signed.payload)
         if verify(signed.signer, signed.signature, digest):
             raise Violation("durability", "an accepted batch was never executed")
         history.count("accepted_badly_signed")
@@ -178,12 +194,12 @@ def _check_answers(world: Exchange) -> None:
                 raise Violation("durability", f"{validator.name} remembers another outcome")
 
 
-def _check_money(world: Exchange) -> None:
+def _check_money(world: Exchange, posted: list[BatchHeader]) -> None:
     """Deposits are credited once and payouts are made once, each of a withdrawal."""
     history = world.history
     ledger = world.honest()[0].ledger
-    inbox = ledger.entries(0, ledger.inbox().count, ledger.height)
-    entries = [entry for _, entry in inbox if isinstance(entry, InboxDeposit)]
+    inbox = world.truth.inbox(ledger)
+    entries = [entry for entry in inbox if isinstance(entry, InboxDeposit)]
     for entry in entries:
         done = history.deposited.get(entry.index)
         if done is None or (done.account, done.amount_uusd) != (entry.account, entry.amount_uusd):
@@ -191,6 +207,10 @@ def _check_money(world: Exchange) -> None:
     if len(history.deposited) != len(entries):
         raise Violation("conservation", "more deposits were credited than the inbox holds")
     paid = [int.from_bytes(key[-8:], "big") for key, _ in ledger.leaves() if key[:1] == PAID_KIND]
+    for header in posted:
+        # A batch is forgotten once all of its withdrawals are paid.
+        if ledger.batch(header.number) is None:
+            paid += range(header.outbox_first, header.outbox_first + header.outbox_count)
     if any(number not in history.withdrawn for number in paid):
         raise Violation("conservation", "a payout is of no withdrawal")
     if history.counters.get("payouts_paid_twice") or history.counters.get("payouts_forged"):

@@ -7,6 +7,7 @@ executed twice. What can only be known at the end is checked by `sim.pipeline_ch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from hashlib import blake2b
 
 from node.outcomes import NOT_FINAL
@@ -29,7 +30,7 @@ from protocol.events import (
 )
 from protocol.events import Receipt as LiquidationReceipt
 from protocol.messages import Committed
-from protocol.ordering import Receipt
+from protocol.ordering import OrderedBlock, Receipt
 from sim.checkers import Violation
 from sim.kernel import Kernel
 
@@ -63,6 +64,12 @@ class History:
         self.withdrawn: dict[int, WithdrawalQueued] = {}
         self.liquidations: list[LiquidationReceipt] = []
         """Receipts of liquidations, in order."""
+        self.blocks: dict[int, OrderedBlock] = {}
+        """Ordered blocks by height."""
+        self.diffs: list[BlockDiff] = []
+        """What each executed block changed, from the first on."""
+        self.looks: Callable[[str], None] | None = None
+        """Told the name of each validator that has a ledger block on disk."""
         self.executed_height = 0
         self.active_height = 0
         """The newest executed block in which anything happened."""
@@ -99,6 +106,8 @@ class History:
                 "root", f"{name} has another ledger root than others at height {height}"
             )
         self._kernel.trace("ledger", name, height, block_id)
+        if self.looks is not None:
+            self.looks(name)
 
     def ordered(self, height: int, block_id: bytes) -> None:
         """Somebody took an ordered block for committed."""
@@ -118,6 +127,7 @@ class History:
         if diff.height != self.executed_height + 1:
             return
         self.executed_height = diff.height
+        self.diffs.append(diff)
         if events:
             self.active_height = diff.height
         self.count("executed_actions", diff.actions)

@@ -13,15 +13,22 @@ from sim.network import LinkRule, Uniform
 from sim.pipeline import Exchange, Options
 from sim.pipeline_checks import check_bounds, check_end
 from sim.pipeline_faults import Plan, plans
+from sim.pipeline_freeze import FREEZING, KINDS, finish_frozen
 from sim.pipeline_lies import LIES
 from sim.pipeline_venue import DOLLAR, STEP_MS, crashing
+from sim.pipeline_venue import USUAL as USUAL_VENUE
+from sim.pipeline_watch import SettlementWatch
 from sim.random import SplitMix64, derive_seed
 from sim.runner import Outcome, Scenario, guarded
 
 Chosen = Callable[[SplitMix64, int], Options]
+End = Callable[[Exchange], None]
 FEES = Fees(base_uusd=2_000, per_kib_uusd=500)
 BOUNDS_EVERY_US = 400 * US_PER_MS
 LEAST_ACCEPTED = 10
+SETTLING_MS = 20_000
+"""Within which everything settles once nothing is disputed."""
+
 BEHAVIOURS = (
     "equivocating_leader", "equivocating_voter", "withholding_leader", "vote_withholding",
     "selective_sending", "stale_certificates", "invalid_payloads", "forged_certificates",
@@ -29,8 +36,25 @@ BEHAVIOURS = (
 )  # fmt: skip
 
 
-def play(name: str, chosen: Chosen, plan: Plan, seed: int, size: int, keep_trace: int) -> Outcome:
-    """One run: load under faults, healing, settling, and the final checks."""
+def settle(world: Exchange) -> None:
+    """Everything heals, everything settles, and the books are checked."""
+    world.heal()
+    healed_us = world.kernel.now_us
+    world.finish()
+    world.history.highest("settled_within_ms", (world.kernel.now_us - healed_us) // US_PER_MS)
+    check_end(world)
+
+
+def play(
+    name: str,
+    chosen: Chosen,
+    plan: Plan,
+    seed: int,
+    size: int,
+    keep_trace: int,
+    end: End = settle,
+) -> Outcome:
+    """One run: load under faults, then its end with the final checks."""
     derived = derive_seed(seed, name)
     outcome = Outcome(name, seed, size)
     with simulated_signatures():
@@ -43,12 +67,11 @@ def play(name: str, chosen: Chosen, plan: Plan, seed: int, size: int, keep_trace
 
         def body() -> None:
             plan(world)
+            watch_settlement(world)
             world.boot()
             world.kernel.after(BOUNDS_EVERY_US, watch)
             world.kernel.run(world.options.load_us)
-            world.heal()
-            world.finish()
-            check_end(world)
+            end(world)
             if world.history.counters.get("accepted", 0) < LEAST_ACCEPTED:
                 raise Violation("liveness", "hardly anything was accepted in the whole run")
 
@@ -63,13 +86,32 @@ def play(name: str, chosen: Chosen, plan: Plan, seed: int, size: int, keep_trace
     return outcome
 
 
-def scenario(name: str, title: str, bites: tuple[str, ...], chosen: Chosen, plan: Plan) -> Scenario:
+def watch_settlement(world: Exchange) -> None:
+    """Look at every ledger block, where batches can be disputed or are forgotten."""
+    rules = world.options.settlement
+    if not rules.window_ms and not rules.keep_batches:
+        return
+    honest = {one.key.address for one in world.challengers}
+    watched = SettlementWatch(world.truth, world.history.count, honest)
+    ledgers = {one.name: one for one in world.validators}
+    world.history.looks = lambda name: watched.look(ledgers[name].ledger)
+
+
+def scenario(
+    name: str,
+    title: str,
+    bites: tuple[str, ...],
+    chosen: Chosen,
+    plan: Plan,
+    end: End = settle,
+    rare: tuple[str, ...] = (),
+) -> Scenario:
     """A scenario of the whole exchange."""
 
     def run(seed: int, size: int, keep_trace: int) -> Outcome:
-        return play(name, chosen, plan, seed, size, keep_trace)
+        return play(name, chosen, plan, seed, size, keep_trace, end)
 
-    return Scenario(name, title, run, bites)
+    return Scenario(name, title, run, bites, rare)
 
 
 def _windows(random: SplitMix64) -> SettlementRules:
@@ -107,14 +149,62 @@ def _epochs(random: SplitMix64, size: int) -> Options:
 
 def _disputes(random: SplitMix64, size: int) -> Options:
     rules = SettlementRules(
-        window_ms=6_000, clock_ms=12_000, sections=random.between(24, 64),
+        window_ms=4_000, clock_ms=10_000, sections=random.between(24, 64),
         prover_bond_uusd=random.between(1, 20) * DOLLAR + 1,
         challenger_bond_uusd=random.between(0, 20) * DOLLAR + 1,
     )  # fmt: skip
+    provers, load_us = random.between(1, 3), 5 * US_PER_S
+    steps = load_us // (STEP_MS * US_PER_MS)
+    # Games that are open at the end of the load, and some time to post what they leave.
+    bound_ms = rules.window_ms + 2 * rules.clock_ms + SETTLING_MS
     return Options(
-        validators=size, fees=FEES, settlement=rules, provers=random.between(1, 2),
-        challengers=random.between(1, 2), liars=random.between(1, 2), wrong_ppm=500_000,
-        load_us=8 * US_PER_S, patience_us=120 * US_PER_S,
+        validators=size, traders=2 + random.below(2), fees=FEES, settlement=rules, provers=provers,
+        lying_provers=random.between(1, provers), challengers=random.between(1, 2),
+        liars=random.between(0, 2), wrong_ppm=600_000, load_us=load_us,
+        patience_us=bound_ms * US_PER_MS, unhurried=4,
+        venue=crashing(random, steps) if random.chance(400_000) else USUAL_VENUE,
+    )  # fmt: skip
+
+
+def _forgets(random: SplitMix64, size: int) -> Options:
+    rules = SettlementRules(
+        window_ms=random.pick((0, 3_000)), clock_ms=10_000, sections=64,
+        prover_bond_uusd=5 * DOLLAR, challenger_bond_uusd=5 * DOLLAR,
+        # More than settle while a prover is down: it finds remembered batches only.
+        keep_batches=random.between(6, 8),
+    )  # fmt: skip
+    disputed = rules.window_ms > 0
+    return Options(
+        validators=size, traders=3, fees=FEES, settlement=rules, provers=random.between(1, 2),
+        challengers=1 if disputed else 0, liars=random.below(2) if disputed else 0,
+        wrong_ppm=150_000 if disputed else 0, load_us=9 * US_PER_S, patience_us=90 * US_PER_S,
+        unhurried=4,
+    )  # fmt: skip
+
+
+def _freeze(random: SplitMix64, size: int) -> Options:
+    window_ms = random.pick((0, 1_000, 2_000))
+    disputed = window_ms > 0 and random.chance(400_000)
+    # A side that plays may find its validator down again and again.
+    clock_ms = 10_000 if disputed else 1_000
+    due_ms = window_ms + 2 * clock_ms + random.between(1, 3_000)
+    rules = SettlementRules(
+        window_ms=window_ms, clock_ms=clock_ms, sections=64,
+        prover_bond_uusd=random.between(1, 20) * DOLLAR,
+        challenger_bond_uusd=random.between(0, 20) * DOLLAR,
+        forced_ms=due_ms, outage_ms=random.pick((0, due_ms)), claim_ms=random.between(6_000, 9_000),
+        exit_hour_ppm=random.pick((1_000_000, 200)), exit_day_ppm=1_000_000,
+    )  # fmt: skip
+    load_us = 5 * US_PER_S
+    return Options(
+        validators=size, traders=3, fees=FEES, settlement=rules, provers=random.between(1, 2),
+        challengers=1 if disputed else 0, liars=random.below(2) if disputed else 0,
+        wrong_ppm=400_000 if disputed else 0, claimants=random.between(1, 2), load_us=load_us,
+        unhurried=3,
+        patience_us=60 * US_PER_S,
+        venue=crashing(random, load_us // (STEP_MS * US_PER_MS))
+        if random.chance(300_000)
+        else USUAL_VENUE,
     )  # fmt: skip
 
 
@@ -130,6 +220,22 @@ USUAL = (
     "accepted", "Fill", "payouts_made", "duplicates_answered", "audited_batches", "triggered",
     "forced_executed",
 )  # fmt: skip
+
+LIED = (
+    "told_any_root", "told_hides_an_account", "told_mints_in_a_step", "lies_plays",
+    "lies_shaped", "lies_given_up", "witness_1_held", "descendants_removed",
+    "lying_disputes", "protecting_disputes", "larger_witnesses_of_liars", "bonds_lost_by_liars",
+    "games_over_with_their_batch", "several_games_on_a_batch", "several_wrong_at_once",
+)  # fmt: skip
+"""Of those who lie about batches."""
+
+SELDOM_LIED = (
+    "told_mints-cash", "told_drops-fill", "told_skips-price-time-priority", "told_ignores-inbox",
+    "told_invents-withdrawal", "lies_on_lies", "lies_stubborn", "lies_elsewhere", "lies_late",
+    "lies_garbage", "witness_2_held", "disputes_silent", "disputes_garbage", "disputes_plays",
+    "disputes_elsewhere",
+)  # fmt: skip
+"""Kinds of lies by themselves."""
 
 _ALL = [
     scenario(
@@ -159,11 +265,32 @@ _ALL = [
     scenario(
         "exchange-disputes", "provers settle lies, and right batches are disputed",
         (
-            *USUAL, "wrong_batches_posted", "disputes_wrong", "disputes_moved", "disputes_defended",
-            "lying_disputes", "lies_defended", "crashed_challenger", "crashed_prover",
+            *USUAL, "wrong_batches_posted", "wrong_batches_replaced", "disputes_wrong",
+            "disputes_moved", "disputes_defended", "crashed_challenger", "crashed_prover",
+            *LIED,
         ),
         _disputes,
         plans(faults.crashes(1_500, 3_000, ("challenger", "prover")), faults.forgetful),
+        rare=SELDOM_LIED,
+    ),
+    scenario(
+        "exchange-freeze", "the exchange is gone, and everybody is paid out of a frozen shard",
+        (
+            "accepted", "Fill", "audited_batches", "frozen_runs", "states_rebuilt",
+            *(f"vanished_{kind}" for kind in KINDS), "claims_ok", "claims_already_claimed",
+            "claims_no_claim", "forged_claims_bad_proof", "collects_ok", "collects_claims_open",
+            "refunds_ok", "refunds_not_refundable", "frozen_payouts_ok",
+            "second_collects_already_paid", "crashed_validator",
+        ),
+        _freeze, plans(*FREEZING, faults.crashes(1_500, 3_000, ("validator",))), finish_frozen,
+    ),
+    scenario(
+        "exchange-forgets", "the ledger forgets old batches, their payouts and their inbox entries",
+        (
+            *USUAL, "batches_forgotten", "wrong_batches_posted", "wrong_batches_replaced",
+            "lying_disputes", "crashed_prover",
+        ),
+        _forgets, plans(faults.crashes(1_500, 3_000, ("prover",)), faults.forgetful),
     ),
     scenario(
         "exchange-epochs", "validators join and leave while the exchange runs and processes die",

@@ -35,8 +35,9 @@ from sim.checkers import Stalled, Violation
 from sim.disk import DAMAGED, Disk, DiskRule
 from sim.kernel import US_PER_MS, US_PER_S, Kernel
 from sim.network import Network
-from sim.pipeline import Exchange, Options, make_chain
+from sim.pipeline import Exchange, Options
 from sim.pipeline_checks import check_bounds, check_end
+from sim.pipeline_genesis import make_chain
 from sim.pipeline_history import History
 from sim.pipeline_lies import LIES
 
