@@ -3,6 +3,10 @@
 Refusals that say *later* (busy) are sent again after a wait; when the connection is lost, whatever
 was not accepted is sent again in its order. The same signed bytes have the same nonce, so that a
 batch which did arrive the first time is not executed twice.
+
+Where there are several sequencers, one that orders nothing is left for the next, and what was
+accepted but not ordered is sent there, too: a sequencer that died, or is cut off from the others,
+may be the only one that has it.
 """
 
 from __future__ import annotations
@@ -22,6 +26,14 @@ from protocol.ordering import Receipt, receipt_digest, verify_receipt
 
 BUSY_WAIT_MS = 20
 BUSY_WAIT_CAP_MS = 1_000
+
+STALL_MS = 5_000
+"""A sequencer that has ordered nothing for so long, while something waits, is left for another;
+after each time that this did not help twice as long, up to `STALL_CAP_MS`."""
+
+STALL_CAP_MS = 40_000
+STALL_TIMES = 6
+"""So many times as long a single batch may wait while others are ordered."""
 
 _decode: Decoder[Answer] = Decoder(Accepted | Ordered | ErrorFrame, canonical=False)
 
@@ -53,14 +65,16 @@ class ReceiptVerifier:
 class Pipeline:
     """Submits over `channel`.
 
-    `busy` counts refusals that were sent again, `resent` repeated batches, and `reordered` the
-    refused batches which later ones of this pipeline may have passed.
+    `busy` counts refusals that were sent again, `resent` repeated batches, `reordered` the refused
+    batches which later ones of this pipeline may have passed, and `moved` how often a sequencer
+    that orders nothing was left for another.
     """
 
     def __init__(self, chain: Chain, channel: Channel, *, verify_receipts: bool = True) -> None:
         self.busy = 0
         self.resent = 0
         self.reordered = 0
+        self.moved = 0
         self._channel = channel
         self._verifier = ReceiptVerifier(chain) if verify_receipts else None
         self._open: dict[int, Submission] = {}
@@ -70,12 +84,19 @@ class Pipeline:
         self._retry: asyncio.Task[None] | None = None
         self._last_sent: Submission | None = None
         self._closed = False
+        self._watch: asyncio.Task[None] | None = None
+        self._stall_ms = STALL_MS
+        self._ordered_ns = 0
+
+    @property
+    def _several(self) -> bool:
+        """Whether another sequencer can be asked."""
+        return self._channel.places > 1
 
     @property
     def unaccepted(self) -> int:
         """Batches that have no receipt yet."""
-        waiting = sum(1 for submission in self._open.values() if not submission.accepted_ns)
-        return waiting + len(self._waiting)
+        return sum(not one.accepted_ns for one in (*self._open.values(), *self._waiting))
 
     async def submit(self, submission: Submission) -> None:
         """Send a batch; returns once it is handed to the connection (or queued for the next)."""
@@ -105,6 +126,7 @@ class Pipeline:
     def _send(self, endpoint: Endpoint, submission: Submission) -> None:
         request_id = endpoint.next_request_id()
         submission.attempts += 1
+        submission.sent_ns = time.perf_counter_ns()
         self._last_sent = submission
         self._open[request_id] = submission
         endpoint.attach(request_id, self._on_frame)
@@ -114,6 +136,8 @@ class Pipeline:
             self._open.pop(request_id, None)
             self._waiting.append(submission)
             self._start_retry()
+        if self._watch is None and self._several and not self._closed:
+            self._watch = asyncio.get_running_loop().create_task(self._leave_stalled())
 
     def _on_frame(self, tag: int, frame: bytes) -> None:
         answer = _decode(frame)
@@ -126,6 +150,7 @@ class Pipeline:
         self._forget(answer.request_id)
         if isinstance(answer, Ordered):
             submission.height = answer.height
+            self._ordered_ns, self._stall_ms = time.perf_counter_ns(), STALL_MS
             submission.reach("ordered")
         elif isinstance(answer, ErrorFrame):
             self._refused(submission, answer)
@@ -147,7 +172,7 @@ class Pipeline:
             self.reordered += self._last_sent is not submission
             self._waiting.append(submission)
             self._start_retry()
-        elif not submission.executed_ns:
+        elif not (submission.executed_ns or (submission.accepted_ns and self._several)):
             submission.fail(RemoteFault(answer.code, answer.text))
 
     def _forget(self, request_id: int) -> None:
@@ -158,10 +183,35 @@ class Pipeline:
     def _on_lost(self) -> None:
         lost, self._open = self._open, {}
         self._endpoint = None
-        again = [s for s in lost.values() if not s.accepted_ns and s.error is None]
+        again = [s for s in lost.values() if self._is_due_again(s)]
         self._waiting = again + self._waiting
         if self._waiting and not self._closed:
             self._start_retry()
+
+    def _is_due_again(self, submission: Submission) -> bool:
+        """Whether a batch of a lost session is sent again: what has its receipt, too, as soon as
+        somebody else can order it."""
+        if submission.error is not None:
+            return False
+        if submission.accepted_ns and not self._several:
+            return False
+        return not (submission.ordered_ns or submission.executed_ns)
+
+    async def _leave_stalled(self) -> None:
+        """While something waits, see to it that the sequencer orders."""
+        while self._open and not self._closed:
+            await asyncio.sleep(self._stall_ms / 5_000)
+            oldest = next(iter(self._open.values()), None)
+            if oldest is None:
+                break
+            now_ns, stall_ns = time.perf_counter_ns(), self._stall_ms * 1_000_000
+            waits_ns = now_ns - oldest.sent_ns
+            silent = min(waits_ns, now_ns - self._ordered_ns) > stall_ns
+            if silent or waits_ns > STALL_TIMES * stall_ns:
+                self.moved += 1
+                self._stall_ms = min(2 * self._stall_ms, STALL_CAP_MS)
+                await self._channel.move_on()
+        self._watch = None
 
     def _start_retry(self) -> None:
         if self._retry is None and not self._closed:
@@ -202,6 +252,7 @@ class Pipeline:
     async def close(self) -> None:
         """Stop sending again what waits; the channel stays open."""
         self._closed = True
-        if self._retry is not None:
-            self._retry.cancel()
-            await asyncio.gather(self._retry, return_exceptions=True)
+        tasks = [task for task in (self._retry, self._watch) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -219,7 +219,7 @@ def from_file(raw: bytes, chain: Chain) -> SettledProof:
     """
     try:
         kind = msgspec.json.decode(raw, type=dict[str, Any]).get("kind")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidProof(f"the file is cut or damaged: {error}") from None
     if kind not in KINDS:
         raise ConfigError(f"it is no proof file of a known kind ({', '.join(KINDS)}): {kind!r}")

@@ -17,7 +17,8 @@ STATES: tuple[State, ...] = ("accepted", "ordered", "executed", "settled", "fina
 
 
 class Submission:
-    """One signed batch. Times are `time.perf_counter_ns`, 0 where the state is not reached yet.
+    """One signed batch. Times are `time.perf_counter_ns`, 0 where the state is not reached yet;
+    `sent_ns` is when it was last sent.
 
     `receipt` is the sequencer's promise (verified), `height` the ordered block, `result` what
     execution says. `error` is set when the batch was refused before it was accepted.
@@ -41,6 +42,7 @@ class Submission:
         "raw",
         "receipt",
         "result",
+        "sent_ns",
         "settled_ns",
         "signer",
         "submitted_ns",
@@ -55,6 +57,7 @@ class Submission:
         self.account = account
         self.actions = actions
         self.attempts = 0
+        self.sent_ns = 0
         self.height = 0
         self.receipt: Receipt | None = None
         self.result: BatchExecuted | None = None

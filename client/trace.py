@@ -135,7 +135,7 @@ class Tracer:
             raise ConfigError(f"the batch has {len(batch.actions)} actions, none at {place}")
         result = None if batch is None else await self._result(signer, batch.nonce_ms)
         names = [one.name for one in self._chain.genesis.sequencers]
-        self._steps.sort(key=lambda step: STATES.index(step.state))
+        self._steps.sort(key=lambda one: (STATES.index(one.state), one.time_ms, one.process))
         return Trace(
             batch_id=identity.hex(), place=place, signer=signer.hex(),
             account=0 if batch is None else batch.account,

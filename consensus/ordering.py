@@ -98,6 +98,12 @@ class Ordering(Core):
             return None
         return min(parent.header.time_ms, self._pace.entered_ms) + interval
 
+    @property
+    def leader(self) -> int | None:
+        """Who proposes in the current view, None while the block to build on is not here."""
+        parent = self._tree.get(self.high_qc.block_id)
+        return None if parent is None else self._leader_above(parent)
+
     def _leader_above(self, parent: Node) -> int:
         """Who proposes in the current view on top of the highest certified block."""
         if parent.view + 1 == self.view:

@@ -8,6 +8,16 @@ from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.ordering import OrderedChunk
 
+CHUNK_BYTES = 1024 * 1024
+"""More than one commit step is in a chunk only up to so many bytes: a prover settles whole chunks,
+and a chunk must fit a batch."""
+
+BLOCK_OVERHEAD_BYTES = 320
+"""More than a header and its framing take, encoded."""
+
+STEP_BLOCKS_MAX = 257
+"""Blocks that commit in one step: those that consensus leaves uncommitted, and one more."""
+
 
 class VerifiedLog:
     """Where a follower stands in the log: behind the block `block_id` of `height`."""
@@ -17,6 +27,9 @@ class VerifiedLog:
         self.block_id = block_id
         self._members = MemberSet(chain.log_id, [one.member() for one in chain.genesis.sequencers])
         self._cache = VerifiedCache()
+        step_bytes = chain.genesis.sequencer_pace.max_payload_bytes
+        step_bytes += STEP_BLOCKS_MAX * BLOCK_OVERHEAD_BYTES
+        self._chunk_bytes = max(CHUNK_BYTES, step_bytes)
 
     def add(self, chunk: OrderedChunk) -> None:
         """Check that a chunk continues the log and is committed, and move on to its end.
@@ -24,16 +37,21 @@ class VerifiedLog:
         Raises `Rejected`, and then stays where it stands.
         """
         height, block_id = self.height, self.block_id
+        if not chunk.blocks:
+            raise Rejected(Code.MALFORMED, "a chunk without blocks")
+        size_bytes = 0
         for block in chunk.blocks:
             header = block.header
+            size_bytes += len(block.payload) + BLOCK_OVERHEAD_BYTES
             if header.height != height + 1 or header.parent_id != block_id:
                 raise Rejected(Code.BAD_CERTIFICATE, f"block {header.height} does not follow")
             if payload_hash(block.payload) != header.payload_hash:
                 raise Rejected(Code.BAD_CERTIFICATE, f"payload of block {header.height} differs")
             height, block_id = header.height, header.block_id()
-        if chunk.blocks:
-            header = chunk.blocks[-1].header
-            verify_certificate(self._members, header, chunk.certificate, cache=self._cache)
+        if size_bytes > self._chunk_bytes:
+            raise Rejected(Code.FRAME_TOO_LARGE, f"a chunk of {size_bytes} bytes")
+        header = chunk.blocks[-1].header
+        verify_certificate(self._members, header, chunk.certificate, cache=self._cache)
         self.height, self.block_id = height, block_id
 
 

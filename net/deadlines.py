@@ -14,7 +14,16 @@ class Deadlines:
     Time while `paused` (we do not read) is not held against the peer.
     """
 
-    __slots__ = ("_begun_at", "_expire", "_frame_at", "_limits", "_loop", "_timer", "paused")
+    __slots__ = (
+        "_begun_at",
+        "_expire",
+        "_frame_at",
+        "_limits",
+        "_loop",
+        "_spoken",
+        "_timer",
+        "paused",
+    )
 
     def __init__(
         self,
@@ -28,6 +37,7 @@ class Deadlines:
         self._begun_at = 0.0  # when the incomplete frame began; 0 where there is none
         self._frame_at = loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._spoken = False  # whether a frame was ever complete
         self.paused = False
 
     def start(self) -> None:
@@ -45,12 +55,12 @@ class Deadlines:
         """Bytes came: whether they completed a frame, and whether they left one incomplete."""
         if completed:
             self._frame_at = self._loop.time()
+            self._spoken = True
         if not pending:
             self._begun_at = 0.0
         elif completed or not self._begun_at:
             self._begun_at = self._loop.time()
-            if self._timer is None:
-                self._arm()
+            self._arm_sooner()
 
     def restart(self) -> None:
         """Count from now."""
@@ -64,12 +74,24 @@ class Deadlines:
         if coming:
             self._timer = self._loop.call_at(min(coming), self._check)
 
+    def _arm_sooner(self) -> None:
+        """A frame has begun: its deadline may come before the one that is waited for."""
+        if self._timer is not None:
+            due = self._partial_due()
+            if not due or self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._arm()
+
     def _partial_due(self) -> float:
         timeout_ms = self._limits.partial_timeout_ms
         return self._begun_at + timeout_ms / 1000 if self._begun_at and timeout_ms else 0.0
 
     def _idle_due(self) -> float:
-        timeout_ms = self._limits.idle_timeout_ms
+        limits = self._limits
+        timeout_ms = limits.idle_timeout_ms
+        if not self._spoken and limits.silent_timeout_ms:
+            timeout_ms = min(timeout_ms or limits.silent_timeout_ms, limits.silent_timeout_ms)
         return self._frame_at + timeout_ms / 1000 if timeout_ms else 0.0
 
     def _check(self) -> None:
@@ -80,6 +102,6 @@ class Deadlines:
         if 0.0 < self._partial_due() <= now:
             self._expire("partial_frame_timeout")
         elif 0.0 < self._idle_due() <= now:
-            self._expire("idle_timeout")
+            self._expire("idle_timeout" if self._spoken else "silent")
         else:
             self._arm()

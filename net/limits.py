@@ -13,7 +13,8 @@ class SessionLimits:
 
     `write_hard_bytes` must exceed the largest frame that is sent. `partial_timeout_ms`: a begun
     frame must be complete within it. `idle_timeout_ms`: a session without a complete frame for that
-    long is closed; 0 means never. `close_timeout_ms`: how long a closing session may still flush.
+    long is closed; 0 means never. `silent_timeout_ms`: the same until its first complete frame.
+    `close_timeout_ms`: how long a closing session may still flush.
     """
 
     frame_bytes: int = CLIENT_FRAME_LIMIT
@@ -21,6 +22,7 @@ class SessionLimits:
     write_hard_bytes: int = 16 * 1024 * 1024
     partial_timeout_ms: int = 10_000
     idle_timeout_ms: int = 0
+    silent_timeout_ms: int = 0
     close_timeout_ms: int = 2_000
 
 

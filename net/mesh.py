@@ -14,14 +14,18 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from net.faults import LinkFaults
 from net.frames import NODE_FRAME_LIMIT
 from net.injection import injection
 from net.link import Backoff, Link, QueueLimits
 from net.server import FrameServer
 from net.session import NODE_LIMITS, Session, SessionLimits
-from net.tls import let_follow, peer_public_key
+from net.tls import let_follow, peer_public_key, require_peer_version
 from protocol.errors import Code, Rejected
+
+_log = structlog.get_logger()
 
 TURN_S = 0.005
 """A peer's frames are handled for so long at a stretch."""
@@ -103,6 +107,7 @@ class _Outgoing:
                 f"{self._peer.host}:{self._peer.port} answers with another key than "
                 f"{self._peer.public_key.hex()[:16]}",
             )
+        self._mesh.require_version(self._peer.public_key, session)
 
     def on_frames(self, session: Session, frames: list[bytes]) -> None:
         raise Rejected(Code.MALFORMED, "a peer sends on the connection that it dialled")
@@ -153,6 +158,7 @@ class PeerMesh:
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._running = False
+        self._other_version: set[bytes] = set()
         let_follow(server_context, lambda: self._server_context)
         self._server = FrameServer(
             listen_host,
@@ -300,6 +306,18 @@ class PeerMesh:
                     self.failure.set_exception(error)
                 return
 
+    def require_version(self, public_key: bytes, session: Session) -> None:
+        """Raise `Rejected` where a peer speaks another version; said once, until it speaks ours."""
+        try:
+            require_peer_version(session.transport)
+        except Rejected as fault:
+            self.rejected[fault.code.label] += 1
+            if public_key not in self._other_version:
+                self._other_version.add(public_key)
+                _log.warning("peer refused", key=public_key.hex()[:16], why=fault.text)
+            raise
+        self._other_version.discard(public_key)
+
     # --- incoming sessions
 
     def on_open(self, session: Session) -> None:
@@ -313,6 +331,11 @@ class PeerMesh:
         if inbox is None:
             self.rejected["unknown_member"] += 1
             session.abort("unknown_member")
+            return
+        try:
+            self.require_version(inbox.public_key, session)
+        except Rejected as fault:
+            session.abort(fault.code.label)
             return
         if inbox.session is not None:
             # A peer that came back is served at once; its old connection may be half open.

@@ -71,6 +71,7 @@ COMMON: Table = {
     "uptime_s": gauge("uptime_seconds", "Seconds since the process began to serve."),
     "sessions": gauge("sessions", "Sessions on the public port."),
     "rejected": NO_METRIC,  # `rejected_requests_total` has it by code
+    "throttled": counter("throttled_reads_total", "Times a client was left unread for its pace."),
 }
 
 PROVER: Table = {

@@ -347,6 +347,6 @@ class Connection:
 def _fault_of(frame: bytes) -> RemoteFault:
     try:
         fields: Any = _decode_error(frame)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
         return RemoteFault(Code.MALFORMED, "the server sent a malformed error frame")
     return RemoteFault(fields[2], fields[3])

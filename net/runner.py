@@ -20,7 +20,9 @@ from protocol.errors import ConfigError, SafetyViolation, TrilemmaError
 from protocol.genesis import Chain
 from protocol.keys import Key
 from store.config import ProcessConfig, Role, load_chain, load_config, load_process_key
-from store.files import ensure_directory, lock_directory, write_atomic
+from store.files import ensure_directory, lock_directory
+from store.migrations import ensure_format
+from store.ownership import claim_directory
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -28,9 +30,6 @@ EXIT_USAGE = 2
 EXIT_SAFETY = 5
 
 DESCRIPTORS = 65_536
-
-OWNER_NAME = "OWNER"
-"""File in a data directory that says whose it is: role, key of a member, chain."""
 
 Serve = Callable[[ProcessConfig, Chain, Key, asyncio.Event], Coroutine[Any, Any, None]]
 
@@ -53,7 +52,8 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
         _raise_descriptor_limit()
         ensure_directory(config.data)
         with lock_directory(config.data):
-            _claim_directory(config, chain, key)
+            new = claim_directory(config, chain, key)
+            ensure_format(config.data, _report, new=new)
             uvloop.run(_supervised(config, chain, key, serve))
     except ConfigError as error:
         print(f"trilemma {config_path.stem}: {error}", file=sys.stderr)
@@ -78,23 +78,8 @@ def _raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _claim_directory(config: ProcessConfig, chain: Chain, key: Key) -> None:
-    """Write down whose directory this is; raises `ConfigError` where it is somebody else's."""
-    member = "" if config.role == "execution" else key.public.hex()
-    owner = f"{config.role} {member or '-'} {chain.chain_id.hex()}\n"
-    path = config.data / OWNER_NAME
-    try:
-        found = path.read_text(encoding="ascii", errors="replace")
-    except FileNotFoundError:
-        write_atomic(path, owner.encode("ascii"))
-        return
-    if found != owner:
-        chain_differs = found.split()[-1:] != owner.split()[-1:]
-        raise ConfigError(
-            f"the data directory {config.data} belongs to "
-            f"{'another chain' if chain_differs else 'another process of this chain'}; "
-            "give this process one of its own"
-        )
+def _report(line: str) -> None:
+    structlog.get_logger().warning("the data directory changes", what=line)
 
 
 async def _supervised(config: ProcessConfig, chain: Chain, key: Key, serve: Serve) -> None:

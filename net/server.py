@@ -8,6 +8,7 @@ import ssl as tls
 from collections import Counter
 from collections.abc import Callable
 
+from net.pacing import Pacing, address_group
 from net.session import CLIENT_LIMITS, Session, SessionLimits, SessionOwner
 from protocol.errors import ConfigError, Rejected
 
@@ -18,8 +19,9 @@ HANDSHAKE_TIMEOUT_S = 5.0
 class FrameServer:
     """Accepts connections; `make_owner()` gives the owner of each (it may be one for all).
 
-    Over `max_sessions`, or `max_sessions_of_host` from one address, a connection gets
-    `refusal_frame()` (where given) and is closed. A peer whose input is refused gets
+    Over `max_sessions`, or `max_sessions_of_host` from one address (``too_many_sessions``), and
+    faster than `pacing` allows (``too_many_connections``), a connection gets
+    `refusal_frame(reason)` (where given) and is closed. A peer whose input is refused gets
     `reject_frame(fault)`. Port 0 lets the system choose. `max_sessions` may be changed; sessions
     that stand are not closed by it.
     """
@@ -33,7 +35,8 @@ class FrameServer:
         limits: SessionLimits = CLIENT_LIMITS,
         max_sessions: int = 1024,
         max_sessions_of_host: int | None = None,
-        refusal_frame: Callable[[], bytes] | None = None,
+        pacing: Pacing | None = None,
+        refusal_frame: Callable[[str], bytes] | None = None,
         reject_frame: Callable[[Rejected], bytes] | None = None,
         ssl: tls.SSLContext | None = None,
     ) -> None:
@@ -45,6 +48,7 @@ class FrameServer:
         self.max_sessions = max_sessions
         self._max_of_host = max_sessions_of_host
         self._of_host: Counter[str] = Counter()
+        self._pacing = pacing
         self._refusal_frame = refusal_frame
         self._reject_frame = reject_frame
         self._ssl = ssl
@@ -105,26 +109,34 @@ class FrameServer:
 
     def admit(self, session: Session) -> bool:
         """Register a new session, or turn it away when the server is full or stopping."""
-        host = session.host
-        if (
-            self._server is not None
-            and len(self._sessions) < self.max_sessions
-            and (self._max_of_host is None or self._of_host[host] < self._max_of_host)
-        ):
+        host = address_group(session.host)
+        reason = self._refusal(session.host, host)
+        if not reason:
             self._sessions[session] = host
             self._of_host[host] += 1
             self._empty.clear()
             return True
         self.refused_sessions += 1
+        last = b"" if self._refusal_frame is None else self._refusal_frame(reason)
         if self._server is None or len(self._refused) >= self.max_sessions:
-            session.abort("too_many_sessions")
+            session.abort(reason)
             return False
         self._refused[session] = None
-        if self._refusal_frame is None:
-            session.close("too_many_sessions")
+        if last:
+            session.close_with(last, reason)
         else:
-            session.close_with(self._refusal_frame(), "too_many_sessions")
+            session.close(reason)
         return False
+
+    def _refusal(self, address: str, host: str) -> str:
+        """Why a new session is turned away; empty where it is not."""
+        if self._pacing is not None and not self._pacing.connects(address):
+            return "too_many_connections"
+        if self._server is None or len(self._sessions) >= self.max_sessions:
+            return "too_many_sessions"
+        if self._max_of_host is not None and self._of_host.get(host, 0) >= self._max_of_host:
+            return "too_many_sessions"
+        return ""
 
     def forget(self, session: Session) -> None:
         """Drop a session whose connection is gone."""

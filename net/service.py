@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from net.clock import now_ms
 from net.injection import injection
 from net.metrics import Metrics
 from net.observe import Observer, observed
+from net.pacing import Pacing, SessionPace
 from net.server import FrameServer
 from net.session import CLIENT_LIMITS, Session
 from protocol.codec import Wire, encode
@@ -41,18 +43,18 @@ from protocol.messages import (
     decode_request,
     session_digest,
 )
+from store.client_limits import ClientLimits
 from store.config import ProcessConfig, parse_address
 
 Handler = Callable[["ClientSession", Any], Wire | Awaitable[Wire | None] | None]
 StatusValues = dict[str, int | str]
 
-MAX_SESSIONS = 512
-MAX_SESSIONS_OF_HOST = 384
-"""Sessions of one address, so that no machine alone shuts out the chain's other processes."""
-
 MAX_SIGNERS = 256
 MAX_PENDING = 1024
 MAX_BAD_FRAMES = 100
+STALLED = frozenset(("partial_frame_timeout", "idle_timeout", "silent"))
+"""Ends of sessions that the client is to blame for though it sent nothing wrong."""
+
 TURN_S = 0.005
 """A session's requests are handled for so long at a stretch; then the others have their turn."""
 
@@ -64,8 +66,11 @@ _log = structlog.get_logger()
 class ClientSession:
     """One connection to the public port: its proven signers and what is under way for it."""
 
-    def __init__(self, link: Session, challenge: bytes) -> None:
+    def __init__(self, link: Session, challenge: bytes, pace: SessionPace) -> None:
         self.link = link
+        self.pace = pace
+        self.unread_until_s = 0.0
+        self.read_later: asyncio.TimerHandle | None = None
         self.challenge = challenge
         self.signers: set[bytes] = set()
         self.pending = 0
@@ -103,6 +108,9 @@ class PublicService:
         self._sessions: dict[Session, ClientSession] = {}
         self._server: FrameServer | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self.limits = ClientLimits()
+        self._pacing = Pacing(self.limits)
+        self.throttled = 0
         self._started = time.time()
         self.rejected: Counter[str] = Counter()
         self.metrics = Metrics(role, self._values, self.rejected)
@@ -121,13 +129,15 @@ class PublicService:
     async def start(self, host: str, port: int) -> None:
         """Listen; raises `ConfigError` when the port is in use."""
         self.fatal = asyncio.get_running_loop().create_future()
+        self._pacing = Pacing(self.limits)
         self._server = FrameServer(
             host,
             port,
             lambda: self,
-            limits=CLIENT_LIMITS,
-            max_sessions=MAX_SESSIONS,
-            max_sessions_of_host=MAX_SESSIONS_OF_HOST,
+            limits=replace(CLIENT_LIMITS, silent_timeout_ms=self.limits.silent_ms),
+            max_sessions=self.limits.sessions,
+            max_sessions_of_host=self.limits.sessions_of_host,
+            pacing=self._pacing,
             refusal_frame=self._refusal,
             reject_frame=lambda fault: encode(ErrorFrame(0, fault.code, fault.text)),
         )
@@ -136,6 +146,7 @@ class PublicService:
     async def open(self, config: ProcessConfig) -> int:
         """Listen where the configuration says, for clients and for whoever observes; the public
         port. Raises `ConfigError` as `start` does."""
+        self.limits = config.clients
         host, port = parse_address(config.public)
         await self.start(host, port)
         if config.observe:
@@ -157,13 +168,17 @@ class PublicService:
 
     # --- sessions
 
-    def _refusal(self) -> bytes:
-        text = f"{self._name} serves {MAX_SESSIONS} sessions already; try again later"
-        return encode(ErrorFrame(0, Code.BUSY, text))
+    def _refusal(self, reason: str) -> bytes:
+        code, text = Code.BUSY, "serves as many sessions as it may, or of your address; try later"
+        if reason == "too_many_connections":
+            code, text = Code.RATE_LIMITED, "gets too many connections of your address; wait"
+        self.rejected[code.label] += 1
+        return encode(ErrorFrame(0, code, f"{self._name} {text}"))
 
     def on_open(self, link: Session) -> None:
         """A connection was accepted."""
-        session = self._sessions[link] = ClientSession(link, os.urandom(32))
+        pace = self._pacing.session(link.host)
+        session = self._sessions[link] = ClientSession(link, os.urandom(32), pace)
         link.on_writable = lambda _: self._take_turn(session)
 
     def on_close(self, link: Session, error: Exception | None) -> None:
@@ -172,9 +187,11 @@ class PublicService:
         if session is None:
             return
         session.closed = True
+        if session.read_later is not None:
+            session.read_later.cancel()
         self.metrics.traffic.ended("public", link)
-        if link.rejects:
-            self.rejected[link.close_reason] += link.rejects
+        if link.rejects or link.close_reason in STALLED:
+            self.rejected[link.close_reason] += link.rejects or 1
         for callback in session.on_close:
             callback()
 
@@ -182,6 +199,11 @@ class PublicService:
         """Frames arrived: decode, dispatch, answer."""
         session = self._sessions[link]
         session.backlog.extend(frames)
+        now_s = self._pacing.now_s()
+        debt_s = session.pace.charge(len(frames), link.bytes_in, now_s)
+        if debt_s > 0.0:
+            session.unread_until_s = now_s + debt_s
+            self.throttled += 1
         if not session.turn_due:
             self._take_turn(session)
 
@@ -197,12 +219,28 @@ class PublicService:
         if not link.open:
             session.backlog.clear()
         elif not session.backlog:
-            link.resume_input()
+            self._read_on(session)
         else:
             link.pause_input()
             session.turn_due = True
             if link.writable:  # otherwise `on_writable` comes
                 asyncio.get_running_loop().call_soon(self._take_turn, session)
+
+    def _read_on(self, session: ClientSession) -> None:
+        """Read further requests: now, or once the session has been waited for."""
+        until_s = session.unread_until_s
+        if session.read_later is not None:
+            session.read_later.cancel()
+            session.read_later = None
+        wait_s = until_s and until_s - self._pacing.now_s()
+        if wait_s <= 0.0:
+            session.unread_until_s = 0.0
+            session.link.resume_input()
+            return
+        session.link.pause_input()
+        session.turn_due = True
+        loop = asyncio.get_running_loop()
+        session.read_later = loop.call_later(wait_s, self._take_turn, session)
 
     def _handle(self, session: ClientSession, frame: bytes) -> None:
         try:
@@ -323,6 +361,7 @@ class PublicService:
             "uptime_s": int(time.time() - self._started),
             "sessions": len(self._sessions),
             "rejected": sum(self.rejected.values()),
+            "throttled": self.throttled,
         }
         values.update(self._status())
         return values

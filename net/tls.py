@@ -30,6 +30,11 @@ from cryptography.x509.oid import NameOID
 from protocol.errors import Code, ConfigError, Rejected
 from protocol.keys import Key
 
+PEER_VERSION = 1
+"""Version of what members of a chain say to each other; both sides of a connection offer theirs in
+the TLS handshake (ALPN, RFC 7301), so a change of these messages needs a new number."""
+
+_PEER_PROTOCOL = f"trilemma-peer/{PEER_VERSION}"
 _NOT_BEFORE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _NOT_AFTER = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
 
@@ -137,11 +142,23 @@ def peer_public_key(transport: Any) -> bytes:
     return certificate_public_key(certificate_der)
 
 
+def require_peer_version(transport: Any) -> None:
+    """Raise `Rejected` (wrong_version) unless the other side speaks our version to members."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None or tls.selected_alpn_protocol() != _PEER_PROTOCOL:
+        raise Rejected(
+            Code.WRONG_VERSION,
+            f"the peer does not speak version {PEER_VERSION} of the peer protocol; "
+            "run the same release on both sides",
+        )
+
+
 def _finish(
     context: ssl.SSLContext, key: Key, certificate_der: bytes, peers: Iterable[bytes]
 ) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols([_PEER_PROTOCOL])
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         _load_identity(context, key, certificate.public_bytes(Encoding.PEM))

@@ -30,6 +30,7 @@ from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.messages_states import StatePartRequest
 from store.config import ProcessConfig
+from store.ownership import may_sign
 
 __all__ = ["ValidatorProcess", "genesis_state_root", "main"]
 
@@ -53,7 +54,8 @@ class ValidatorProcess:
         self._config, self._chain, self._key = config, chain, key
         self._store = ValidatorStore(config.data, chain)
         self._states = KeptStates(config.data / STATE_NAME)
-        self._machines = build_machines(config, chain, key, self._store)
+        self._signer = key if may_sign(config) else None
+        self._machines = build_machines(config, chain, self._signer, self._store)
         self._ahead = AheadVerifier(chain)
         self._ahead.serve(self._machines.ledger)
         self._wake = asyncio.Event()
@@ -85,6 +87,8 @@ class ValidatorProcess:
             port = await self._service.open(self._config)
             rounds = asyncio.ensure_future(self._run_rounds())
             _log.info("validator ready", height=self._machines.ledger.height, port=port)
+            if self._signer is None:
+                _log.warning("restored from a backup: it follows and serves, and signs nothing")
             fatal = self._service.fatal
             others = [] if fatal is None else [fatal]
             await until_stopped(stop, rounds, self._peers.mesh.failure, *others)
@@ -153,7 +157,7 @@ class ValidatorProcess:
     async def _start_anew(self, snapshot: SyncedSnapshot) -> None:
         """Put a snapshot in the place of what we have, and go on from there."""
         await asyncio.to_thread(self._store.install_snapshot, snapshot)
-        self._machines = build_machines(self._config, self._chain, self._key, self._store)
+        self._machines = build_machines(self._config, self._chain, self._signer, self._store)
         self._ahead.serve(self._machines.ledger)
         self._note_durable()
         self._note_kept()

@@ -37,7 +37,9 @@ class ValidatorHealth:
         """Why the validator does not take part or keep up; empty where it does. `connected`: keys
         of the peers that can be sent to."""
         members, replica, key = validator.members, validator.replica, validator.key
-        if key is None or not validator.is_member:
+        if key is None:
+            return "not validating: it was restored from a backup, and needs a new key"
+        if not validator.is_member:
             return f"not validating: its key is not among the members of epoch {members.epoch}"
         newest = replica.committed_block.header
         trouble = self._part.trouble(

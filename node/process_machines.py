@@ -34,9 +34,9 @@ def genesis_state_root(chain: Chain) -> bytes:
 
 
 def build_machines(
-    process: ProcessConfig, chain: Chain, key: Key, store: ValidatorStore
+    process: ProcessConfig, chain: Chain, key: Key | None, store: ValidatorStore
 ) -> Machines:
-    """Machines that go on where the store ends.
+    """Machines that go on where the store ends; without a key they sign nothing.
 
     Raises `ConfigError` for the store of another chain, `SafetyViolation` for a damaged one.
     """

@@ -57,13 +57,20 @@ def lane_of(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> 
     return Lane.REDUCING
 
 
+OWN = -1
+"""Origin of batches that were submitted here."""
+
+
 class Waiting(NamedTuple):
-    """A batch that waits. `work_us`: what it costs execution."""
+    """A batch that waits. `work_us`: what it costs execution; `origin`: which sequencer passed it
+    on; `signer`: the key that is said to have signed it."""
 
     raw: bytes
     account: int
     actions: int
     work_us: int
+    origin: int = OWN
+    signer: bytes = b""
 
 
 class Room:
@@ -108,10 +115,14 @@ class Lanes:
     def __init__(self) -> None:
         self.size_bytes = 0
         self._queues: list[OrderedDict[bytes, Waiting]] = [OrderedDict() for _ in Lane]
-        self._sizes = [0 for _ in Lane]
+        # Batches and bytes that wait in a lane, by the sequencer they came from.
+        self._held: Counter[tuple[Lane, int]] = Counter()
+        self._sizes: Counter[tuple[Lane, int]] = Counter()
         self._places: dict[bytes, Lane] = {}
         # Batches of each account that wait with the others.
         self._ordinary: Counter[int] = Counter()
+        # Batches of each signer that were submitted here.
+        self._signers: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._places)
@@ -124,6 +135,10 @@ class Lanes:
         lane = self._places.get(identity)
         return None if lane is None else self._queues[lane][identity]
 
+    def of_signer(self, signer: bytes) -> int:
+        """How many batches of a signer wait that were submitted here."""
+        return self._signers.get(signer, 0)
+
     def queue(self, lane: Lane) -> Iterator[tuple[bytes, Waiting]]:
         """The batches of a lane, oldest first."""
         return iter(self._queues[lane].items())
@@ -131,19 +146,24 @@ class Lanes:
     def add(
         self, identity: bytes, lane: Lane, waiting: Waiting, batches_max: int, bytes_max: int
     ) -> None:
-        """Let a batch wait in a pool of this size; raises `Rejected(busy)` where its lane is
-        full."""
+        """Let a batch wait; raises `Rejected(busy)` where its lane is full.
+
+        `batches_max` and `bytes_max` bound what waits of the batch's origin, in all lanes.
+        """
         if lane == Lane.REDUCING and self._ordinary[waiting.account]:
             lane = Lane.OTHER
-        queue, size = self._queues[lane], len(waiting.raw)
+        size, place = len(waiting.raw), (lane, waiting.origin)
         share = SHARES_PPM[lane]
         most, most_bytes = -(-batches_max * share // PPM), -(-bytes_max * share // PPM)
-        if len(queue) >= most or self._sizes[lane] + size > most_bytes:
+        if self._held[place] >= most or self._sizes[place] + size > most_bytes:
             raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
-        queue[identity] = waiting
+        self._queues[lane][identity] = waiting
         self._places[identity] = lane
-        self._sizes[lane] += size
+        self._held[place] += 1
+        self._sizes[place] += size
         self.size_bytes += size
+        if waiting.origin == OWN:
+            self._signers[waiting.signer] += 1
         if lane == Lane.OTHER:
             self._ordinary[waiting.account] += 1
 
@@ -153,8 +173,13 @@ class Lanes:
         if lane is None:
             return None
         waiting = self._queues[lane].pop(identity)
-        self._sizes[lane] -= len(waiting.raw)
+        self._held[lane, waiting.origin] -= 1
+        self._sizes[lane, waiting.origin] -= len(waiting.raw)
         self.size_bytes -= len(waiting.raw)
+        if waiting.origin == OWN:
+            self._signers[waiting.signer] -= 1
+            if not self._signers[waiting.signer]:
+                del self._signers[waiting.signer]
         if lane == Lane.OTHER:
             self._ordinary[waiting.account] -= 1
             if not self._ordinary[waiting.account]:

@@ -9,17 +9,15 @@ signature.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-
-import msgspec
+from collections.abc import Collection, Iterable
 
 from consensus import (
     BlockSource,
+    Broadcast,
     Committed,
-    Effect,
     Event,
     MemberSet,
-    RecoveredState,
+    Received,
     Replica,
     ReplicaConfig,
     Start,
@@ -35,16 +33,30 @@ from protocol.actions import (
     batch_id,
     open_batch,
 )
-from protocol.chain import EMPTY_HASH, Block, genesis_header
+from protocol.chain import EMPTY_HASH, Block, Certified, Proposal, genesis_header
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key, require_signature
 from protocol.merkle import list_proofs, list_root
-from protocol.ordering import Receipt, decode_payload, receipt_digest
+from protocol.ordering import Receipt, receipt_digest
+from sequencer.effects import (
+    Accept,
+    Order,
+    Pass,
+    PersistBatches,
+    RecoveredSequencer,
+    SequencerEffect,
+    Ticket,
+)
+from sequencer.holding import FromPeer, HeldProposals
+from sequencer.passing import OTHERS_REPEAT_MS, PeerRate, RepeatedBatches, messages
+from sequencer.peer import PassedBatches, PeerMessage
 from sequencer.pool import BatchPool
 
-Ticket = tuple[int, int]
-"""Who asked: session number and request id, chosen by the shell."""
+__all__ = [
+    "Accept", "Order", "Pass", "PersistBatches", "RecoveredSequencer", "Sequencer",
+    "SequencerEffect", "Ticket",
+]  # fmt: skip
 
 SIGNATURES_CHECKED_BELOW = 64
 """With fewer batches waiting than this, a false signature is refused at once, as a service to the
@@ -54,43 +66,12 @@ SESSION_OPEN_MAX = 8_192
 """Submissions of one session that may wait for their order, so that none fills the pool alone."""
 
 
-class PersistBatches(msgspec.Struct, frozen=True):
-    """Store accepted batches until `Forget`; `height` is the newest committed one."""
+SIGNER_BATCHES_MAX = 4_096
+"""Batches of one signer that may wait, over all of its sessions here."""
 
-    height: int
-    batches: list[bytes]
-
-
-class Accept(msgspec.Struct, frozen=True):
-    """Answer a submission with its receipt."""
-
-    ticket: Ticket
-    receipt: Receipt
-
-
-class Order(msgspec.Struct, frozen=True):
-    """Tell a submitter that its batch is committed at `height`."""
-
-    ticket: Ticket
-    height: int
-    time_ms: int
-
-
-SequencerEffect = PersistBatches | Accept | Order | Effect
-
-
-class RecoveredSequencer(msgspec.Struct, frozen=True):
-    """What the shell reads back: consensus state, accepted batches, and recently committed ones.
-
-    `accepted` are stored batches in their order, committed ones among them; `recent` are committed
-    blocks, oldest first, reaching back at least to the oldest batch in `accepted`.
-    """
-
-    consensus: RecoveredState
-    accepted: list[bytes]
-    recent: list[Block]
-    inbox_height: int
-    inbox_cursor: int
+NEWS_MS = 2_000
+"""Sequencers tell each other so often what is certified: in a log that stands still, one that was
+cut off would not notice what it missed."""
 
 
 class Sequencer:
@@ -103,7 +84,10 @@ class Sequencer:
         key: Key,
         recovered: RecoveredSequencer,
         stored: BlockSource,
+        *,
+        signs: bool = True,
     ) -> None:
+        """Without `signs` it follows the others, and takes no submissions."""
         genesis, pace = chain.genesis, chain.genesis.sequencer_pace
         tip = recovered.consensus.tip
         height = tip.header.height if tip is not None else 0
@@ -112,9 +96,12 @@ class Sequencer:
             recovered.inbox_height, recovered.inbox_cursor,
             genesis.time_ms if tip is None else tip.header.time_ms, genesis.capacity,
             {bytes.fromhex(one) for one in [*genesis.oracles, *genesis.guardians]},
+            len(genesis.sequencers) - 1,
         )  # fmt: skip
+        self.members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
+        self.counters: Counter[str] = Counter()
+        self._own, self._others = RepeatedBatches(), RepeatedBatches()
         self._restore_pool(recovered)
-        members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
         self.replica = Replica(
             ReplicaConfig(
                 block_interval_ms=pace.block_interval_ms,
@@ -124,8 +111,8 @@ class Sequencer:
                 timeout_max_ms=pace.timeout_max_ms,
                 max_payload_bytes=pace.max_payload_bytes,
             ),
-            members,
-            key,
+            self.members,
+            key if signs else None,
             self.pool,
             genesis_header(chain.log_id, genesis.time_ms, EMPTY_HASH),
             recovered.consensus,
@@ -135,33 +122,61 @@ class Sequencer:
         self._shard = genesis.shard
         self._index = index
         self._key = key
+        self.signs = signs
+        self.signer_batches_max = SIGNER_BATCHES_MAX
         self._fresh: list[bytes] = []
         self._asked: list[tuple[Ticket, bytes]] = []
         self._waiters: dict[bytes, list[Ticket]] = {}
         self._open: Counter[int] = Counter()
+        self._rate = PeerRate()
+        self._passed: list[bytes] = []
+        self._held = HeldProposals(self.pool, pace.max_payload_bytes, pace.timeout_ms // 2)
+        self._news_ms: int | None = None
+
+    @property
+    def _shared(self) -> bool:
+        """Whether there are other sequencers."""
+        return len(self.members) > 1
 
     def _restore_pool(self, recovered: RecoveredSequencer) -> None:
         for block in recovered.recent:
             if block.payload:
-                for raw in decode_payload(block.payload).batches:
-                    self.pool.remember(batch_id(raw), block.header.height)
+                for identity in self.pool.contents(block.payload).identities:
+                    self.pool.remember(identity, block.header.height)
         for raw in recovered.accepted:
             identity = batch_id(raw)
             if self.pool.committed_at(identity) is None and identity not in self.pool:
                 self.pool.add(identity, raw, *open_batch(raw), bounded=False)
+                if self._shared:
+                    self._own.add(identity, 0, 0)
 
     # --- inputs
 
     def start(self, now_ms: int) -> list[SequencerEffect]:
         """Take up the recovered state."""
+        self._news_ms = now_ms + NEWS_MS if self._shared else None
         return self.step(Start(), now_ms)
 
-    @staticmethod
+    @property
+    def held_proposals(self) -> int:
+        """Proposals that had to wait for news of the base layer, so far."""
+        return self._held.count
+
+    def next_deadline_ms(self) -> int | None:
+        """When the shell must call `tick`; None when only an event can change anything."""
+        due = (
+            self.replica.next_deadline_ms(), self._own.deadline_ms(), self._news_ms,
+            self._others.deadline_ms(), self._held.deadline_ms(),
+        )  # fmt: skip
+        return min((moment for moment in due if moment is not None), default=None)
+
     def check(
-        raw: bytes, signers: Collection[bytes], now_ms: int
+        self, raw: bytes, signers: Collection[bytes], now_ms: int
     ) -> tuple[SignedBatch, ActionBatch]:
         """Decode a batch of a session that has proven `signers`; raises `Rejected` where its shape,
         signer or nonce is not in order."""
+        if not self.signs:
+            raise Rejected(Code.NOT_READY, "this sequencer signs nothing; ask another one")
         signed, batch = open_batch(raw)
         if signed.signer not in signers:
             raise Rejected(
@@ -186,12 +201,25 @@ class Sequencer:
             )
         identity = batch_id(raw)
         if not self.knows(identity):
+            if self.pool.of_signer(signed.signer) >= self.signer_batches_max:
+                raise Rejected(
+                    Code.RATE_LIMITED,
+                    f"{self.signer_batches_max} batches of this signer wait; await their order",
+                )
             if len(self.pool) < SIGNATURES_CHECKED_BELOW:
                 self.require_signature(signed)
             self.pool.add(identity, raw, signed, batch)
-            self._fresh.append(raw)
+            self._promise(identity, raw, now_ms)
+        elif self._shared and identity in self.pool and identity not in self._own:
+            self._promise(identity, raw, now_ms)  # another sequencer had passed it on
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1
+
+    def _promise(self, identity: bytes, raw: bytes, now_ms: int) -> None:
+        self._fresh.append(raw)
+        if self._shared:
+            self._own.add(identity, now_ms)
+            self._others.forget(identity)
 
     def require_signature(self, signed: SignedBatch) -> None:
         """Raise `Rejected` (bad_signature) unless the signer signed the batch."""
@@ -202,10 +230,14 @@ class Sequencer:
         """Whether a batch is in the pool, or is remembered as committed."""
         return identity in self.pool or self.pool.committed_at(identity) is not None
 
-    def note_ledger(self, height: int, inbox_count: int, now_ms: int) -> list[SequencerEffect]:
-        """The base layer is certified up to `height`, its inbox holding `inbox_count` entries."""
-        self.pool.note_ledger(height, inbox_count)
-        return self.step(Work(), now_ms) if self.pool.has_work() else []
+    def note_ledger(
+        self, height: int, inbox_count: int, now_ms: int, grown_at: int | None = None
+    ) -> list[SequencerEffect]:
+        """The base layer is certified up to `height`, where its inbox holds `inbox_count` entries,
+        the last one since `grown_at` (None: `height`)."""
+        self.pool.note_ledger(height, inbox_count, grown_at)
+        effects = self._hand_over(self._held.heard(), now_ms)
+        return effects + (self.step(Work(), now_ms) if self.pool.has_work() else [])
 
     def flush(self, now_ms: int) -> list[SequencerEffect]:
         """Make what was submitted since the last flush durable, answer it, and go on ordering."""
@@ -214,6 +246,8 @@ class Sequencer:
         effects: list[SequencerEffect] = []
         if self._fresh:
             effects.append(PersistBatches(self.replica.committed_height, self._fresh))
+            if self._shared:
+                effects += [Pass(message) for message in messages(self._fresh)]
             self._fresh = []
         asked, self._asked = self._asked, []
         receipts = self._receipts([identity for _, identity in asked], now_ms)
@@ -231,6 +265,57 @@ class Sequencer:
         others = [effect for effect in ordering if not isinstance(effect, Order)]
         return effects + others + answers + notices
 
+    def receive(
+        self, received: Iterable[tuple[int, PeerMessage]], now_ms: int
+    ) -> list[SequencerEffect]:
+        """Take messages of other sequencers, each with the member's index, in their order."""
+        effects: list[SequencerEffect] = []
+        for peer, message in received:
+            if isinstance(message, PassedBatches):
+                self._take_passed(peer, message, now_ms)
+            elif isinstance(message, Proposal):
+                effects += self._hand_over(self._held.offer(peer, message, now_ms), now_ms)
+            else:
+                effects += self.step(Received(peer, message), now_ms)
+        if self._passed:
+            height, self._passed, passed = self.replica.committed_height, [], self._passed
+            effects.append(PersistBatches(height, passed, promised=False))
+            effects += self.step(Work(), now_ms)
+        return effects
+
+    def _take_passed(self, peer: int, message: PassedBatches, now_ms: int) -> None:
+        """Let batches wait that another sequencer has accepted.
+
+        It may have promised them, so that only what no honest one admits is refused for good; who
+        fills its share has to wait, and says it again. Signature and nonce execution looks at.
+        """
+        try:
+            self._rate.take(peer, sum(map(len, message.batches)), now_ms)
+        except Rejected as error:
+            self._refuse_passed(error)
+            return
+        for raw in message.batches:
+            identity = batch_id(raw)
+            if self.knows(identity):
+                continue
+            try:
+                self.pool.add(identity, raw, *open_batch(raw), origin=peer)
+            except Rejected as error:
+                self._refuse_passed(error)
+            else:
+                self._passed.append(raw)
+                self._others.add(identity, now_ms, OTHERS_REPEAT_MS)
+
+    def _refuse_passed(self, error: Rejected) -> None:
+        self.counters[f"passed_refused_{error.code.label}"] += 1
+
+    def _hand_over(self, proposals: Iterable[FromPeer], now_ms: int) -> list[SequencerEffect]:
+        """Give consensus proposals whose time has come."""
+        effects: list[SequencerEffect] = []
+        for peer, proposal in proposals:
+            effects += self.step(Received(peer, proposal), now_ms)
+        return effects
+
     def step(self, event: Event, now_ms: int) -> list[SequencerEffect]:
         """A consensus event; committed blocks also yield the notices of their submitters."""
         effects: list[SequencerEffect] = []
@@ -243,7 +328,16 @@ class Sequencer:
 
     def tick(self, now_ms: int) -> list[SequencerEffect]:
         """Time has passed."""
-        return self.step(Tick(), now_ms)
+        effects = self._hand_over(self._held.due(now_ms), now_ms)
+        for repeats in (self._own, self._others):
+            again = repeats.due(self.pool.raw, now_ms)
+            if again is not None:
+                self.counters["batches_passed_again"] += len(again.batches)
+                effects.append(Pass(again))
+        if self._news_ms is not None and now_ms >= self._news_ms:
+            self._news_ms = now_ms + NEWS_MS
+            effects.append(Broadcast(Certified(self.replica.high_qc, None)))
+        return effects + self.step(Tick(), now_ms)
 
     def forget(self, session: int) -> None:
         """A session is gone: nobody waits for its notices any more."""
@@ -269,14 +363,16 @@ class Sequencer:
         ]
 
     def _notices(self, block: Block) -> list[SequencerEffect]:
-        if not block.payload or not self._waiters:
+        if not block.payload or not (self._waiters or self._own or self._others):
             return []
         height, time_ms = block.header.height, block.header.time_ms
-        return [
-            self._notice(ticket, height, time_ms)
-            for raw in decode_payload(block.payload).batches
-            for ticket in self._waiters.pop(batch_id(raw), ())
-        ]
+        notices: list[SequencerEffect] = []
+        for identity in self.pool.contents(block.payload).identities:
+            self._own.forget(identity)
+            self._others.forget(identity)
+            waiting = self._waiters.pop(identity, ())
+            notices += [self._notice(ticket, height, time_ms) for ticket in waiting]
+        return notices
 
     def _notice(self, ticket: Ticket, height: int, time_ms: int) -> Order:
         if self._open[ticket[0]] > 0:

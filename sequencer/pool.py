@@ -6,24 +6,32 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 
 from consensus.members import MemberSet
-from protocol.actions import ActionBatch, SignedBatch, batch_id, open_batch
+from protocol.actions import ActionBatch, SignedBatch, open_batch
 from protocol.chain import EMPTY_HASH, Block, CommitCertificate
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import NO_BOUND_US, PPM, Capacity
 from protocol.inbox import next_cursor
-from protocol.ordering import OrderedPayload, decode_payload
-from sequencer.lanes import REDUCING_PPM, Lane, Lanes, Room, Waiting, lane_of
+from protocol.ordering import OrderedPayload
+from sequencer.contents import Contents, OpenedPayloads
+from sequencer.lanes import OWN, REDUCING_PPM, Lane, Lanes, Room, Waiting, lane_of
 
 POOL_BATCHES_MAX = 20_000
 POOL_BYTES_MAX = 32 * 1024 * 1024
 RECENT_MAX = 100_000
 """Batches whose place is remembered after they committed, to answer repeated submissions."""
 
+REPEAT_BLOCKS = 256
+"""No batch may stand in a block that is also in one of so many blocks before it. All sequencers
+remember at least those, so that they judge alike; what is repeated later execution finds."""
+
 BLOCK_BATCHES_MAX = 4_000
 PAYLOAD_MARGIN_BYTES = 64
 BATCH_OVERHEAD_BYTES = 5
 ENDLESS = 1 << 62
+
+CURSORS_KEPT = 8_192
+"""Heights whose inbox cursor is remembered until they are on disk: more than one turn commits."""
 
 
 class BatchPool:
@@ -36,6 +44,9 @@ class BatchPool:
     A block holds no more work than `capacity` allows for the time since the block before, prices of
     the `committee` not counted; among what it may hold, prices come first, and what reduces risk
     has half of it before anything else.
+
+    Beside `peers` other sequencers half of the pool is for what was submitted here, and each of
+    them has an equal share of the rest, so that none fills the pools of others.
     """
 
     def __init__(
@@ -48,19 +59,23 @@ class BatchPool:
         time_ms: int = 0,
         capacity: Capacity | None = None,
         committee: Collection[bytes] = (),
+        peers: int = 0,
     ) -> None:
+        self.contents = OpenedPayloads()
         self.inbox_height = inbox_height
         self.inbox_cursor = inbox_cursor
-        self.ledger_height = inbox_height
+        self.ledger_height = self.verified_height = inbox_height
         self.accepted_batches = self.accepted_actions = 0
         self.ordered_batches = self.ordered_actions = 0
         self._height = height
         self._max_payload_bytes = max_payload_bytes
         self._inbox_per_block = inbox_per_block
         self._counts: dict[int, int] = {}
+        self._cursors = {height: inbox_cursor}
         self._time_ms = time_ms
         self._capacity = capacity or Capacity()
         self._committee = committee
+        self._peers = peers
         self._waiting = Lanes()
         self._recent: OrderedDict[bytes, int] = OrderedDict()
 
@@ -88,32 +103,66 @@ class BatchPool:
         signed: SignedBatch,
         batch: ActionBatch,
         *,
+        origin: int = OWN,
         bounded: bool = True,
     ) -> None:
-        """Take a batch; raises `Rejected(busy)` where its lane is full and `bounded`."""
+        """Take a batch that the sequencer `origin` passed on; raises `Rejected(busy)` where its
+        lane is full and `bounded`."""
         lane = lane_of(batch, signed.signer, self._committee)
         actions = len(batch.actions)
-        waiting = Waiting(raw, batch.account, actions, self._work_of(lane, actions))
-        bounds = (POOL_BATCHES_MAX, POOL_BYTES_MAX) if bounded else (ENDLESS, ENDLESS)
+        work_us = self._work_of(lane, actions)
+        waiting = Waiting(raw, batch.account, actions, work_us, origin, signed.signer)
+        bounds = self._bounds(origin) if bounded else (ENDLESS, ENDLESS)
         self._waiting.add(identity, lane, waiting, *bounds)
         self.accepted_batches += 1
         self.accepted_actions += actions
 
-    def note_ledger(self, height: int, count: int) -> None:
-        """The base layer is certified up to `height`, where the inbox holds `count` entries.
+    def _bounds(self, origin: int) -> tuple[int, int]:
+        """Most batches and bytes that may wait of an origin."""
+        parts = 1 if not self._peers else 2 if origin == OWN else 2 * self._peers
+        return POOL_BATCHES_MAX // parts, POOL_BYTES_MAX // parts
 
-        A higher height is named in blocks only when the inbox has grown: it would make execution
-        wait for nothing.
+    def of_signer(self, signer: bytes) -> int:
+        """How many batches of a signer wait that were submitted here."""
+        return self._waiting.of_signer(signer)
+
+    def raw(self, identity: bytes) -> bytes | None:
+        """A waiting batch as it was signed."""
+        waiting = self._waiting.get(identity)
+        return None if waiting is None else waiting.raw
+
+    def note_ledger(self, height: int, count: int, grown_at: int | None = None) -> None:
+        """The base layer is certified up to `height`, where the inbox holds `count` entries, the
+        last one since `grown_at` (None: `height`).
+
+        That one is named in blocks, and only when the inbox has grown: a higher one would make
+        execution, and other sequencers that have to verify it, wait for nothing.
         """
+        self.verified_height = max(self.verified_height, height)
+        named = max(height if grown_at is None else grown_at, self.ledger_height)
         known = self._counts.get(self.ledger_height)
-        if height >= self.ledger_height and (known is None or count > known):
-            self.ledger_height = height
-            self._counts[height] = count
+        if named <= height and (known is None or count > known):
+            self.ledger_height = named
+            self._counts[named] = count
 
     def _advance(self, cursor: int, inbox_height: int) -> int:
-        """Inbox cursor after a block under this inbox height, as far as its count is known."""
-        count = self._counts.get(inbox_height, cursor)
+        """Inbox cursor after a block under this inbox height, as far as its count is known.
+
+        Another sequencer may have named a height between two that we heard of: the lower one's
+        count is certain.
+        """
+        count = self._counts.get(self._heard(inbox_height), cursor)
         return next_cursor(cursor, count, self._inbox_per_block)
+
+    def cursor_after(self, height: int) -> int:
+        """Inbox cursor after a block that committed lately."""
+        return self._cursors[height]
+
+    def _heard(self, inbox_height: int) -> int:
+        """The highest height up to this one of which the count is known."""
+        if inbox_height in self._counts:
+            return inbox_height
+        return max((known for known in self._counts if known <= inbox_height), default=-1)
 
     # --- consensus application
 
@@ -134,14 +183,16 @@ class BatchPool:
         for block in ancestors:
             if block.payload:
                 room -= len(block.payload)
-                payload = decode_payload(block.payload)
-                taken.update(map(batch_id, payload.batches))
-                inbox_height = max(inbox_height, payload.inbox_height)
+                contents = self.contents(block.payload)
+                taken.update(contents.identities)
+                inbox_height = max(inbox_height, contents.inbox_height)
             cursor = self._advance(cursor, inbox_height)
+        # Empty blocks take entries in, too, but only above a payload consensus goes on to commit.
+        left_empty = cursor > self.inbox_cursor and not any(one.payload for one in ancestors)
         # After a restart an uncommitted ancestor may name more than we have heard of again.
         named = max(inbox_height, self.ledger_height)
         batches = self._select(taken, room, self._allowed_us(ancestors, time_ms))
-        if not batches and self._advance(cursor, named) == cursor:
+        if not batches and self._advance(cursor, named) == cursor and not left_empty:
             return b""
         return encode(OrderedPayload(named, batches))
 
@@ -191,32 +242,58 @@ class BatchPool:
         """Raise `Rejected` unless payload, batches and inbox height are in order."""
         if not block.payload:
             return
-        payload = decode_payload(block.payload)
-        inbox_height = self.inbox_height
+        contents = self.contents(block.payload)
+        named, size_bytes = self.inbox_height, len(block.payload)
+        seen: set[bytes] = set()
         for ancestor in ancestors:
             if ancestor.payload:
-                inbox_height = max(inbox_height, decode_payload(ancestor.payload).inbox_height)
-        if not inbox_height <= payload.inbox_height <= self.ledger_height:
+                above = self.contents(ancestor.payload)
+                named = max(named, above.inbox_height)
+                size_bytes += len(ancestor.payload)
+                seen.update(above.identities)
+        # What certified ancestors name a quorum has verified, whether we have heard of it or not.
+        highest = max(named, self.verified_height)
+        if not named <= contents.inbox_height <= highest:
             raise Rejected(
                 Code.BAD_INBOX_CURSOR,
-                f"inbox height {payload.inbox_height} is not within "
-                f"{inbox_height}..{self.ledger_height}",
+                f"inbox height {contents.inbox_height} is not within {named}..{highest}",
             )
-        if len(payload.batches) > BLOCK_BATCHES_MAX:
-            raise Rejected(Code.TOO_MANY_ACTIONS, f"{len(payload.batches)} batches in a block")
-        works = [work_us for raw in payload.batches if (work_us := self._work_us(raw))]
-        allowed_us = self._allowed_us(ancestors, block.header.time_ms)
+        if len(contents.batches) > BLOCK_BATCHES_MAX:
+            raise Rejected(Code.TOO_MANY_ACTIONS, f"{len(contents.batches)} batches in a block")
+        if size_bytes > self._max_payload_bytes:
+            raise Rejected(
+                Code.FRAME_TOO_LARGE,
+                f"with its uncommitted ancestors the block holds {size_bytes} bytes, at most "
+                f"{self._max_payload_bytes} may commit together",
+            )
+        self._check_new(contents.identities, seen, self._height + len(ancestors) + 1)
+        self._check_work(contents, self._allowed_us(ancestors, block.header.time_ms))
+
+    def _check_new(self, identities: Sequence[bytes], seen: set[bytes], height: int) -> None:
+        """Raise `Rejected` for a batch that stands in the block twice, in an ancestor (`seen`), or
+        in one of the last blocks before `height`."""
+        for identity in identities:
+            known = self._recent.get(identity)
+            if identity in seen or (known is not None and known >= height - REPEAT_BLOCKS):
+                raise Rejected(Code.NONCE_USED, "the block repeats a batch that has its place")
+            seen.add(identity)
+
+    def _check_work(self, contents: Contents, allowed_us: int) -> None:
+        """Raise `Rejected` for a malformed batch, and for more work than the block's time allows;
+        what is one batch always fits."""
+        pairs = zip(contents.identities, contents.batches, strict=True)
+        works = [work_us for pair in pairs if (work_us := self._work_us(*pair))]
         if len(works) > 1 and sum(works) > allowed_us:
             raise Rejected(
                 Code.TOO_MANY_ACTIONS,
                 f"the block holds {sum(works)} us of work, its time allows {allowed_us} us",
             )
 
-    def _work_us(self, raw: bytes) -> int:
+    def _work_us(self, identity: bytes, raw: bytes) -> int:
         """What a batch of a block costs execution (prices: nothing); raises `Rejected` where it is
         malformed."""
-        waiting = self._waiting.get(batch_id(raw))
-        if waiting is not None:  # what we admitted ourselves is well-formed
+        waiting = self._waiting.get(identity)
+        if waiting is not None:  # what was admitted here is well-formed
             return waiting.work_us
         signed, batch = open_batch(raw)
         return self._work_of(lane_of(batch, signed.signer, self._committee), len(batch.actions))
@@ -232,13 +309,16 @@ class BatchPool:
             raise SafetyViolation(f"block {height} committed after {self._height}")
         self._height, self._time_ms = height, block.header.time_ms
         if block.payload:
-            payload = decode_payload(block.payload)
-            self.inbox_height = max(self.inbox_height, payload.inbox_height)
-            for raw in payload.batches:
-                self.remember(batch_id(raw), height)
-            self.ordered_batches += len(payload.batches)
+            contents = self.contents(block.payload)
+            self.inbox_height = max(self.inbox_height, contents.inbox_height)
+            for identity in contents.identities:
+                self.remember(identity, height)
+            self.ordered_batches += len(contents.batches)
         self.inbox_cursor = self._advance(self.inbox_cursor, self.inbox_height)
-        for known in [known for known in self._counts if known < self.inbox_height]:
+        self._cursors[height] = self.inbox_cursor
+        self._cursors.pop(height - CURSORS_KEPT, None)
+        heard = self._heard(self.inbox_height)
+        for known in [known for known in self._counts if known < heard]:
             del self._counts[known]
 
     def remember(self, identity: bytes, height: int) -> None:
@@ -248,7 +328,9 @@ class BatchPool:
             self.ordered_actions += waiting.actions
         self._recent[identity] = height
         if len(self._recent) > RECENT_MAX:
-            self._recent.popitem(last=False)
+            oldest = next(iter(self._recent))
+            if self._recent[oldest] <= height - REPEAT_BLOCKS:
+                del self._recent[oldest]
 
     def epoch(self) -> MemberSet | None:
         """Sequencers are fixed by genesis."""

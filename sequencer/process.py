@@ -9,14 +9,16 @@ from pathlib import Path
 
 import structlog
 
-from consensus import Committed, Persist, PersistBlock
-from execution.process_inbox import InboxFollower
+from consensus import Broadcast, Committed, Misbehaviour, Persist, PersistBlock, Send
+from execution.process_health import WatchedInbox
 from execution.process_light import CHECKPOINT_NAME
 from net.clock import now_ms
+from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
+from net.session import Session
 from protocol.codec import Wire
-from protocol.errors import Code, ConfigError, Rejected
+from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.messages import (
@@ -28,10 +30,16 @@ from protocol.messages import (
     SubmitOnDisconnect,
     SubscribeLog,
 )
-from sequencer.machine import Accept, Order, PersistBatches, Sequencer, SequencerEffect
+from protocol.messages_trace import TraceRequest
+from sequencer.inbox_height import grown_at
+from sequencer.journey import Journey
+from sequencer.machine import Accept, Order, Pass, PersistBatches, Sequencer, SequencerEffect
 from sequencer.on_disconnect import OnDisconnect
+from sequencer.process_health import SequencerHealth
+from sequencer.process_peers import SequencerLinks
 from sequencer.store import SequencerStore
 from store.config import ProcessConfig, parse_address
+from store.ownership import may_sign
 
 FLUSH_MS_MIN = 1.0
 FLUSH_MS_MAX = 8.0
@@ -51,25 +59,37 @@ _log = structlog.get_logger()
 
 
 class SequencerProcess:
-    """Runs one sequencer."""
+    """Runs one sequencer: the only one, or one of several that agree among themselves."""
 
     def __init__(self, config: ProcessConfig, chain: Chain, key: Key) -> None:
-        if len(chain.genesis.sequencers) != 1:
-            raise ConfigError("this process runs the centralised mode: one sequencer in genesis")
-        self._config = config
+        self._config, self._chain = config, chain
+        self._peers: SequencerLinks | None = None
+        if len(chain.genesis.sequencers) > 1:
+            self._peers = SequencerLinks(config, chain, key, self._on_message)
         self._store = SequencerStore(config.data)
         self._machine = Sequencer(
-            chain, config.index, key, self._store.recover(), self._store.stored
-        )
+            chain, config.index, key, self._store.recover(), self._store.stored,
+            signs=may_sign(config),
+        )  # fmt: skip
+        self._machine.signer_batches_max = config.clients.signer_batches
         self._service = PublicService(chain, "sequencer", config.name, self._status)
         self._service.on(Submit, self._submit)
         self._service.on(SubmitOnDisconnect, self._keep_for_disconnect)
         self._service.on(SubscribeLog, self._subscribe)
+        self._service.on(TraceRequest, lambda _, one: self._journey.marks(one, self._machine.pool))
+        self._journey = Journey()
         self._on_disconnect = OnDisconnect(self._machine)
-        self._inbox = InboxFollower(
+        self._inbox = WatchedInbox(
             chain, [parse_address(one) for one in config.validators], config.name,
             self._ledger_news, config.data / CHECKPOINT_NAME,
         )  # fmt: skip
+        self._health = SequencerHealth(
+            self._machine, self._inbox,
+            self._service.metrics.histogram("accepted_to_ordered_seconds"),
+        )  # fmt: skip
+        self._service.metrics.traffic.follow("peers", self._peer_sessions)
+        self._service.trouble = lambda: self._health.trouble(key.public, self._connected())
+        set_log_place(lambda: {"height": self._store.height, "view": self._machine.replica.view})
         self._sessions: dict[int, ClientSession] = {}
         self._numbers: dict[ClientSession, int] = {}
         self._next_number = 1
@@ -77,6 +97,7 @@ class SequencerProcess:
         self._tick_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._waiting = 0
+        self._turn_due = False
         self._failed = False
         self._stopping = False
         self._grown = asyncio.Event()
@@ -85,17 +106,41 @@ class SequencerProcess:
         """Run until `stop`."""
         port = await self._service.open(self._config)
         watch = asyncio.ensure_future(self._inbox.run())
+        others: list[asyncio.Future[None]] = []
         try:
+            if self._peers is not None:
+                await self._peers.start()
+                others.append(self._peers.mesh.failure)
             self._guarded(lambda: self._machine.start(now_ms()))
             _log.info("sequencer ready", height=self._store.height, port=port)
+            if not self._machine.signs:
+                _log.warning("restored from a backup: it follows and serves, and signs nothing")
             fatal = self._service.fatal
-            await until_stopped(stop, watch, *([] if fatal is None else [fatal]))
+            await until_stopped(stop, watch, *others, *([] if fatal is None else [fatal]))
         finally:
             watch.cancel()
             self._stopping = True  # sessions that we end ourselves leave nothing behind
             self._flush()
             await self._service.stop()
+            if self._peers is not None:
+                self._peers.stop_waiting()
+                await self._peers.close()
+            self._failed = True  # a timer that is still due finds a closed disk
             self._store.close()
+
+    # --- the other sequencers
+
+    def _on_message(self) -> None:
+        """A message waits: what comes together is handled together, under one sync."""
+        if not self._turn_due:
+            self._turn_due = True
+            asyncio.get_running_loop().call_soon(self._take_messages)
+
+    def _take_messages(self) -> None:
+        self._turn_due = False
+        if self._peers is not None:
+            received = self._peers.take()
+            self._guarded(lambda: self._machine.receive(received, now_ms()))
 
     # --- submissions
 
@@ -155,6 +200,7 @@ class SequencerProcess:
             self._sessions.pop(number, None)
             self._numbers.pop(session, None)
             self._machine.forget(number)
+            self._health.left(number)
             if not self._stopping:
                 self._on_disconnect.ended(number)
                 self._submit_for_ended()
@@ -174,7 +220,8 @@ class SequencerProcess:
         self._guarded(lambda: self._machine.tick(now_ms()))
 
     def _ledger_news(self, height: int, inbox_count: int) -> None:
-        self._guarded(lambda: self._machine.note_ledger(height, inbox_count, now_ms()))
+        grown = grown_at(self._inbox.count_at, height)
+        self._guarded(lambda: self._machine.note_ledger(height, inbox_count, now_ms(), grown))
 
     def _guarded(self, step: Callable[[], Iterable[SequencerEffect]]) -> None:
         """Take a step and carry its effects out; a failure (a full disk, say) ends the process.
@@ -196,7 +243,7 @@ class SequencerProcess:
     def _carry_out(self, effects: Iterable[SequencerEffect]) -> None:
         answers: list[SequencerEffect] = []
         store = self._store
-        committed = False
+        committed = 0
         for effect in effects:
             if isinstance(effect, PersistBatches):
                 store.write_batches(effect)
@@ -205,36 +252,47 @@ class SequencerProcess:
             elif isinstance(effect, Persist):
                 store.write_voting(effect.state)
             elif isinstance(effect, Committed):
-                store.write_committed(
-                    effect.block, effect.certificate, self._machine.pool.inbox_cursor
-                )
-                committed = True
+                cursor = self._machine.pool.cursor_after(effect.block.header.height)
+                store.write_committed(effect.block, effect.certificate, cursor)
+                committed = effect.block.header.height
+                self._journey.committed(committed, now_ms())
             else:
                 answers.append(effect)
         store.sync()
         for answer in answers:
             self._answer(answer)
         if committed:
+            self._health.committed()
             store.prune(self._machine.pool.__contains__)
             self._grown.set()
             self._grown = asyncio.Event()
         self._schedule_tick()
 
     def _answer(self, effect: SequencerEffect) -> None:
-        if isinstance(effect, Accept):
+        if isinstance(effect, Send | Broadcast | Pass):
+            if self._peers is not None:
+                self._peers.send([effect])
+        elif isinstance(effect, Misbehaviour):
+            member = effect.evidence.member
+            name = self._chain.genesis.sequencers[member].name
+            _log.warning("a sequencer signed against itself", sequencer=name)
+        elif isinstance(effect, Accept):
             session = self._sessions.get(effect.ticket[0])
             if session is not None:
+                self._health.accepted(effect.ticket, now_ms())
+                self._journey.accepted(effect.receipt)
                 session.send(Accepted(effect.ticket[1], effect.receipt))
         elif isinstance(effect, Order):
             session = self._sessions.get(effect.ticket[0])
             if session is not None:
+                self._health.ordered(effect.ticket, now_ms())
                 session.send(Ordered(effect.ticket[1], effect.height, effect.time_ms))
 
     def _schedule_tick(self) -> None:
         if self._tick_timer is not None:
             self._tick_timer.cancel()
             self._tick_timer = None
-        deadline_ms = self._machine.replica.next_deadline_ms()
+        deadline_ms = self._machine.next_deadline_ms()
         if deadline_ms is not None:
             delay_ms = max(0, deadline_ms - now_ms())
             loop = asyncio.get_running_loop()
@@ -257,11 +315,24 @@ class SequencerProcess:
             await session.link.drain()
         return None
 
+    def _connected(self) -> list[bytes]:
+        return [] if self._peers is None else self._peers.mesh.connected
+
+    def _peer_sessions(self) -> list[Session | None]:
+        if self._peers is None:
+            return []
+        mesh = self._peers.mesh
+        return [mesh.link(peer.public_key).session for peer in mesh.peers]
+
     def _status(self) -> StatusValues:
-        pool = self._machine.pool
-        return {
+        machine = self._machine
+        pool, leader = machine.pool, machine.replica.leader
+        values: StatusValues = {
             "height": self._store.height,
-            "view": self._machine.replica.view,
+            "view": machine.replica.view,
+            "members": len(machine.members),
+            "peers": 0 if self._peers is None else len(self._peers.mesh.connected),
+            "leader": "" if leader is None else self._chain.genesis.sequencers[leader].name,
             "pool": len(pool),
             "pool_bytes": pool.size_bytes,
             "accepted_batches": pool.accepted_batches,
@@ -275,6 +346,15 @@ class SequencerProcess:
             "inbox_cursor": pool.inbox_cursor,
             "store_bytes": self._store.stored_bytes,
         }
+        if self._peers is not None:
+            values["proposals_held"] = machine.held_proposals
+        values.update(sorted(machine.counters.items()))
+        for name, count in sorted(machine.replica.counters.items()):
+            values[f"consensus_{name}"] = count
+        if self._peers is not None:
+            for name, count in sorted(self._peers.mesh.rejected.items()):
+                values[f"peer_{name}"] = count
+        return values
 
 
 def notice_silence(transport: asyncio.Transport) -> None:

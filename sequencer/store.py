@@ -12,17 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from consensus import RecoveredState, VotingState
+from execution.log import BLOCK_OVERHEAD_BYTES, CHUNK_BYTES
 from protocol.actions import batch_id
 from protocol.chain import Block, CommitCertificate
 from protocol.codec import Decoder, Wire, encode
 from protocol.errors import SafetyViolation
 from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
-from sequencer.machine import PersistBatches, RecoveredSequencer
+from sequencer.effects import PersistBatches, RecoveredSequencer
 from store.segments import SegmentLog
-
-CHUNK_BYTES = 1024 * 1024
-BLOCK_OVERHEAD_BYTES = 320
-"""More than a header and its framing take, encoded."""
 
 CACHED_BLOCKS = 512
 RECENT_BLOCKS = 2_000
@@ -89,9 +86,9 @@ class SequencerStore:
 
     def recover(self) -> RecoveredSequencer:
         """Read everything back."""
-        tip = self._read(self.height) if self.height else None
         state: VotingState | None = None
-        blocks: list[Block] = []
+        blocks = self._cut_torn_step()
+        tip = self._read(self.height) if self.height else None
         for index, raw in self._consensus.iterate(self._consensus.first_index):
             record = _decode_consensus(raw)
             if isinstance(record, VotingRecord):
@@ -117,6 +114,18 @@ class SequencerStore:
         cursor = 0 if tip is None else tip.inbox_cursor
         return RecoveredSequencer(consensus, accepted, recent, inbox_height, cursor)
 
+    def _cut_torn_step(self) -> list[Block]:
+        """Take back the blocks of a commit step whose end is missing: to the replica they are
+        uncommitted, which it finds out again."""
+        blocks: list[Block] = []
+        last = self.height
+        while last and (record := self._read(last)).certificate.height != last:
+            blocks.append(record.block)
+            last -= 1
+        if blocks:
+            self._log.truncate_after(last - 1)
+        return blocks
+
     def _inbox_height(self, recent: list[Block], oldest: int) -> int:
         for block in reversed(recent):
             if block.payload:
@@ -130,10 +139,11 @@ class SequencerStore:
     # --- writing
 
     def write_batches(self, effect: PersistBatches) -> None:
-        """Accepted batches."""
+        """Batches that were accepted, here or by another sequencer."""
         index = self._pool.append(encode(PoolRecord(effect.height, effect.batches)))
         self._pool_at.append((index, [batch_id(raw) for raw in effect.batches]))
-        self._dirty[self._pool] = None
+        if effect.promised:
+            self._dirty[self._pool] = None
 
     def write_block(self, block: Block) -> None:
         """An uncommitted block."""

@@ -15,6 +15,7 @@ import msgspec
 from protocol.errors import ConfigError
 from protocol.genesis import Chain, Genesis, parse_genesis
 from protocol.keys import Key
+from store.client_limits import ClientLimits, check_client_limits
 from store.keyfiles import load_key
 
 Role = Literal["node", "sequencer", "execution", "prover", "challenger"]
@@ -47,7 +48,8 @@ class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chain reach it, empty for roles without consensus. A node keeps its newest `retain_blocks`
     blocks (0: all of them), and takes a snapshot for others every `snapshot_interval` blocks.
     `peers` are all members of its chain in genesis order, itself included. `validators`,
-    `sequencers`, `execution` and `prover` are public addresses of the other processes.
+    `sequencers`, `execution` and `prover` are public addresses of the other processes. `clients`
+    bounds what clients may ask of the public port.
     """
 
     role: Role
@@ -68,6 +70,7 @@ class ProcessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prover: list[str] = []
     observe: str = ""
     faults: bool = False
+    clients: ClientLimits = ClientLimits()
     byzantine: str = ""
     log_level: str = "info"
     log_json: bool = False
@@ -128,6 +131,7 @@ def _check(config: ProcessConfig) -> None:
         )
     if config.retain_blocks < 0 or config.snapshot_interval < 1:
         raise ConfigError("retain_blocks must not be negative, snapshot_interval at least 1")
+    check_client_limits(config.clients)
     if config.log_level not in LOG_LEVELS:
         raise ConfigError(f"log_level is one of {', '.join(LOG_LEVELS)}, not {config.log_level!r}")
     if config.peer_listen and config.role not in PEER_ROLES:

@@ -50,6 +50,22 @@ async def test_orders_of_every_kind_and_what_became_of_them(testnet_cluster: Clu
     assert (await data(cluster, "account"))["orders"] == []
 
 
+async def test_an_action_is_traced_through_the_five_states(testnet_cluster: Cluster) -> None:
+    cluster = testnet_cluster
+    placed = await data(cluster, "order", "BTC-PERP", "buy", "0.1", "59000")
+    traced = await data(cluster, "trace", f"{placed['action_id']}:1", "--wait", "final")
+    states = [step["state"] for step in traced["steps"]]
+    assert sorted(set(states), key=states.index) == [
+        "accepted", "ordered", "executed", "settled", "final",
+    ]  # fmt: skip
+    assert (traced["code"], traced["actions"]) == (0, ["Order"])
+    assert traced["height"] == placed["height"] and traced["prover"] == "prover-0"
+    assert all(step["time_ms"] > 0 for step in traced["steps"])
+    status, _, err = await call(cluster, "trace", "ab" * 32)
+    assert status == 3 and "not_found" in err
+    assert (await call(cluster, "cancel", "BTC-PERP"))[0] == 0
+
+
 async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> None:
     cluster, who = testnet_cluster, ("--as", "trader-03")
     await data(cluster, "bracket", "ETH-PERP", "buy", "1", "3001", "--take-profit", "3100",

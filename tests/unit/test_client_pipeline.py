@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -162,3 +163,97 @@ async def test_a_sequencer_that_stays_away_is_unreachable(testnet: Testnet) -> N
         await fake.stop()
         with pytest.raises(Unreachable, match="trilemma up"):
             await pipeline.submit(submission(fake.chain, 1))
+
+
+# --- several sequencers
+
+
+class OtherSequencer(FakeSequencer):
+    """Another address of the same sequencers; `orders` says whether it tells of an order."""
+
+    def __init__(self, testnet: Testnet, orders: bool) -> None:
+        super().__init__(testnet)
+        self.address = f"127.0.0.1:{free_port()}"
+        self.orders = orders
+
+    def submit(self, session: ClientSession, request: Submit) -> None:
+        self.received.append(open_batch(request.batch)[1].nonce_ms)
+        session.send(Accepted(request.request_id, self.receipt(request.batch)))
+        if self.orders:
+            session.send(Ordered(request.request_id, 9, 0))
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@asynccontextmanager
+async def several(
+    testnet: Testnet,
+) -> AsyncIterator[tuple[OtherSequencer, OtherSequencer, Pipeline]]:
+    first, second = OtherSequencer(testnet, orders=False), OtherSequencer(testnet, orders=True)
+    await first.start()
+    await second.start()
+    channel = Channel(first.chain, "sequencer", [first.address, second.address], 5_000)
+    await channel.add_signer(TRADER)
+    pipeline = Pipeline(first.chain, channel)
+    try:
+        yield first, second, pipeline
+    finally:
+        await pipeline.close()
+        await channel.close()
+        await first.stop()
+        await second.stop()
+
+
+async def test_what_a_dead_sequencer_had_accepted_goes_to_another_one(testnet: Testnet) -> None:
+    async with several(testnet) as (first, second, pipeline):
+        sent = [submission(first.chain, nonce) for nonce in range(1, 6)]
+        for one in sent:
+            await pipeline.submit(one)
+        for one in sent:
+            await one.accepted(5_000)
+        await first.stop()
+        for one in sent:
+            assert await one.ordered(5_000) == 9
+        assert first.received == second.received == [1, 2, 3, 4, 5]
+        assert pipeline.moved == 0 and pipeline.resent == 5
+
+
+async def test_a_sequencer_that_orders_nothing_is_left(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.pipeline.STALL_MS", 100)
+    async with several(testnet) as (first, second, pipeline):
+        sent = [submission(first.chain, nonce) for nonce in range(1, 4)]
+        for one in sent:
+            await pipeline.submit(one)
+        for one in sent:
+            assert await one.ordered(5_000) == 9
+        assert pipeline.moved == 1
+        again = submission(first.chain, 9)
+        await pipeline.submit(again)
+        assert await again.ordered(5_000) == 9
+        assert second.received == [1, 2, 3, 9], "it stays where batches are ordered"
+
+
+async def test_a_second_opinion_does_not_take_back_a_receipt(testnet: Testnet) -> None:
+    async with several(testnet) as (first, second, pipeline):
+        one = submission(first.chain, 1)
+        await pipeline.submit(one)
+        await one.accepted(5_000)
+
+        def refuse(session: ClientSession, request: Submit) -> None:
+            raise Rejected(Code.NONCE_EXPIRED, "too old")
+
+        assert second.service is not None
+        second.service.on(Submit, refuse)
+        await first.stop()
+        for _ in range(100):
+            if one.attempts == 2:
+                break
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.1)
+        assert one.error is None and one.attempts == 2

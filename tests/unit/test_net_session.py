@@ -268,6 +268,24 @@ def test_trickling_bytes_do_not_extend_the_deadline_of_a_frame(run: Any) -> None
     run(work())
 
 
+@pytest.mark.parametrize("sent", [b"\x00\x00", encode_frame(b"part")[:5]])
+def test_a_first_frame_that_stalls_is_not_given_the_time_of_a_silent_peer(
+    run: Any, sent: bytes
+) -> None:
+    async def work() -> None:
+        owner = Recorder()
+        limits = SessionLimits(partial_timeout_ms=60, silent_timeout_ms=600_000)
+        async with serving(owner, limits=limits) as server:
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(sent)
+            assert await reader.read() == b""
+            writer.close()
+            await owner.until(lambda: bool(owner.closed))
+            assert owner.closed[0][0].close_reason == "partial_frame_timeout"
+
+    run(work())
+
+
 def test_our_own_pause_is_not_held_against_the_peer(run: Any) -> None:
     async def work() -> None:
         owner, client = Recorder(), Recorder()
@@ -288,7 +306,7 @@ def test_our_own_pause_is_not_held_against_the_peer(run: Any) -> None:
 def test_over_the_session_limit_a_frame_says_so(run: Any) -> None:
     async def work() -> None:
         owner = Recorder(echo)
-        async with serving(owner, max_sessions=2, refusal_frame=lambda: b"full") as server:
+        async with serving(owner, max_sessions=2, refusal_frame=lambda _: b"full") as server:
             clients = [Recorder() for _ in range(3)]
             sessions = [await dial(server, client) for client in clients[:2]]
             await owner.until(lambda: len(owner.opened) == 2)

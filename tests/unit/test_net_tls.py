@@ -281,6 +281,38 @@ def test_every_member_reaches_every_other(run: Any) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("offered", [[], ["trilemma-peer/2"]], ids=["none", "newer"])
+@pytest.mark.parametrize("other_dials", [True, False], ids=["dials", "answers"])
+def test_a_member_of_another_version_is_refused_and_told_once(
+    run: Any, monkeypatch: pytest.MonkeyPatch, offered: list[str], other_dials: bool
+) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(mesh._log, "warning", lambda _, **fields: told.append(fields))
+
+    async def work() -> None:
+        ports = await reserve_ports(2)
+        ours, other = (Member(index, ports, KEYS[:2]) for index in range(2))
+        for context in (other.mesh._server_context, other.mesh._client_context):
+            context.set_alpn_protocols(offered)
+        monkeypatch.setattr(other.mesh, "require_version", lambda *_: None)
+        # Each dials the other; only the one connection that the test is about may stand.
+        silent = ours if other_dials else other
+        silent.mesh.link(silent.keys[other_dials].public).port = 1
+        refusals = ours.mesh.rejected
+        await ours.mesh.start()
+        await other.mesh.start()
+        other.send(0, b"never heard")
+        while refusals["wrong_version"] < 3:  # it tries again and again
+            await asyncio.sleep(0.01)
+        assert ours.received == [] and ours.connected == []
+        mine = [one for one in told if one["key"] == other.key.public.hex()[:16]]
+        assert len(mine) == 1 and "run the same release" in mine[0]["why"], mine
+        await ours.mesh.close()
+        await other.mesh.close()
+
+    run(work())
+
+
 def test_a_member_that_comes_back_is_heard_again(run: Any) -> None:
     async def work() -> None:
         ports = await reserve_ports(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,12 +19,14 @@ from ledger_world import LedgerWorld
 
 from net import service
 from net.frames import FrameSplitter, encode_frame
+from net.pacing import DEBT_S_MAX, HOSTS_MAX, Bucket, Pacing, address_group
 from net.service import ClientSession, PublicService
 from protocol.codec import Wire, encode
 from protocol.errors import Code
 from protocol.messages import Done, ErrorFrame, Status, StatusRequest, decode_answer
 from protocol.messages_market_data import BookRequest
 from protocol.messages_trading import OrdersRequest, ResultView
+from store.client_limits import ClientLimits
 
 ANSWER_BYTES = 1024 * 1024
 
@@ -52,8 +55,9 @@ class Served(PublicService):
 
 
 @asynccontextmanager
-async def serving() -> AsyncIterator[Served]:
+async def serving(limits: ClientLimits | None = None) -> AsyncIterator[Served]:
     served = Served()
+    served.limits = limits or served.limits
     await served.start("127.0.0.1", 0)
     yield served
     await served.stop()
@@ -135,11 +139,9 @@ def test_a_long_stretch_of_requests_gives_others_their_turn(
     run(scenario())
 
 
-def test_one_address_does_not_take_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "MAX_SESSIONS_OF_HOST", 3)
-
+def test_one_address_does_not_take_all_sessions() -> None:
     async def scenario() -> None:
-        async with serving() as served:
+        async with serving(ClientLimits(sessions_of_host=3)) as served:
             mine = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(3)]
             for reader, writer in mine:
                 writer.write(frames(StatusRequest(1)))
@@ -164,3 +166,106 @@ def test_one_address_does_not_take_all_sessions(monkeypatch: pytest.MonkeyPatch)
                 raise AssertionError("a closed session does not make room")
 
     run(scenario())
+
+
+# --- the pace of clients
+
+
+def test_who_asks_too_fast_is_read_slower_and_loses_nothing() -> None:
+    async def scenario() -> None:
+        limits = ClientLimits(requests_per_s=200, burst_s=1)
+        async with serving(limits) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(frames(*(OrdersRequest(n, 0) for n in range(1, 301))))
+            assert len(await answers(reader, 300)) == 300  # one read may go over
+            began_s = time.monotonic()
+            writer.write(frames(*(OrdersRequest(n, 0) for n in range(301, 311))))
+            other = await asyncio.open_connection("127.0.0.1", served.port)
+            other[1].write(frames(StatusRequest(1)))
+            (status,) = await answers(other[0], 1)
+            assert isinstance(status, Status) and status.values["throttled"] == 1
+            assert len(await answers(reader, 10)) == 10
+            assert time.monotonic() - began_s > 0.3, "a hundred too many, at 200 a second"
+            assert served.asked == list(range(1, 311))
+
+    run(scenario())
+
+
+def test_an_address_has_a_pace_of_its_own_beside_its_sessions() -> None:
+    async def scenario() -> None:
+        limits = ClientLimits(requests_per_s=0, host_requests_per_s=100, burst_s=1)
+        async with serving(limits) as served:
+            for _ in range(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                writer.write(frames(*(OrdersRequest(n, 0) for n in range(1, 81))))
+                assert len(await answers(reader, 80)) == 80
+            assert served.throttled == 1, "each was within its own bounds"
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", served.port, local_addr=("127.0.0.2", 0)
+            )
+            writer.write(frames(*(OrdersRequest(n, 0) for n in range(1, 81))))
+            assert len(await answers(reader, 80)) == 80
+            assert served.throttled == 1
+
+    run(scenario())
+
+
+def test_an_address_that_connects_too_often_is_turned_away() -> None:
+    async def scenario() -> None:
+        limits = ClientLimits(host_connections_per_s=1, sessions_of_host=3, burst_s=1)
+        async with serving(limits) as served:
+            for _ in range(6):
+                reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+                writer.write(frames(StatusRequest(1)))
+                await answers(reader, 1)
+                writer.close()
+                while served.metrics and served._sessions:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)
+            refused, _ = await asyncio.open_connection("127.0.0.1", served.port)
+            (fault,) = await answers(refused, 1)
+            assert isinstance(fault, ErrorFrame) and fault.code == Code.RATE_LIMITED
+            assert served.rejected["rate_limited"] == 1
+            assert await refused.read() == b"", "and closed"
+
+    run(scenario())
+
+
+def test_who_says_nothing_is_closed_and_who_has_spoken_may_be_silent() -> None:
+    async def scenario() -> None:
+        async with serving(ClientLimits(silent_ms=150)) as served:
+            spoken = await asyncio.open_connection("127.0.0.1", served.port)
+            spoken[1].write(frames(StatusRequest(1)))
+            await answers(spoken[0], 1)
+            silent = await asyncio.open_connection("127.0.0.1", served.port)
+            assert await silent[0].read() == b""
+            assert served.rejected["silent"] == 1
+            spoken[1].write(frames(StatusRequest(2)))
+            assert (await answers(spoken[0], 1))[0].request_id == 2
+
+    run(scenario())
+
+
+def test_a_bucket_saves_up_to_its_burst_and_forgives_endless_debts() -> None:
+    bucket = Bucket(10, 20, 0.0)
+    assert bucket.charge(20, 0.0) == 0.0
+    assert bucket.charge(5, 0.0) == 0.5
+    assert bucket.charge(0, 0.5) == 0.0
+    assert bucket.charge(20, 100.0) == 0.0, "no more than the burst is saved up"
+    assert bucket.charge(10**9, 100.0) == DEBT_S_MAX
+    assert not bucket.take(100.0) and bucket.take(111.0)
+    free = Bucket(0, 0, 0.0)
+    assert free.charge(10**9, 0.0) == 0.0 and free.take(0.0)
+
+
+def test_an_address_is_one_machine_or_one_network_of_ipv6() -> None:
+    assert address_group("10.0.0.7") == "10.0.0.7" == address_group("::ffff:10.0.0.7")
+    assert address_group("2001:db8::1") == address_group("2001:db8::ffff:1") == "2001:db8::/64"
+    assert address_group("2001:db8:0:1::1") != address_group("2001:db8::1")
+    assert address_group("fe80::1%eth0") == "fe80::/64" and address_group("?") == "?"
+
+
+def test_remembered_addresses_are_bounded() -> None:
+    pacing = Pacing(ClientLimits(host_connections_per_s=1), lambda: 0.0)
+    for number in range(HOSTS_MAX + 100):
+        assert pacing.connects(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert len(pacing) == HOSTS_MAX

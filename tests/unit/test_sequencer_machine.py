@@ -120,6 +120,9 @@ class World:
     def submit(self, raw: bytes, ticket: tuple[int, int] = (1, 1)) -> None:
         self.machine.submit(ticket, raw, {ALICE.public}, self.now_ms)
 
+    def pool_of(self, key: Key) -> int:
+        return self.machine.pool.of_signer(key.public)
+
     def flush(self) -> list[SequencerEffect]:
         return self.take(self.machine.flush(self.now_ms))
 
@@ -268,6 +271,23 @@ def test_one_session_cannot_fill_the_pool(monkeypatch: pytest.MonkeyPatch) -> No
     world.flush()
     world.run()
     world.submit(world.batch(), (1, 5))
+
+
+def test_one_signer_cannot_fill_the_pool_over_many_sessions() -> None:
+    world = World()
+    world.machine.signer_batches_max = 3
+    for number in range(3):
+        world.submit(world.batch(), (number, 1))
+    again = world.pool_of(ALICE)
+    with pytest.raises(Rejected) as error:
+        world.submit(world.batch(), (9, 1))
+    assert (error.value.code, again) == (Code.RATE_LIMITED, 3)
+    bob = world.batch(key_of("bob"))
+    world.machine.submit((9, 2), bob, {key_of("bob").public}, world.now_ms)
+    world.flush()
+    world.run()
+    assert world.pool_of(ALICE) == world.pool_of(key_of("bob")) == 0
+    world.submit(world.batch(), (9, 3))
 
 
 def test_a_full_pool_says_busy_and_has_room_again_after_a_commit(

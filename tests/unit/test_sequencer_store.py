@@ -157,6 +157,41 @@ def test_chunks_end_at_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store.close()
 
 
+def test_a_commit_step_that_was_torn_is_taken_back(tmp_path: Path) -> None:
+    blocks = Blocks()
+    made = [blocks.next(0, batch(number)) for number in range(5)]
+    store = SequencerStore(tmp_path)
+    store.recover()
+    # The end of the second step, height 5, never came to the disk.
+    for height, ends_at in ((1, 2), (2, 2), (3, 5), (4, 5)):
+        store.write_committed(made[height - 1], blocks.certificate(ends_at), height)
+    store.close()
+    for _ in range(2):
+        store = SequencerStore(tmp_path)
+        found = store.recover()
+        assert found.consensus.tip == made[1] and store.height == 2
+        assert found.inbox_cursor == 2 and found.recent == made[:2]
+        store.close()
+    store = SequencerStore(tmp_path)
+    store.recover()
+    store.write_committed(made[2], blocks.certificate(3), 3)
+    store.close()
+    assert SequencerStore(tmp_path).recover().consensus.tip == made[2]
+
+
+def test_what_others_passed_on_waits_for_the_next_sync(tmp_path: Path) -> None:
+    store = SequencerStore(tmp_path)
+    store.recover()
+    store.write_batches(PersistBatches(0, [batch(1)], promised=False))
+    store.sync()
+    assert store._pool.synced_index == 0
+    store.write_batches(PersistBatches(0, [batch(2)]))
+    store.sync()
+    assert store._pool.synced_index == 2
+    store.close()
+    assert SequencerStore(tmp_path).recover().accepted == [batch(1), batch(2)]
+
+
 def test_a_whole_life_over_two_restarts(tmp_path: Path) -> None:
     """The machine's own effects, stored and recovered: the log goes on, the voting state too."""
     now_ms = GENESIS_MS + 1_000

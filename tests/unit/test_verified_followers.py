@@ -10,7 +10,7 @@ from light_world import LightChain
 from pipeline_world import DOLLAR, PipelineWorld
 
 from execution.inbox import FETCH_LIMIT, VerifiedInbox
-from execution.log import VerifiedLog, log_genesis_id
+from execution.log import BLOCK_OVERHEAD_BYTES, VerifiedLog, log_genesis_id
 from execution.replay import Replay
 from protocol.actions import BUY, Order
 from protocol.codec import encode
@@ -149,6 +149,7 @@ def test_a_log_goes_on_where_it_stands_and_nowhere_else() -> None:
     altered = OrderedBlock(blocks[2].header, blocks[1].payload)
     uncertified = OrderedChunk(blocks[2:], world.log.certificate(blocks[2].header))
     for chunk in (
+        OrderedChunk([], world.log.certificate(blocks[1].header)),
         chunk_of(world, blocks[:1]),
         chunk_of(world, blocks[3:]),
         OrderedChunk([altered], world.log.certificate(blocks[2].header)),
@@ -159,6 +160,16 @@ def test_a_log_goes_on_where_it_stands_and_nowhere_else() -> None:
         assert (log.height, log.block_id) == (2, blocks[1].header.block_id())
     log.add(chunk_of(world, blocks[2:]))
     assert log.height == 4
+
+
+def test_a_chunk_that_no_batch_of_settlement_would_hold_is_refused() -> None:
+    world = ordered_world()
+    log = VerifiedLog(world.chain, 0, log_genesis_id(world.chain))
+    log._chunk_bytes = 4 * BLOCK_OVERHEAD_BYTES
+    with pytest.raises(Rejected, match="bytes"):
+        log.add(chunk_of(world, world.log.blocks))
+    log.add(chunk_of(world, world.log.blocks[:1]))
+    assert log.height == 1
 
 
 # --- execution

@@ -1,0 +1,128 @@
+"""A follower of the log leaves sequencers that are silent, hang, or send what does not verify."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from pipeline_world import PipelineWorld
+
+from execution.log import log_genesis_id
+from execution.process_log import LogFollower
+from net.service import ClientSession, PublicService
+from protocol.actions import Order
+from protocol.messages import LogChunk, SubscribeLog
+from protocol.ordering import OrderedChunk
+
+Serve = Callable[[ClientSession, SubscribeLog], None]
+
+
+def silent(session: ClientSession, request: SubscribeLog) -> None:
+    """Say nothing."""
+
+
+def serving(world: PipelineWorld, blocks: int) -> Serve:
+    """Serve the blocks up to this height, one in a chunk, and then say nothing."""
+
+    def serve(session: ClientSession, request: SubscribeLog) -> None:
+        for block in world.log.blocks[request.from_height - 1 : blocks]:
+            chunk = OrderedChunk([block], world.log.certificate(block.header))
+            session.send(LogChunk(request.request_id, chunk))
+
+    return serve
+
+
+def lying(world: PipelineWorld) -> Serve:
+    """Serve blocks of another height than was asked for."""
+
+    def serve(session: ClientSession, request: SubscribeLog) -> None:
+        block = world.log.blocks[request.from_height % len(world.log.blocks)]
+        chunk = OrderedChunk([block], world.log.certificate(block.header))
+        session.send(LogChunk(request.request_id, chunk))
+
+    return serve
+
+
+@asynccontextmanager
+async def sequencers(
+    world: PipelineWorld, *handlers: Serve | None
+) -> AsyncIterator[list[tuple[str, int]]]:
+    """Ports that serve so; with None one that accepts connections and never greets."""
+    services, sockets, addresses = [], [], []
+    for handler in handlers:
+        found = socket.socket()
+        found.bind(("127.0.0.1", 0))
+        addresses.append(("127.0.0.1", int(found.getsockname()[1])))
+        if handler is None:
+            found.listen()
+            sockets.append(found)
+            continue
+        found.close()
+        service = PublicService(world.chain, "sequencer", "fake", dict)
+        service.on(SubscribeLog, handler)
+        await service.start(*addresses[-1])
+        services.append(service)
+    try:
+        yield addresses
+    finally:
+        for service in services:
+            await service.stop()
+        for one in sockets:
+            one.close()
+
+
+def ordered_world() -> PipelineWorld:
+    world = PipelineWorld()
+    for price in (600_000, 600_001, 600_002, 600_003):
+        world.order(world.sign(world.alice, Order(0, 0, price, 1)))
+    return world
+
+
+async def followed(world: PipelineWorld, addresses: list[tuple[str, int]], name: str) -> list[int]:
+    """Heights that a follower gets until it has the whole log."""
+    log = LogFollower(world.chain, addresses, name, 0, log_genesis_id(world.chain))
+    heights: list[int] = []
+    async with asyncio.timeout(20):
+        async for chunk in log.chunks():
+            heights += [block.header.height for block in chunk.blocks]
+            if len(heights) == len(world.log.blocks):
+                return heights
+    raise AssertionError("the log has no end")
+
+
+@pytest.mark.parametrize("name", ["a", "b", "c", "d"])
+async def test_a_follower_gets_the_whole_log_whoever_it_asks_first(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("execution.process_log.QUIET_S", 0.1)
+    monkeypatch.setattr("execution.process_log.OPEN_S", 0.2)
+    world = ordered_world()
+    handlers = silent, serving(world, 2), None, serving(world, 4)
+    async with sequencers(world, *handlers) as addresses:
+        assert await followed(world, addresses, name) == [1, 2, 3, 4]
+
+
+async def test_a_follower_leaves_a_sequencer_that_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("execution.process_log.QUIET_S", 0.1)
+    world = ordered_world()
+    async with sequencers(world, lying(world), serving(world, 4)) as addresses:
+        for name in ("a", "b"):
+            assert await followed(world, addresses, name) == [1, 2, 3, 4]
+
+
+async def test_the_only_sequencer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("execution.process_log.QUIET_S", 0.05)
+    world, asked = ordered_world(), 0
+
+    def late(session: ClientSession, request: SubscribeLog) -> None:
+        nonlocal asked
+        asked += 1
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.3, serving(world, 4), session, request)
+
+    async with sequencers(world, late) as addresses:
+        assert await followed(world, addresses, "a") == [1, 2, 3, 4]
+    assert asked == 1
