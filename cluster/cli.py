@@ -25,6 +25,18 @@ app = typer.Typer(
 )
 
 
+def _tell_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import version
+
+    from protocol.messages import WIRE_VERSION
+    from store.migrations import FORMAT
+
+    print(f"trilemma {version('trilemma')}, wire version {WIRE_VERSION}, store format {FORMAT}")
+    raise typer.Exit()
+
+
 @app.callback()
 def _global_options(
     context: typer.Context,
@@ -32,7 +44,11 @@ def _global_options(
         Path,
         typer.Option("--testnet", envvar="TRILEMMA_TESTNET", help="Directory of the testnet."),
     ] = DEFAULT_TESTNET,
-) -> None:
+    version: Annotated[
+        bool, typer.Option("--version", help="Say which release this is.", callback=_tell_version,
+                           is_eager=True),
+    ] = False,
+) -> None:  # fmt: skip
     context.obj = testnet
 
 
@@ -54,12 +70,19 @@ def main() -> None:
         cli_validator,
         light_command,
     )
-    from cluster import commands, faults_command, join_command, sim_command, stress_command
+    from cluster import (
+        backup_command,
+        commands,
+        faults_command,
+        join_command,
+        sim_command,
+        stress_command,
+    )
 
     modules = (
-        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt, cli_trace,
-        cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit, light_command,
-        sim_command, stress_command, faults_command,
+        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt,
+        cli_trace, cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit,
+        light_command, sim_command, stress_command, faults_command, backup_command,
     )  # fmt: skip
     for module in modules:
         module.register(app)

@@ -2,7 +2,8 @@
 
 A process that ends with exit status 2 (configuration) or 5 (safety) stays down, since another
 start would end the same way or do harm; every other end but an asked one is followed by a start
-after 1, 2, 4, up to 30 seconds.
+after 1, 2, 4, up to 30 seconds. A process that somebody holds down (`cluster.faults_hold`) waits
+until the hold is gone, and then starts at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.child import last_words, log_tail, signal_child, spawn, trim_log
+from cluster.faults_hold import RUN_FOLDER, RunFolder, Standing
 from cluster.health import probe
 from cluster.lock import SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
@@ -26,9 +28,10 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_LAST_S = 30.0
 STABLE_S = 30.0
 """A process that ran this long starts again at the first back-off."""
-PID_FOLDER = "run"
+PID_FOLDER = RUN_FOLDER
 
 _PROBE_PAUSE_S = 0.05
+_HOLD_POLL_S = 0.1
 _HOUSEKEEPING_S = 30.0
 
 Command = Callable[[ProcessEntry, Path], list[str]]
@@ -45,7 +48,8 @@ def role_command(entry: ProcessEntry, config: Path) -> list[str]:
 
 
 class Child:
-    """One supervised process: `state` is running, waiting (to start again), stopped or failed."""
+    """One supervised process: `state` is running, waiting (to start again), held down by somebody,
+    stopped or failed."""
 
     def __init__(self, entry: ProcessEntry) -> None:
         self.entry = entry
@@ -81,6 +85,7 @@ class Supervisor:
         self._backoff_first_s = backoff_first_s
         self._report = report or _print
         self._children = {entry.name: Child(entry) for entry in testnet.processes}
+        self._folder = RunFolder(testnet.directory)
         self._lock: SupervisorLock | None = None
         self._housekeeper: asyncio.Task[None] | None = None
 
@@ -94,7 +99,7 @@ class Supervisor:
     async def start(self) -> None:
         """Start every process; raises `ConfigError` where another supervisor runs them."""
         self._lock = SupervisorLock(self.testnet.directory)
-        (self.testnet.directory / PID_FOLDER).mkdir(exist_ok=True)
+        self._folder.clear()
         self._housekeeper = asyncio.create_task(self._keep_house())
         for name in self._children:
             self._launch(self._child(name))
@@ -106,6 +111,7 @@ class Supervisor:
             self._housekeeper.cancel()
             self._housekeeper = None
         if self._lock is not None:
+            self._folder.clear()
             self._lock.release()
             self._lock = None
 
@@ -147,7 +153,7 @@ class Supervisor:
         return process.pid if process is not None and process.returncode is None else None
 
     def state(self, name: str) -> str:
-        """running, waiting (to start again), stopped, or failed (for good)."""
+        """running, waiting (to start again), held (down), stopped, or failed (for good)."""
         return self._child(name).state
 
     def restarts(self, name: str) -> int:
@@ -167,8 +173,9 @@ class Supervisor:
         await self._end(self._child(name), signal.SIGKILL)
 
     async def restart(self, name: str) -> None:
-        """Start a process that is down, or stop it and start it again."""
+        """Start a process that is down, or stop it and start it again; a hold on it is gone."""
         await self.stop(name)
+        self._folder.release(name)
         self._launch(self._child(name))
 
     def send_signal(self, name: str, number: signal.Signals) -> None:
@@ -204,7 +211,7 @@ class Supervisor:
             raise ConfigError("the supervisor is not started")
         child.wanted = True
         child.wake.clear()
-        child.state = "waiting"
+        self._stand(child, "waiting")
         child.keeper = asyncio.create_task(self._keep(child))
 
     async def _keep(self, child: Child) -> None:
@@ -212,18 +219,24 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         backoff_s = self._backoff_first_s
         while child.wanted:
+            if self._folder.held(child.entry.name):
+                await self._keep_down(child)
+                continue
             started = loop.time()
             status = await self._run_once(child)
             child.exit_status = status
             if not child.wanted:
                 break
+            if self._folder.held(child.entry.name):
+                continue
             if status in (EXIT_CONFIG, EXIT_SAFETY):
-                child.state = "failed"
+                self._stand(child, "failed")
                 self._report_failure(child, status)
-                return
+                await self._until(child, held=True)
+                continue
             if loop.time() - started >= STABLE_S:
                 backoff_s = self._backoff_first_s
-            child.state = "waiting"
+            self._stand(child, "waiting")
             self._report(
                 f"{child.entry.name} ended with status {status}, see "
                 f"{self.testnet.log_path(child.entry.name)}; starting again in {backoff_s:g} s"
@@ -232,19 +245,39 @@ class Supervisor:
                 await asyncio.wait_for(child.wake.wait(), backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
             child.restarts += child.wanted
-        child.state = "stopped"
+        self._stand(child, "stopped")
+
+    async def _keep_down(self, child: Child) -> None:
+        self._stand(child, "held")
+        self._report(f"{child.entry.name} is held down")
+        await self._until(child, held=False)
+        if child.wanted:
+            self._report(f"{child.entry.name} starts again")
+
+    async def _until(self, child: Child, *, held: bool) -> None:
+        """Wait until the process is held, or no longer held, or not wanted any more."""
+        while child.wanted and self._folder.held(child.entry.name) != held:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(child.wake.wait(), _HOLD_POLL_S)
+
+    def _stand(self, child: Child, state: str) -> None:
+        child.state = state
+        try:
+            self._folder.tell(child.entry.name, Standing(state, child.restarts, child.exit_status))
+        except OSError as error:
+            self._report(f"cannot write the state of {child.entry.name}: {error.strerror}")
 
     async def _run_once(self, child: Child) -> int:
         name = child.entry.name
         command = self._command(child.entry, self.testnet.config_path(name))
-        pid_path = self.testnet.directory / PID_FOLDER / f"{name}.pid"
+        pid_path = self._folder.pid_path(name)
         try:
             process = await spawn(command, self.testnet.log_path(name), self.testnet.directory)
         except OSError as error:
             self._report(f"cannot start {name}: {error}")
             return EXIT_CONFIG
         child.process = process
-        child.state = "running"
+        self._stand(child, "running")
         if not child.wanted:
             # Asked to end while it was being started: `_end` had no process to signal yet.
             signal_child(process, signal.SIGKILL)
@@ -272,7 +305,7 @@ class Supervisor:
                 self._report(f"{child.entry.name} ignored SIGTERM; killing it")
                 signal_child(process, signal.SIGKILL)
         await asyncio.wait({keeper})
-        child.state = "stopped"
+        self._stand(child, "stopped")
 
     def _report_failure(self, child: Child, status: int) -> None:
         name = child.entry.name

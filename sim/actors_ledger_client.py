@@ -17,6 +17,8 @@ PASSING = NOT_FINAL | {Code.BUSY, Code.NOT_READY, Code.NOT_FINAL, Code.INSUFFICI
 """What may be otherwise in a moment, or at a validator that is further."""
 
 ROUNDS_MAX = 200
+POOR_ROUNDS_MAX = 20
+"""Without the money, others of the client's transactions wait, and one of them may bring it."""
 
 
 class LedgerClient(Process):
@@ -65,6 +67,7 @@ class LedgerClient(Process):
             done.resolve(None)
 
     async def _send_action(self, action: LedgerAction) -> Committed | None:
+        poor = 0
         for _ in range(ROUNDS_MAX):
             nonce = (await self.balance()).nonce
             raw = sign_action(self.key, self.chain, nonce, action)
@@ -77,6 +80,9 @@ class LedgerClient(Process):
             elif answer not in PASSING:
                 self.history.count(f"ledger_refused_{Code(answer).label}")
                 return None
+            poor += answer == Code.INSUFFICIENT_BALANCE
+            if poor >= POOR_ROUNDS_MAX:
+                break
             await self.sleep(RETRY_MS)
         self.history.count("ledger_gave_up")
         return None

@@ -1,0 +1,139 @@
+"""`trilemma faults run`: an experiment with a live timeline, and its report on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from client.console import emit, note, run
+from cluster.faults_report import PAGE, write_report
+from cluster.faults_run import RunOptions, Show, Tell, run_experiment
+from cluster.faults_schedule import Experiment, load_experiment
+from cluster.faults_watch import Sample
+from protocol.errors import ConfigError
+
+OUT = Path(".trilemma/faults")
+LINE_EVERY_S = 5.0
+SHOWN_MOMENTS = 12
+SPARKS = "▁▂▃▄▅▆▇█"
+SPARK_WIDTH = 40
+
+
+def play(
+    file: Path, *, seed: int | None, testnet: Path | None, short: bool, out: Path | None,
+    as_json: bool,
+) -> int:  # fmt: skip
+    """Run the experiment of a file; returns the exit status."""
+    experiment = load_experiment(_found(file))
+    if short:
+        experiment = experiment.short()
+    folder = out or OUT / experiment.about.name
+    if not re.fullmatch(r"[a-z0-9-]+", experiment.about.name):
+        raise ConfigError("an experiment's name is of lower case letters, digits and hyphens")
+    used = experiment.about.seed if seed is None else seed
+    note(f"{experiment.about.name}, seed {used}: {experiment.about.description}")
+    with _timeline(experiment) as (tell, show):
+        report = run(run_experiment(experiment, RunOptions(seed=seed, testnet=testnet), tell, show))
+    for line in write_report(report, folder):
+        note(line)
+    emit(report, "\n".join(report.lines()), as_json=as_json)
+    note(f"the report with its pictures: {folder / PAGE}")
+    return report.status
+
+
+def _found(file: Path) -> Path:
+    """A file, or the one of this name among the experiments of the project."""
+    if file.exists() or file.suffix:
+        return file
+    named = Path(__file__).parents[1] / "faults" / f"{file.name}.toml"
+    return named if named.exists() else file
+
+
+@contextmanager
+def _timeline(experiment: Experiment) -> Iterator[tuple[Tell, Show]]:
+    """A live view on a terminal; lines elsewhere. Both on stderr."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        lines = _Lines()
+        yield lines.tell, lines.show
+        return
+    with contextlib.ExitStack() as stack:
+        live = stack.enter_context(Live(console=console, refresh_per_second=4))
+        view = _View(experiment, live)
+        yield view.tell, view.show
+
+
+class _Lines:
+    """A line for each thing that happens, and one with numbers every few seconds."""
+
+    def __init__(self) -> None:
+        self._next_s = LINE_EVERY_S
+
+    def tell(self, at_s: float, what: str, text: str) -> None:
+        note(f"{at_s:6.1f} s  {what}: {text}")
+
+    def show(self, one: Sample) -> None:
+        if one.at_s >= self._next_s:
+            self._next_s = one.at_s + LINE_EVERY_S
+            note(f"{one.at_s:6.1f} s  {summary(one)}")
+
+
+class _View:
+    """Numbers, sparklines and the newest moments."""
+
+    def __init__(self, experiment: Experiment, live: Live) -> None:
+        self._about = experiment.about
+        self._live = live
+        self._moments: list[str] = []
+        self._samples: list[Sample] = []
+
+    def tell(self, at_s: float, what: str, text: str) -> None:
+        self._moments.append(f"{at_s:6.1f} s  {what}: {text}")
+        self._draw()
+
+    def show(self, one: Sample) -> None:
+        self._samples.append(one)
+        self._draw()
+
+    def _draw(self) -> None:
+        table = Table(box=None, pad_edge=False, title=f"{self._about.name}", title_justify="left")
+        for column in ("", "now", "so far"):
+            table.add_column(column)
+        if self._samples:
+            now, recent = self._samples[-1], self._samples[-SPARK_WIDTH:]
+            for state in ("accepted", "executed", "settled", "final"):
+                rates = [one.per_s.get(state, 0.0) for one in recent]
+                table.add_row(f"{state}/s", f"{rates[-1]:,.0f}", sparkline(rates))
+            lags = [float(one.lag or 0) for one in recent]
+            table.add_row("lag", "?" if now.lag is None else f"{now.lag:,}", sparkline(lags))
+            table.add_row("down", ", ".join(now.down) or "none", "")
+            table.add_row("faults", str(len(now.active)), "; ".join(now.active))
+        moments = [Text(line, overflow="ellipsis") for line in self._moments[-SHOWN_MOMENTS:]]
+        self._live.update(Group(table, Text(""), *moments))
+
+
+def sparkline(values: list[float]) -> str:
+    """Values as bars, the highest one full."""
+    top = max(values, default=0.0)
+    if top <= 0:
+        return SPARKS[0] * len(values)
+    return "".join(SPARKS[round(value / top * (len(SPARKS) - 1))] for value in values)
+
+
+def summary(one: Sample) -> str:
+    """A sample in a line."""
+    rates = ", ".join(
+        f"{state} {one.per_s.get(state, 0):,.0f}/s" for state in ("accepted", "executed", "settled")
+    )
+    parts = [rates, f"lag {'?' if one.lag is None else one.lag}"]
+    if one.down:
+        parts.append(f"down: {', '.join(one.down)}")
+    return ", ".join(parts)
