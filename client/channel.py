@@ -82,13 +82,18 @@ class Channel:
         return endpoint if endpoint is not None and endpoint.connected else None
 
     async def add_signer(self, key: Key) -> None:
-        """Prove `key` to this session and to every later one."""
+        """Prove `key` to this session and to every later one; one that fails may be added again."""
         if key.public in self._signers:
             return
         self._signers[key.public] = key
         endpoint = self.endpoint
-        if endpoint is not None:
+        if endpoint is None:
+            return
+        try:
             await endpoint.prove(key)
+        except BaseException:
+            self._signers.pop(key.public, None)
+            raise
 
     async def session(self) -> Endpoint:
         """The standing session, or a new one.
@@ -132,15 +137,24 @@ class Channel:
         endpoint = Endpoint(host, port, self._chain)
         try:
             await endpoint.greet()
-            for key in list(self._signers.values()):
-                await endpoint.prove(key)
+            proven: set[bytes] = set()
+            await self._prove_all(endpoint, proven)
             for greeting in list(self.on_open):
                 await greeting(endpoint)
+            await self._prove_all(endpoint, proven)
         except BaseException:
             await endpoint.close()
             raise
         self.connects += 1
         return endpoint
+
+    async def _prove_all(self, endpoint: Endpoint, proven: set[bytes]) -> None:
+        """Prove every signer, also those that are added meanwhile: no session stands yet that they
+        could be proven to."""
+        while fresh := [key for public, key in self._signers.items() if public not in proven]:
+            for key in fresh:
+                await endpoint.prove(key)
+                proven.add(key.public)
 
     async def ask(
         self,

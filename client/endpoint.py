@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from net.rpc import Connection, peek_prefix
 from net.session import Session
 from net.upstream import prove_signer, say_hello
 from protocol.codec import Wire, encode
-from protocol.errors import RemoteFault
+from protocol.errors import Rejected, RemoteFault
 from protocol.genesis import Chain
 from protocol.keys import Key
 from protocol.messages import Welcome, decode_answer
@@ -20,6 +21,15 @@ Sink = Callable[[int, bytes], None]
 """Takes the tag and the frame of everything that arrives for one request id."""
 
 CLIENT_NAME = "trilemma-client"
+
+
+@contextmanager
+def _their_fault() -> Iterator[None]:
+    """An answer that cannot be read is as good as a refusal."""
+    try:
+        yield
+    except Rejected as error:
+        raise RemoteFault(error.code, error.text) from None
 
 
 class Endpoint(Connection):
@@ -37,9 +47,10 @@ class Endpoint(Connection):
         self._sinks: dict[int, Sink] = {}
 
     async def greet(self) -> Welcome:
-        """Connect and say hello; raises `ConnectionError` or `RemoteFault` (wrong_chain)."""
+        """Connect and say hello; raises `ConnectionError` or `RemoteFault` (wrong_chain, ...)."""
         await self.open()
-        self.welcome = await say_hello(self, self.chain.chain_id, CLIENT_NAME)
+        with _their_fault():
+            self.welcome = await say_hello(self, self.chain.chain_id, CLIENT_NAME)
         return self.welcome
 
     async def prove(self, key: Key) -> None:
@@ -61,7 +72,8 @@ class Endpoint(Connection):
         """
         request_id = self.next_request_id()
         frame = encode(request(request_id, *fields))
-        value = decode_answer(await self.request(frame, request_id, timeout_ms))
+        with _their_fault():
+            value = decode_answer(await self.request(frame, request_id, timeout_ms))
         if not isinstance(value, answer):
             got = type(value).__name__
             raise RemoteFault(0, f"a {got} came where a {answer.__name__} was due")

@@ -142,7 +142,7 @@ class Tracer:
             nonce_ms=0 if batch is None else batch.nonce_ms,
             actions=[] if batch is None else _kinds(batch, place),
             height=0 if block is None else block.header.height,
-            leader="" if block is None else names[block.header.proposer],
+            leader="" if block is None else "".join(names[block.header.proposer :][:1]),
             code=None if result is None else _code(result, place),
             number=number, prover=prover, steps=self._steps, silent=list(self._silent),
         )  # fmt: skip

@@ -18,6 +18,7 @@ import msgspec
 from client.endpoint import Endpoint
 from client.status import RATES, ProcessRow, Values, make_rows
 from cluster.faults_hold import RunFolder
+from net.injection_plan import NOTHING, Plan
 from protocol.errors import ConfigError, RemoteFault
 from protocol.messages import Status, StatusRequest
 from protocol.messages_market_data import BookRequest, BookView
@@ -124,10 +125,18 @@ class Poller:
             return []
         try:
             async with web.get(f"http://{self.entry.observe}/faults") as answer:
-                plan = (await answer.json()).get("plan", {}) if answer.status == 200 else {}
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+                if answer.status != 200:
+                    return []
+                plan = msgspec.json.decode(await answer.read(), type=_State).plan
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.MsgspecError):
             return []
-        return told_faults(self.entry.name, plan)
+        return told_faults(self.entry.name, msgspec.to_builtins(plan))
+
+
+class _State(msgspec.Struct):
+    """What is looked at of an answer to ``GET /faults``."""
+
+    plan: Plan = NOTHING
 
 
 def told_faults(name: str, plan: dict[str, Any]) -> list[str]:

@@ -90,6 +90,7 @@ def prepare_folder(folder: Path, namespace: str, overwrite: bool) -> None:
     for name in present:
         if not re.fullmatch(r"\d\d-[a-z]+\.yaml", name):
             raise ConfigError(f"{folder} holds {name}, which is no manifest; empty it yourself")
+    for name in present:
         (folder / name).unlink()
 
 

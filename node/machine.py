@@ -166,17 +166,23 @@ class Validator:
         self._note_work(now_ms)
         return identity, [Outgoing(None, TransactionGossip([raw]))]
 
-    def gossip(self, message: TransactionGossip, now_ms: int) -> None:
-        """Take transactions that another validator passes on; raises `Rejected` for too many."""
+    def gossip(self, message: TransactionGossip, now_ms: int) -> list[bytes]:
+        """Take transactions that another validator passes on; those that are new in the pool.
+
+        Raises `Rejected` for too many.
+        """
         if len(message.transactions) > MAX_GOSSIP_TRANSACTIONS:
             raise Rejected(Code.TOO_MANY_ACTIONS, "too many transactions in one message")
+        taken: list[bytes] = []
         for raw in message.transactions:
             try:
                 if self.app.submit(raw, now_ms)[1]:
                     self._note_work(now_ms)
+                    taken.append(raw)
             except Rejected:
                 # It may be fine elsewhere or later; the validator that submitted it still has it.
                 self._count("gossip_refused")
+        return taken
 
     def _note_work(self, now_ms: int) -> None:
         if self._work_ms is None:

@@ -193,8 +193,8 @@ class ValidatorProcess:
         self._peers.follow(ledger_neighbours(self._machines.ledger))
 
     def _on_gossip(self, message: TransactionGossip) -> None:
-        self._machines.validator.gossip(message, now_ms())
-        for raw in message.transactions:
+        # What the pool refuses, or has, is worth no work of the thread: a liar would keep it busy.
+        for raw in self._machines.validator.gossip(message, now_ms()):
             self._ahead.submit(raw)
         self._wake.set()
 

@@ -223,20 +223,25 @@ class Defending:
         while True:
             try:
                 games = await self._host.games()
-                for number, challenger in games:
-                    await self._answer(number, challenger)
-                self._answered = {
-                    one: height for one, height in self._answered.items() if one in games
-                }
-                self._looks += 1
-                if self._looks % LOOKS == 0:
-                    await self._host.drop()
             except FAULTS as error:
-                self._host.tell("interrupted", 0, str(error))
-                await self._host.drop()
-                await self._host.pause(RETRY_MS)
+                await self._interrupted(0, error)
                 continue
+            for number, challenger in games:
+                try:
+                    await self._answer(number, challenger)
+                except FAULTS as error:
+                    # What cannot be answered must not cost us the games behind it.
+                    await self._interrupted(number, error)
+            self._answered = {one: height for one, height in self._answered.items() if one in games}
+            self._looks += 1
+            if self._looks % LOOKS == 0:
+                await self._host.drop()
             await self._host.pause(POLL_MS)
+
+    async def _interrupted(self, number: int, error: Exception) -> None:
+        self._host.tell("interrupted", number, str(error))
+        await self._host.drop()
+        await self._host.pause(RETRY_MS)
 
     async def _answer(self, number: int, challenger: bytes) -> None:
         host = self._host

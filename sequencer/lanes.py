@@ -2,8 +2,9 @@
 
 Under load, oracle prices and what takes risk off the exchange (cancels, top-ups, reduce-only
 orders) must not wait behind orders. Each lane has a share of the pool that nothing else can take,
-and blocks are filled lane by lane. Batches of one account keep their order: one that could overtake
-waits with the others while an earlier one of its account does.
+and blocks are filled lane by lane. Batches of one account and signer keep their order: one that
+could overtake waits with the others while an earlier one of them does. Strangers who name an
+account do not hold it back: whether they may speak for it execution finds.
 """
 
 from __future__ import annotations
@@ -72,6 +73,11 @@ class Waiting(NamedTuple):
     origin: int = OWN
     signer: bytes = b""
 
+    @property
+    def speaker(self) -> tuple[int, bytes]:
+        """For which account who is said to speak."""
+        return self.account, self.signer
+
 
 class Room:
     """What a block, or a part of it, can still hold."""
@@ -119,8 +125,8 @@ class Lanes:
         self._held: Counter[tuple[Lane, int]] = Counter()
         self._sizes: Counter[tuple[Lane, int]] = Counter()
         self._places: dict[bytes, Lane] = {}
-        # Batches of each account that wait with the others.
-        self._ordinary: Counter[int] = Counter()
+        # Batches of each account and signer that wait with the others.
+        self._ordinary: Counter[tuple[int, bytes]] = Counter()
         # Batches of each signer that were submitted here.
         self._signers: Counter[bytes] = Counter()
 
@@ -150,7 +156,7 @@ class Lanes:
 
         `batches_max` and `bytes_max` bound what waits of the batch's origin, in all lanes.
         """
-        if lane == Lane.REDUCING and self._ordinary[waiting.account]:
+        if lane == Lane.REDUCING and self._ordinary[waiting.speaker]:
             lane = Lane.OTHER
         size, place = len(waiting.raw), (lane, waiting.origin)
         share = SHARES_PPM[lane]
@@ -165,7 +171,7 @@ class Lanes:
         if waiting.origin == OWN:
             self._signers[waiting.signer] += 1
         if lane == Lane.OTHER:
-            self._ordinary[waiting.account] += 1
+            self._ordinary[waiting.speaker] += 1
 
     def pop(self, identity: bytes) -> Waiting | None:
         """Take a batch out, if it waits."""
@@ -181,7 +187,7 @@ class Lanes:
             if not self._signers[waiting.signer]:
                 del self._signers[waiting.signer]
         if lane == Lane.OTHER:
-            self._ordinary[waiting.account] -= 1
-            if not self._ordinary[waiting.account]:
-                del self._ordinary[waiting.account]
+            self._ordinary[waiting.speaker] -= 1
+            if not self._ordinary[waiting.speaker]:
+                del self._ordinary[waiting.speaker]
         return waiting

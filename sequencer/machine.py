@@ -277,6 +277,7 @@ class Sequencer:
                 effects += self._hand_over(self._held.offer(peer, message, now_ms), now_ms)
             else:
                 effects += self.step(Received(peer, message), now_ms)
+        effects += self._hand_over(self._held.passed(self.replica.view), now_ms)
         if self._passed:
             height, self._passed, passed = self.replica.committed_height, [], self._passed
             effects.append(PersistBatches(height, passed, promised=False))
@@ -290,7 +291,7 @@ class Sequencer:
         fills its share has to wait, and says it again. Signature and nonce execution looks at.
         """
         try:
-            self._rate.take(peer, sum(map(len, message.batches)), now_ms)
+            self._rate.take(peer, message.batches, now_ms)
         except Rejected as error:
             self._refuse_passed(error)
             return
@@ -341,6 +342,8 @@ class Sequencer:
 
     def forget(self, session: int) -> None:
         """A session is gone: nobody waits for its notices any more."""
+        if not self._open.pop(session, 0):
+            return  # looking through all that waits costs something
         for identity in list(self._waiters):
             left = [ticket for ticket in self._waiters[identity] if ticket[0] != session]
             if left:
@@ -348,7 +351,6 @@ class Sequencer:
             else:
                 del self._waiters[identity]
         self._asked = [(ticket, key) for ticket, key in self._asked if ticket[0] != session]
-        self._open.pop(session, None)
 
     # --- answers
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from protocol.errors import Code, Rejected
 from sequencer.peer import MAX_PASSED_BATCHES, PASSED_BYTES, PassedBatches
@@ -17,6 +17,9 @@ REPEAT_MAX_MS = 60_000
 
 PEER_BYTES_PER_S = 16 << 20
 """Batches that are taken from one sequencer, in each second and at once."""
+
+BATCH_COST_BYTES = 1_024
+"""Counted for each batch beside its bytes: a tiny one takes as long to look at."""
 
 
 def messages(batches: Iterable[bytes]) -> Iterator[PassedBatches]:
@@ -94,8 +97,9 @@ class PeerRate:
     def __init__(self) -> None:
         self._left: dict[int, tuple[int, int]] = {}
 
-    def take(self, peer: int, size_bytes: int, now_ms: int) -> None:
+    def take(self, peer: int, batches: Sequence[bytes], now_ms: int) -> None:
         """Note a message; raises `Rejected` (rate_limited)."""
+        size_bytes = sum(map(len, batches)) + BATCH_COST_BYTES * len(batches)
         left, since_ms = self._left.get(peer, (PEER_BYTES_PER_S, now_ms))
         left = min(PEER_BYTES_PER_S, left + PEER_BYTES_PER_S * (now_ms - since_ms) // 1_000)
         self._left[peer] = (left - size_bytes if left > 0 else left, now_ms)

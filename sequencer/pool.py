@@ -187,6 +187,8 @@ class BatchPool:
                 taken.update(contents.identities)
                 inbox_height = max(inbox_height, contents.inbox_height)
             cursor = self._advance(cursor, inbox_height)
+        if room < 0:
+            return b""  # not even an inbox height: with its ancestors it would get no votes
         # Empty blocks take entries in, too, but only above a payload consensus goes on to commit.
         left_empty = cursor > self.inbox_cursor and not any(one.payload for one in ancestors)
         # After a restart an uncommitted ancestor may name more than we have heard of again.

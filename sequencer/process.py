@@ -104,14 +104,15 @@ class SequencerProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        port = await self._service.open(self._config)
         watch = asyncio.ensure_future(self._inbox.run())
         others: list[asyncio.Future[None]] = []
         try:
+            # Before anybody can submit, pass a batch on, or tell of the base layer.
+            self._guarded(lambda: self._machine.start(now_ms()))
             if self._peers is not None:
                 await self._peers.start()
                 others.append(self._peers.mesh.failure)
-            self._guarded(lambda: self._machine.start(now_ms()))
+            port = await self._service.open(self._config)
             _log.info("sequencer ready", height=self._store.height, port=port)
             if not self._machine.signs:
                 _log.warning("restored from a backup: it follows and serves, and signs nothing")

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from client.channel import Channel, Unreachable
+from client.endpoint import Endpoint
 from client.pipeline import Pipeline
 from client.submission import Submission
 from cluster.testnet import TestnetOptions, create_testnet
@@ -163,6 +164,55 @@ async def test_a_sequencer_that_stays_away_is_unreachable(testnet: Testnet) -> N
         await fake.stop()
         with pytest.raises(Unreachable, match="trilemma up"):
             await pipeline.submit(submission(fake.chain, 1))
+
+
+async def test_a_signer_that_is_added_while_the_session_opens_is_proven_too(
+    testnet: Testnet,
+) -> None:
+    other = Key(bytes(range(1, 33)))
+    async with running(testnet) as (fake, _):
+        channel = Channel(fake.chain, "sequencer", [fake.address], 5_000)
+        await channel.add_signer(TRADER)
+
+        async def meanwhile(endpoint: Endpoint) -> None:
+            await channel.add_signer(other)
+
+        channel.on_open.append(meanwhile)
+        pipeline = Pipeline(fake.chain, channel)
+        try:
+            batch = ActionBatch(17, 1, 0, [Cancel(0, 1)])
+            raw = sign_batch(other, fake.chain.chain_id, 0, batch)
+            one = Submission(raw, other.public, 1, 17, 1)
+            await pipeline.submit(one)
+            assert (await one.accepted(5_000)).batch_id == batch_id(raw)
+            assert one.attempts == 1
+        finally:
+            await pipeline.close()
+            await channel.close()
+
+
+async def test_a_signer_whose_proof_failed_can_be_added_again(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(testnet) as (fake, _):
+        channel = Channel(fake.chain, "sequencer", [fake.address], 5_000)
+        try:
+            endpoint = await channel.session()
+            proofs = iter([False, True])
+            tried: list[bytes] = []
+
+            async def prove(key: Key) -> None:
+                tried.append(key.public)
+                if not next(proofs):
+                    raise TimeoutError
+
+            monkeypatch.setattr(endpoint, "prove", prove)
+            with pytest.raises(TimeoutError):
+                await channel.add_signer(TRADER)
+            await channel.add_signer(TRADER)
+            assert tried == [TRADER.public] * 2
+        finally:
+            await channel.close()
 
 
 # --- several sequencers

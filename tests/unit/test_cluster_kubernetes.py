@@ -175,11 +175,13 @@ def test_bad_names_and_folders_of_others_are_refused_before_anything_is_made(
     with pytest.raises(ConfigError, match="no name of an image"):
         create_deployment(tmp_path / "net", OPTIONS, None, tmp_path / "out", "${X}")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "notes.txt").write_text("mine")
+    for name in ("00-namespace.yaml", "notes.txt"):
+        (tmp_path / "out" / name).write_text("mine")
     for overwrite, words in ((False, "is not empty"), (True, "which is no manifest")):
         options = TestnetOptions(name="dev", traders=0, overwrite=overwrite)
         with pytest.raises(ConfigError, match=words):
             create_deployment(tmp_path / "net", options, None, tmp_path / "out")
+        assert (tmp_path / "out" / "00-namespace.yaml").exists()
     assert not (tmp_path / "net").exists()
 
 

@@ -251,7 +251,10 @@ def test_the_first_round_starts_the_replica_and_work_and_time_reach_it(
     world.run()
     world.run(later_ms=7)
     assert [type(one) for one in world.replica.stepped] == [Start, Work, Tick]
-    world.machine.gossip(TransactionGossip([raw, report_of(world, 2, nonce=1)]), world.now_ms)
+    other = report_of(world, 2, nonce=1)
+    gossip = TransactionGossip([raw, other, b"garbage"])
+    assert world.machine.gossip(gossip, world.now_ms) == [other], "what is new, and no more"
+    assert world.machine.gossip(gossip, world.now_ms) == []
     world.run()
     assert type(world.replica.stepped[-2]) is Work
 

@@ -69,7 +69,7 @@ def test_trading_keeping_and_pruning_in_any_order(tmp_path: Path, seed: int) -> 
         proves(tmp_path, world)
 
 
-@pytest.mark.parametrize("call", ["open", "write", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["open", "write", "fdatasync", "rename"])
 def test_a_crash_while_a_state_is_kept_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

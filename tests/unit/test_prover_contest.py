@@ -31,7 +31,7 @@ from protocol.dispute import (
     part_hash,
     whole_hash,
 )
-from protocol.errors import Code, RemoteFault
+from protocol.errors import Code, Rejected, RemoteFault
 from protocol.ledger_leaves import dispute_key, parts_key
 from protocol.messages import Committed
 from prover import contest
@@ -204,6 +204,31 @@ def test_a_prover_answers_every_game_on_its_own_batches() -> None:
     run(work, host, script)
     assert work.moves == 2 and host.codes == [Code.OK, Code.OK]
     assert tree.root == before
+
+
+def test_a_game_that_cannot_be_answered_does_not_cost_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world, _, _, defence = prover()
+    host = Host(world, world.prover)
+    assert world.open(3, key_of("alice"), bytes(32)) == Code.OK
+    assert world.open(2, CAROL, bytes(32)) == Code.OK
+    [first, *_] = world.ledger.disputes.waiting(world.prover.public, 9)
+
+    async def batch_blocks(settled: Any) -> Any:
+        if settled.header.number == first[0]:
+            raise Rejected(Code.NOT_FOUND, "no validator shows this block")
+        return world.posted[settled.header.number][0].blocks
+
+    monkeypatch.setattr(host, "batch_blocks", batch_blocks)
+
+    def script(count: int) -> None:
+        if count == 2:
+            raise Done
+
+    run(Defending(host, defence, world.chain), host, script)
+    assert host.codes == [Code.OK] and world.ledger.disputes.count == 2
+    assert host.told == ["interrupted", "defended"] and host.drops == 1
 
 
 def test_a_batch_that_is_not_ours_is_not_defended() -> None:

@@ -65,6 +65,14 @@ class World:
         self.pool.check(SimpleNamespace(header=header, payload=payload), [])  # type: ignore[arg-type]
 
 
+def test_a_stranger_who_names_an_account_does_not_hold_its_cancels_back() -> None:
+    world, stranger = World(), bytes(31) + b"\x03"
+    for _ in range(20):
+        world.add(16, order(), signer=stranger)  # execution will refuse these
+    cancel = world.add(16, Cancel(0, 1))
+    assert world.propose()[0] == cancel
+
+
 def test_what_stands_in_which_lane() -> None:
     cases: list[tuple[Lane, int, bytes, list[Any]]] = [
         (Lane.ORACLE, 0, ORACLE, [OraclePrice(0, 5)]),

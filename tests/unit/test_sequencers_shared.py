@@ -242,7 +242,8 @@ def test_no_sequencer_fills_the_pools_of_others(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_one_passes_on_in_a_second_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     raw_bytes = len(SharedWorld().batch())
-    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 3 * raw_bytes)
+    cost_bytes = raw_bytes + passing_module.BATCH_COST_BYTES
+    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 3 * cost_bytes)
     world = SharedWorld()
     world.drop = lambda *_: True
     for _ in range(3):
@@ -252,6 +253,17 @@ def test_what_one_passes_on_in_a_second_is_bounded(monkeypatch: pytest.MonkeyPat
     world.now_ms += 1_000
     refused(world, [world.batch()])
     assert len(world.members[0].machine.pool) == 5
+
+
+def test_many_tiny_batches_are_not_looked_at_for_ever() -> None:
+    world = SharedWorld()
+    garbage = [PassedBatches([bytes([part, one % 256, one // 256]) for one in range(1_024)])
+               for part in range(40)]  # fmt: skip
+    member = world.members[0]
+    member.take(member.machine.receive([(1, message) for message in garbage], world.now_ms))
+    counters = member.machine.counters
+    looked_at = sum(counters.values()) - counters["passed_refused_rate_limited"]
+    assert 0 < looked_at <= 17 * 1_024, "each counts for more than its bytes"
 
 
 # --- what voters refuse
@@ -349,6 +361,18 @@ def test_voters_refuse_more_bytes_than_may_commit_together() -> None:
     assert votes_for(pool, block_on(world, b"")) is None
 
 
+def test_a_leader_above_full_ancestors_proposes_nothing_that_voters_refuse() -> None:
+    world, pool, _ = pool_with_a_block()
+    pool.note_ledger(7, 100_000, 5)  # more entries than a chain of uncommitted blocks takes in
+    full = block_on(world, encode(OrderedPayload(5, [world.batch(actions=90)] * 9)))
+    pool._max_payload_bytes = len(full.payload) + 50
+    ancestors = [full]
+    for _ in range(30):
+        block = block_on(world, pool.propose(ancestors, full.header.time_ms))
+        assert votes_for(pool, block, *ancestors) is None
+        ancestors.append(block)
+
+
 def test_voters_refuse_too_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "BLOCK_BATCHES_MAX", 3)
     world, pool, _ = pool_with_a_block()
@@ -399,6 +423,40 @@ def test_a_voter_waits_for_the_base_layer_height_that_a_block_names() -> None:
     assert views == [1] * COUNT
 
 
+def test_false_proposals_do_not_cut_the_wait_for_the_base_layer_short() -> None:
+    world = SharedWorld()
+    leader = world.members[world.members[0].machine.replica.leader or 0]
+    voters = [one for one in world.members if one is not leader]
+    leader.take(leader.machine.note_ledger(5, 2, world.now_ms, 4))
+    world.run(50)
+    assert all(one.machine.held_proposals == 1 for one in voters)
+    liar = voters[0].index
+    held = [one[2] for one in world.sent if isinstance(one[2], Proposal)][-1]
+    for payload in (b"", encode(OrderedPayload(99, []))):
+        header = msgspec.structs.replace(held.block.header, proposer=liar, view=9)
+        block = msgspec.structs.replace(held.block, header=header, payload=payload)
+        for member in voters[1:]:
+            false = Proposal(block, bytes(64))
+            member.take(member.machine.receive([(liar, false)], world.now_ms))
+    for member in voters:
+        member.take(member.machine.note_ledger(4, 2, world.now_ms, 4))
+    world.run(400)
+    for member in world.members:
+        assert member.machine.pool.inbox_height == 4
+        assert "views_failed" not in member.machine.replica.counters
+
+
+def test_who_is_last_to_wait_goes_on_with_the_quorum() -> None:
+    world = SharedWorld()
+    slow = world.members[((world.members[0].machine.replica.leader or 0) + 2) % COUNT]
+    for member in world.members:
+        if member is not slow:
+            member.take(member.machine.note_ledger(5, 2, world.now_ms, 4))
+    world.run(300)
+    assert slow.machine.held_proposals == 1
+    assert slow.machine.pool.inbox_height == 4, "it did not wait for what a quorum has verified"
+
+
 def test_who_hears_nothing_of_the_base_layer_follows_the_quorum() -> None:
     world = SharedWorld()
     for member in world.members[:3]:
@@ -411,7 +469,7 @@ def test_who_hears_nothing_of_the_base_layer_follows_the_quorum() -> None:
     assert len(deaf.ordered()) == 1, "it leads and votes on top of what others verified"
 
 
-def test_a_held_proposal_is_one_at_a_time_and_false_ones_do_not_stay() -> None:
+def test_of_each_sequencer_one_proposal_is_held_and_false_ones_do_not_stay() -> None:
     world = SharedWorld()
     world.members[0].submit(world.batch())
     world.run(500)
@@ -419,10 +477,10 @@ def test_a_held_proposal_is_one_at_a_time_and_false_ones_do_not_stay() -> None:
     member = world.members[0]
     for _ in range(3):
         for proposer in (1, 2, 3):
-            header = msgspec.structs.replace(block.header, proposer=proposer)
+            header = msgspec.structs.replace(block.header, proposer=proposer, view=1_000)
             false = Proposal(msgspec.structs.replace(block, header=header), bytes(64))
             member.take(member.machine.receive([(proposer, false)], world.now_ms))
-    assert member.machine._held.deadline_ms() is not None
+    assert len(member.machine._held) == 3
     world.run(3_000)
     assert member.machine._held.deadline_ms() is None
     for one in world.members:
