@@ -8,7 +8,7 @@ TESTS ?= tests
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install compile compiled demo test unit test-docker lint format bench docs lock image compose-up compose-down clean
+.PHONY: help install compile compiled demo test unit test-docker lint format bench docs fuzz soak audit-dependencies lock image compose-up compose-down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
@@ -60,6 +60,18 @@ bench: compiled ## measure; the modules are listed by: make bench
 		ls bench/*.py | sed -E 's#bench/(.*)\.py#  \1#' | grep -v __init__; \
 	else $(BIN)/python -m bench.$(NAME) $(ARGS); fi
 
+soak: compiled ## run a cluster for an hour with faults at random (MINUTES=10 for less), see what grows
+	@$(BIN)/trilemma faults soak --minutes $(or $(MINUTES),60) $(ARGS)
+
+# Neither of the two tools belongs to the project or its lock; each has an environment of its own.
+fuzz: compiled ## fuzz every decoder with atheris (ARGS=-max_total_time=600), beside the project
+	@$(BIN)/python deploy/beside.py .venv-fuzz atheris==3.0.0 --with-lock
+	@.venv-fuzz/bin/python tests/fuzz/decoders.py -max_total_time=60 $(ARGS)
+
+audit-dependencies: $(STAMP) ## look the pinned packages up among the known vulnerabilities
+	@$(BIN)/python deploy/beside.py .venv-audit pip-audit==2.9.0
+	@$(BIN)/python deploy/audit_dependencies.py .venv-audit requirements.lock
+
 docs: $(STAMP) ## write docs/errors.md from the codes, docs/observability.md from the metrics
 	@$(BIN)/python -c "from protocol.meanings import errors_page; print(errors_page(), end='')" > docs/errors.md
 	@$(BIN)/python -m net.metrics_page > docs/observability.md
@@ -78,5 +90,5 @@ compose-down: ## stop the containers and drop their state
 	@sh deploy/compose-down.sh
 
 clean: ## remove what was made here: environment, caches, wheels; testnets stay
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis deploy/wheels
+	rm -rf $(VENV) .venv-fuzz .venv-audit build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis deploy/wheels
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -8,10 +8,11 @@ second must not fill a disk.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -66,6 +67,44 @@ class Repeats:
         return line
 
 
+class LogStream:
+    """Writes lines to a file at once; what its disk does not take is lost, and counted.
+
+    A full disk of logs is no reason to end a process, whose own data may lie elsewhere.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.lost = 0
+        """Lines lost since the last one that was written."""
+        try:
+            self._descriptor: int | None = file.fileno()
+        except (OSError, ValueError):
+            self._descriptor = None
+
+    def write(self, text: str) -> int:
+        """Write, past any buffer: what is left in one would fail again later."""
+        try:
+            if self._descriptor is None:
+                self._file.write(text)
+            else:
+                os.write(self._descriptor, text.encode("utf-8", "replace"))
+        except OSError:
+            self.lost += 1
+        else:
+            self.lost = 0
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def tell_lost(self, _: Any, method: str, line: EventDict) -> EventDict:
+        """A line says how many before it were lost."""
+        if self.lost:
+            line["lost_lines"] = self.lost
+        return line
+
+
 _place: LogPlace = LogPlace({})
 
 
@@ -78,7 +117,9 @@ def configure_logging(config: ProcessConfig) -> None:
     """Have this process log as its configuration says, to stderr; libraries' warnings too."""
     global _place
     _place = LogPlace({"node": config.name, "role": config.role})
+    stream = LogStream(sys.stderr)
     shared: list[Processor] = [
+        stream.tell_lost,
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         _place,
@@ -95,11 +136,11 @@ def configure_logging(config: ProcessConfig) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(
             getattr(logging, config.log_level.upper())
         ),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", stream)),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.clear_contextvars()
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

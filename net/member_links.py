@@ -9,14 +9,25 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+import structlog
+
+from net.clock import now_ms
 from net.link import QueueLimits
 from net.mesh import Peer, PeerMesh
-from net.tls import client_context, server_context
+from net.tls import certificate_days_left, client_context, server_context
 from protocol.codec import Wire, encode
 from protocol.keys import Key
 from store.config import parse_address
 
 E = TypeVar("E")
+
+WARN_DAYS = 30
+"""From so many days before the end of the own certificate on, each start and each change of peers
+says so."""
+
+RENEWAL = "put a new one beside the key, and: trilemma validator bond 0 --key FILE"
+
+_log = structlog.get_logger()
 
 MAX_EVENTS = 1024
 """Messages that may wait for the next turn; beyond them the links are not read."""
@@ -76,6 +87,9 @@ class MemberLinks(Generic[E]):
 
     def connect(self, peers: Sequence[Peer], own: bytes, trusted: Sequence[bytes]) -> None:
         """Have links with these peers, under the certificates (DER) of oneself and of them."""
+        days = certificate_days_left(own, now_ms() / 1000)
+        if days < WARN_DAYS:
+            _log.warning("the own certificate expires", days=days, advice=RENEWAL)
         self.mesh.set_peers(peers, *self._contexts(own, trusted))
 
     def _contexts(

@@ -43,6 +43,8 @@ A process that is not ready still answers reads: not ready means that it does no
 | validator | `no quorum: N timeouts since block H of the ledger blocks` |
 | validator | `no ledger block for N s` |
 | validator | `not validating: its key is not among the members of epoch E` |
+| validator | `not validating: it was restored from a backup, and needs a new key` |
+| sequencer | `not taking part: it was restored from a backup, and its key must not sign` |
 | sequencer | `catching up: ...` and `no quorum: ...`, as validators |
 | sequencer, execution | `nothing was heard of the base layer for N s` |
 | execution | `behind the ordered log at block H, which was executed N s after its order` |

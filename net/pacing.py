@@ -57,7 +57,7 @@ class Bucket:
 class _Host:
     """The buckets that all sessions of an address share."""
 
-    __slots__ = ("bytes", "connections", "requests")
+    __slots__ = ("busy", "bytes", "connections", "requests")
 
     def __init__(self, limits: ClientLimits, now_s: float) -> None:
         burst_s = limits.burst_s
@@ -65,6 +65,8 @@ class _Host:
         at_once = max(burst_s * limits.host_connections_per_s, 2 * limits.sessions_of_host)
         self.requests = _bucket(limits.host_requests_per_s, burst_s, now_s)
         self.bytes = _bucket(limits.host_bytes_per_s, burst_s, now_s)
+        share = limits.host_busy_ppm / 1_000_000
+        self.busy = Bucket(share, share * burst_s, now_s)
         self.connections = Bucket(limits.host_connections_per_s, at_once, now_s)
 
 
@@ -88,6 +90,10 @@ class SessionPace:
             self._host.requests.charge(requests, now_s),
             self._host.bytes.charge(size, now_s),
         )
+
+    def worked(self, busy_s: float, now_s: float) -> float:
+        """Handling requests of the session took so many seconds; like `charge`."""
+        return self._host.busy.charge(busy_s, now_s)
 
 
 class Pacing:

@@ -25,6 +25,9 @@ ERROR_TAG = 0
 MAX_PENDING_REQUESTS = 65_536
 """Most requests of one connection that may wait for an answer."""
 
+CLOSE_S = 5.0
+"""Longer than a session takes to abort itself."""
+
 _UINT_BYTES = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}
 _decode_error = msgspec.msgpack.Decoder(tuple[int, int, int, str]).decode
 
@@ -194,9 +197,17 @@ class Connection:
 
     async def close(self) -> None:
         """Close; what still waits ends with `ConnectionError`."""
-        if self._session is not None:
-            self._session.close()
-            await self._lost.wait()
+        session = self._session
+        if session is None:
+            return
+        session.close()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._lost.wait()
+        except TimeoutError:
+            # The session aborts itself before; whoever closes waits for nothing that may not come.
+            session.abort("not closed in time")
+            self.on_close(session, None)
 
     async def __aenter__(self) -> Connection:
         return await self.open()
@@ -324,6 +335,8 @@ class Connection:
 
     def on_close(self, session: Session, error: Exception | None) -> None:
         """Called by the session: everything that waits ends."""
+        if session is not self._session:
+            return
         if not self._fault and error is not None:
             self._fault = str(error)
         self._session = None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +53,16 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
         configure_logging(config)
         injection.enable(config, chain)
         _raise_descriptor_limit()
+        _keep_to_ourselves()
         ensure_directory(config.data)
+        _require_private(config.data)
         with lock_directory(config.data):
             new = claim_directory(config, chain, key)
             ensure_format(config.data, _report, new=new)
             uvloop.run(_supervised(config, chain, key, serve))
     except ConfigError as error:
-        print(f"trilemma {config_path.stem}: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"trilemma {config_path.stem}: {error}", file=sys.stderr)
         return EXIT_USAGE
     except SafetyViolation as error:
         structlog.get_logger().critical("safety violation, stopping", error=str(error))
@@ -68,6 +74,22 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
         structlog.get_logger().critical("the operating system refuses", error=str(error))
         return EXIT_FAILED
     return EXIT_OK
+
+
+def _keep_to_ourselves() -> None:
+    """New files are for this user alone, and a crash leaves no image of the memory with the key."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _require_private(directory: Path) -> None:
+    """Raise `ConfigError` where anybody on this machine may exchange what the process has stored,
+    its voting state among it."""
+    mode = directory.stat().st_mode
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"anybody may write in the data directory {directory}; run: chmod o-w {directory}"
+        )
 
 
 def _raise_descriptor_limit() -> None:

@@ -210,37 +210,39 @@ class PublicService:
     def _take_turn(self, session: ClientSession) -> None:
         """Handle waiting frames, but no more than a stretch of them, and only while the answers
         are read: whoever asks without reading waits, and is not read from meanwhile."""
+        if session.read_later is not None:
+            return  # it rests; its turn comes
         session.turn_due = False
-        link, until = session.link, time.monotonic() + TURN_S
+        link, began_s = session.link, time.monotonic()
+        now_s = began_s
         while session.backlog and link.open and _keeps_up(link):
             self._handle(session, session.backlog.popleft())
-            if time.monotonic() >= until:
+            now_s = time.monotonic()
+            if now_s >= began_s + TURN_S:
                 break
+        rest_s = session.pace.worked(now_s - began_s, now_s)
+        self.throttled += rest_s > 0.0
         if not link.open:
             session.backlog.clear()
-        elif not session.backlog:
-            self._read_on(session)
-        else:
+            return
+        if not session.backlog:
+            rest_s = max(rest_s, session.unread_until_s and session.unread_until_s - now_s)
+        if session.backlog or rest_s > 0.0:
             link.pause_input()
             session.turn_due = True
-            if link.writable:  # otherwise `on_writable` comes
-                asyncio.get_running_loop().call_soon(self._take_turn, session)
-
-    def _read_on(self, session: ClientSession) -> None:
-        """Read further requests: now, or once the session has been waited for."""
-        until_s = session.unread_until_s
-        if session.read_later is not None:
-            session.read_later.cancel()
-            session.read_later = None
-        wait_s = until_s and until_s - self._pacing.now_s()
-        if wait_s <= 0.0:
+            loop = asyncio.get_running_loop()
+            if rest_s > 0.0:
+                session.read_later = loop.call_later(rest_s, self._rested, session)
+            elif link.writable:  # otherwise `on_writable` comes
+                loop.call_soon(self._take_turn, session)
+        else:
             session.unread_until_s = 0.0
-            session.link.resume_input()
-            return
-        session.link.pause_input()
-        session.turn_due = True
-        loop = asyncio.get_running_loop()
-        session.read_later = loop.call_later(wait_s, self._take_turn, session)
+            link.resume_input()
+
+    def _rested(self, session: ClientSession) -> None:
+        """A session has been waited for, since it had used more than is its own."""
+        session.read_later = None
+        self._take_turn(session)
 
     def _handle(self, session: ClientSession, frame: bytes) -> None:
         try:

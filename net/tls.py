@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -37,6 +37,9 @@ the TLS handshake (ALPN, RFC 7301), so a change of these messages needs a new nu
 _PEER_PROTOCOL = f"trilemma-peer/{PEER_VERSION}"
 _NOT_BEFORE = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _NOT_AFTER = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC)
+
+_UNREADABLE = (ValueError, x509.InvalidVersion, UnsupportedAlgorithm)
+"""What the library raises for certificates that it cannot read."""
 
 
 def make_certificate(key: Key, name: str) -> bytes:
@@ -117,7 +120,7 @@ def is_usable(certificate_der: bytes, public_key: bytes) -> bool:
             return False
         certificate.verify_directly_issued_by(certificate)
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=certificate_der)
-    except (ValueError, TypeError, InvalidSignature, Rejected, ssl.SSLError):
+    except (*_UNREADABLE, TypeError, InvalidSignature, Rejected, ssl.SSLError):
         return False
     return True
 
@@ -126,11 +129,21 @@ def certificate_public_key(certificate_der: bytes) -> bytes:
     """The raw Ed25519 key (32 bytes) of a certificate; raises `Rejected` (bad_certificate)."""
     try:
         public = x509.load_der_x509_certificate(certificate_der).public_key()
-    except (ValueError, x509.InvalidVersion) as error:
+    except _UNREADABLE as error:
         raise Rejected(Code.BAD_CERTIFICATE, f"not an X.509 certificate: {error}") from None
     if not isinstance(public, Ed25519PublicKey):
         raise Rejected(Code.BAD_CERTIFICATE, "the certificate's key is not Ed25519")
     return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def certificate_days_left(certificate_der: bytes, now_s: float) -> int:
+    """Whole days until a certificate expires, negative once it has; after that no handshake with
+    it succeeds. Raises `Rejected` (bad_certificate)."""
+    try:
+        end = x509.load_der_x509_certificate(certificate_der).not_valid_after_utc
+    except (ValueError, x509.InvalidVersion) as error:
+        raise Rejected(Code.BAD_CERTIFICATE, f"not an X.509 certificate: {error}") from None
+    return int((end.timestamp() - now_s) // 86_400)
 
 
 def peer_public_key(transport: Any) -> bytes:
@@ -165,7 +178,7 @@ def _finish(
         trusted = b"".join(dict.fromkeys(peers))
         if trusted:
             context.load_verify_locations(cadata=trusted)
-    except (ValueError, x509.InvalidVersion, ssl.SSLError) as error:
+    except (*_UNREADABLE, ssl.SSLError) as error:
         raise ConfigError(f"a node certificate cannot be used: {error}") from None
     return context
 

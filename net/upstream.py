@@ -33,11 +33,18 @@ _log = structlog.get_logger()
 async def say_hello(connection: Connection, chain_id: bytes, name: str) -> Welcome:
     """Open the session on a fresh connection.
 
-    Raises `ConnectionError`, `TimeoutError`, `RemoteFault` (wrong_chain), or `Rejected`.
+    Raises `ConnectionError`, `TimeoutError`, `RemoteFault` (wrong_chain, wrong_version), or
+    `Rejected`.
     """
     request_id = connection.next_request_id()
     hello = encode(Hello(request_id, WIRE_VERSION, chain_id, name))
     welcome = expect(Welcome, decode_answer(await connection.request(hello, request_id)))
+    if welcome.version != WIRE_VERSION:
+        raise Rejected(
+            Code.WRONG_VERSION,
+            f"the server speaks wire version {welcome.version}, not {WIRE_VERSION}; "
+            "run the same release on both sides",
+        )
     if welcome.chain_id != chain_id:
         raise Rejected(Code.WRONG_CHAIN, "the server is of another chain")
     injection.welcomed(connection.session, (connection.host, connection.port), welcome.name)

@@ -15,9 +15,12 @@ class ClientLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `sessions` stand at once, `sessions_of_host` of them from one address (of IPv6: one /64).
     A session, and an address with all of its sessions, may send so many requests and bytes a
     second; whoever sends more is read from only as fast as that. What was not used is saved up for
-    `burst_s` seconds. An address may open `host_connections_per_s`; more are turned away. A session
-    without a complete frame `silent_ms` after it opened is closed. One signer may have
-    `signer_batches` accepted batches waiting at a sequencer.
+    `burst_s` seconds. `host_busy_ppm` is the share of a processor that the requests of one address
+    may take, 0 for no bound: right where load comes from one machine, while a port that strangers
+    reach wants one, since requests differ in what they cost. An address may open
+    `host_connections_per_s`; more are turned away. A session without a complete frame `silent_ms`
+    after it opened is closed. One signer may have `signer_batches` accepted batches waiting at a
+    sequencer.
     """
 
     sessions: int = 512
@@ -26,6 +29,7 @@ class ClientLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_s: int = 32 * MIB
     host_requests_per_s: int = 60_000
     host_bytes_per_s: int = 128 * MIB
+    host_busy_ppm: int = 0
     host_connections_per_s: int = 200
     burst_s: int = 5
     silent_ms: int = 30_000

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from protocol.errors import ConfigError
 from protocol.keys import Key
+
+MAX_BYTES = 4_096
+"""More of a key file is never read."""
 
 
 def save_key(key: Key, path: Path) -> None:
@@ -27,20 +31,19 @@ def save_key(key: Key, path: Path) -> None:
 
 
 def load_key(path: Path) -> Key:
-    """Read a key file; raises `ConfigError` when missing, open to others or malformed."""
+    """Read a key file; raises `ConfigError` when missing, open to others or malformed.
+
+    Its mode is that of the very file that is read; what is in it appears in no error.
+    """
     try:
-        mode = path.stat().st_mode & 0o777
-        text = path.read_text(encoding="ascii").strip()
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            raw = file.read(MAX_BYTES) if stat.S_ISREG(status.st_mode) else b""
     except OSError as error:
         raise ConfigError(f"cannot read the key file {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"the key file {path} does not hold 64 hex digits") from None
-    if mode & 0o077:
+    if status.st_mode & 0o077:
         raise ConfigError(f"the key file {path} is open to others; run: chmod 600 {path}")
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        seed = b""
-    if len(seed) != 32:
+    text = raw.strip()
+    if len(text) != 64 or not all(byte in b"0123456789abcdefABCDEF" for byte in text):
         raise ConfigError(f"the key file {path} does not hold 64 hex digits")
-    return Key(seed)
+    return Key(bytes.fromhex(text.decode("ascii")))

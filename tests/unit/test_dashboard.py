@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 
+import aiohttp
 import pytest
 from rich.console import Console
 
@@ -12,6 +14,7 @@ from cluster.dashboard import Book, Dashboard, Scene, told_faults
 from cluster.dashboard_view import make_dashboard, sparkline
 from cluster.faults_hold import RunFolder
 from cluster.testnet import TestnetOptions, create_testnet
+from store.config import parse_address
 from store.testnet import Testnet
 
 
@@ -61,6 +64,33 @@ def test_faults_are_told_by_what_they_do_to_whom() -> None:
         "validator-0: disk 20 ms a sync, full",
     ]
     assert told_faults("validator-0", {}) == []
+
+
+@pytest.mark.parametrize("body", [b"[1]", b'{"plan": null}', b'{"plan": {"toxics": [7]}}', b"{"])
+def test_somebody_else_at_a_process_ports_is_survived(testnet: Testnet, body: bytes) -> None:
+    poller = Dashboard(testnet)._pollers[0]
+
+    async def answer_anything(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+        writer.write(head + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async def answer_garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"\0\0\0\3\x92\x02\x01")  # an answer of a kind that there is none of
+        await reader.read()
+        writer.close()
+
+    async def work() -> None:
+        await asyncio.start_server(answer_anything, *parse_address(poller.entry.observe))
+        await asyncio.start_server(answer_garbage, *parse_address(poller.entry.public))
+        async with aiohttp.ClientSession() as web:
+            assert await poller._ordered_faults(web) == []
+        await poller._look()
+        assert poller.state in ("down", "silent")
+
+    asyncio.run(work())
 
 
 def test_rates_and_lags_come_from_what_processes_answer(testnet: Testnet) -> None:

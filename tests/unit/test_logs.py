@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from net.logs import REPEATS, REPEATS_S, LogPlace, Repeats
+from net.logs import REPEATS, REPEATS_S, LogPlace, LogStream, Repeats
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,3 +82,30 @@ def test_lines_for_people_fit_one_line_each() -> None:
     ours, theirs = _logged(as_json=False)
     assert "this" in ours and "number=3" in ours and "height=5" in ours
     assert "and that" in theirs and "prover-0" in theirs
+
+
+def test_a_full_disk_of_logs_ends_no_process(tmp_path: Path) -> None:
+    script = _SCRIPT.format(json=True) + "\nprint('lives')\n"
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=full,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (0, b"lives\n")
+
+
+def test_lines_that_were_lost_are_counted_in_the_next_one(tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        stream = LogStream(full)
+        stream.write("one\n")
+        stream.write("two\n")
+        assert stream.tell_lost(None, "info", {"event": "e"}) == {"event": "e", "lost_lines": 2}
+    with (tmp_path / "log").open("w") as file:
+        stream = LogStream(file)
+        stream.lost = 2
+        stream.write("three\n")
+        assert stream.tell_lost(None, "info", {"event": "e"}) == {"event": "e"}
+        assert (tmp_path / "log").read_text() == "three\n"

@@ -231,3 +231,23 @@ def test_a_server_that_sends_nonsense_is_dropped() -> None:
                 await request
 
     run(work())
+
+
+def test_close_returns_though_the_transport_never_tells_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work() -> None:
+        service = Service()
+        async with connected(service) as connection:
+            monkeypatch.setattr("net.rpc.CLOSE_S", 0.05)
+            held = asyncio.create_task(connection.request(pack(3, 1, 0), 1))
+            await service.until(lambda: service.held == [1])
+            with monkeypatch.context() as patched:
+                patched.setattr(Session, "close", lambda session: None)
+                patched.setattr(Session, "abort", lambda session, reason: None)
+                await connection.close()
+            assert not connection.connected
+            with pytest.raises(ConnectionError):
+                await held
+
+    run(work())

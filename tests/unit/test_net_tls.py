@@ -16,12 +16,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from net import mesh
+from net import member_links, mesh
 from net.link import Backoff
+from net.member_links import MemberLinks
 from net.mesh import InboxLimits, Peer, PeerMesh
 from net.server import FrameServer
 from net.session import Session
 from net.tls import (
+    certificate_days_left,
     certificate_public_key,
     client_context,
     is_usable,
@@ -574,3 +576,28 @@ def test_a_certificate_that_would_hide_another_nodes_is_not_usable() -> None:
         certificate(own, own, victim), b"", b"\x30\x00",
     ):  # fmt: skip
         assert not is_usable(bad, key.public)
+
+
+def test_a_certificate_tells_how_long_it_lasts_and_a_member_warns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end_s = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC).timestamp()
+    day_s = 86_400
+    assert certificate_days_left(CERTIFICATES[0], end_s - 10 * day_s) == 10
+    assert certificate_days_left(CERTIFICATES[0], end_s + 1) == -1
+    with pytest.raises(Rejected):
+        certificate_days_left(b"junk", 0)
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(member_links._log, "warning", lambda _, **fields: told.append(fields))
+
+    async def work() -> None:
+        links = MemberLinks[bytes](
+            KEYS[0], CERTIFICATES[0], "127.0.0.1:1", lambda *_: None, lambda: None
+        )
+        for days in (31, 29, -1):
+            now_ms = int(end_s + (-days * day_s)) * 1000 + 500
+            monkeypatch.setattr(member_links, "now_ms", lambda now_ms=now_ms: now_ms)
+            links.connect([], CERTIFICATES[0], [])
+
+    asyncio.run(work())
+    assert [one["days"] for one in told] == [28, -2], told

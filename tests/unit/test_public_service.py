@@ -210,6 +210,37 @@ def test_an_address_has_a_pace_of_its_own_beside_its_sessions() -> None:
     run(scenario())
 
 
+def test_an_address_has_its_share_of_the_processor_and_others_are_served() -> None:
+    """Requests that cost much, over many sessions of one address, beside one of another."""
+
+    async def scenario() -> None:
+        async with serving(ClientLimits(host_busy_ppm=200_000, burst_s=1)) as served:
+
+            def slow(session: ClientSession, request: OrdersRequest) -> Wire:
+                time.sleep(0.002)
+                return served._small(session, request)
+
+            served.on(OrdersRequest, slow)
+            greedy = [await asyncio.open_connection("127.0.0.1", served.port) for _ in range(10)]
+            for _, writer in greedy:
+                writer.write(frames(*(OrdersRequest(n, 0) for n in range(1, 31))))
+            other = await asyncio.open_connection(
+                "127.0.0.1", served.port, local_addr=("127.0.0.2", 0)
+            )
+            while served.throttled < 10:
+                other[1].write(frames(StatusRequest(1)))
+                await answers(other[0], 1)
+            asked = len(served.asked)
+            assert asked < 10 * 30, "at its share after a second's worth at most"
+            other[1].write(frames(*(StatusRequest(n) for n in range(1, 100))))
+            assert len(await answers(other[0], 99)) == 99
+            assert len(served.asked) < asked + 100
+            for reader, _ in greedy:
+                assert len(await answers(reader, 30)) == 30, "late, but none is lost"
+
+    run(scenario())
+
+
 def test_an_address_that_connects_too_often_is_turned_away() -> None:
     async def scenario() -> None:
         limits = ClientLimits(host_connections_per_s=1, sessions_of_host=3, burst_s=1)
