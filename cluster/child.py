@@ -70,9 +70,18 @@ def signal_child(process: asyncio.subprocess.Process, number: signal.Signals) ->
 
 
 def trim_log(log: Path) -> None:
-    """Move a log that grew too large aside; a process that appends to it goes on undisturbed."""
-    if log.exists() and log.stat().st_size > LOG_LIMIT_BYTES:
-        shutil.copyfile(log, log.with_suffix(".log.1"))
+    """Move a log that grew too large aside; a process that appends to it goes on undisturbed.
+
+    Where there is no room for a piece aside, the log is cut all the same.
+    """
+    if not log.exists() or log.stat().st_size <= LOG_LIMIT_BYTES:
+        return
+    aside = log.with_suffix(".log.1")
+    try:
+        shutil.copyfile(log, aside)
+    except OSError:
+        aside.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
         os.truncate(log, 0)
 
 

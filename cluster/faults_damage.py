@@ -88,8 +88,11 @@ def byzantine_modes(entry: ProcessEntry) -> list[str]:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all, its mode kept."""
+    """Write a file whole or not at all, its mode and owner kept: a container's user reads it."""
     partial = path.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
-    os.chmod(partial, path.stat().st_mode & 0o777)
+    before = path.stat()
+    os.chmod(partial, before.st_mode & 0o777)
+    if os.geteuid() == 0:
+        os.chown(partial, before.st_uid, before.st_gid)
     os.replace(partial, path)

@@ -22,6 +22,7 @@ from cluster.lock import SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
 from store.testnet import ProcessEntry, Testnet
 
+EXIT_FAILED = 1
 EXIT_CONFIG = 2
 EXIT_SAFETY = 5
 BACKOFF_FIRST_S = 1.0
@@ -29,6 +30,8 @@ BACKOFF_LAST_S = 30.0
 STABLE_S = 30.0
 """A process that ran this long starts again at the first back-off."""
 PID_FOLDER = RUN_FOLDER
+MISSING = (FileNotFoundError, PermissionError, NotADirectoryError)
+"""Why a program can never be started as it is configured."""
 
 _PROBE_PAUSE_S = 0.05
 _HOLD_POLL_S = 0.1
@@ -275,7 +278,8 @@ class Supervisor:
             process = await spawn(command, self.testnet.log_path(name), self.testnet.directory)
         except OSError as error:
             self._report(f"cannot start {name}: {error}")
-            return EXIT_CONFIG
+            # What the system lacks now (room, memory) it may have later.
+            return EXIT_CONFIG if isinstance(error, MISSING) else EXIT_FAILED
         child.process = process
         self._stand(child, "running")
         if not child.wanted:
@@ -348,4 +352,5 @@ class Supervisor:
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a log on a full disk must not stop the supervisor
+        print(line, file=sys.stderr, flush=True)

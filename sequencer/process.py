@@ -104,8 +104,8 @@ class SequencerProcess:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
-        watch = asyncio.ensure_future(self._inbox.run())
         others: list[asyncio.Future[None]] = []
+        watch: asyncio.Future[None] | None = None
         try:
             # Before anybody can submit, pass a batch on, or tell of the base layer.
             self._guarded(lambda: self._machine.start(now_ms()))
@@ -113,13 +113,15 @@ class SequencerProcess:
                 await self._peers.start()
                 others.append(self._peers.mesh.failure)
             port = await self._service.open(self._config)
+            watch = asyncio.ensure_future(self._inbox.run())
             _log.info("sequencer ready", height=self._store.height, port=port)
             if not self._machine.signs:
                 _log.warning("restored from a backup: it follows and serves, and signs nothing")
             fatal = self._service.fatal
             await until_stopped(stop, watch, *others, *([] if fatal is None else [fatal]))
         finally:
-            watch.cancel()
+            if watch is not None:
+                watch.cancel()
             self._stopping = True  # sessions that we end ourselves leave nothing behind
             self._flush()
             await self._service.stop()

@@ -140,10 +140,12 @@ def _prepare(connection: sqlite3.Connection, path: Path, schema: str, version: i
         return
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if found != 0 or tables != 0:
+        newer = found > version
         raise ConfigError(
             f"the database {path} has schema version {found}, this program needs {version}; "
-            "use the release that wrote it, or start with an empty directory"
-        )
+            + ("it was made by a newer version, use that one" if newer else
+               "use the release that wrote it, or start with an empty directory")
+        )  # fmt: skip
     try:
         connection.executescript(
             f"BEGIN IMMEDIATE;\n{schema}\n;PRAGMA user_version={version};\nCOMMIT;"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.child import last_words
+from cluster import supervisor as supervising
+from cluster.child import last_words, trim_log
 from cluster.health import probe
 from cluster.lock import PID_FILE, SupervisorLock, stop_supervisor, supervisor_pid
 from cluster.supervisor import ClusterError, Supervisor
@@ -318,3 +319,44 @@ async def test_children_die_with_a_killed_supervisor(testnet: Testnet) -> None:
     process.communicate(timeout=PATIENCE_S)
     await until(lambda: all(is_gone(pid) for pid in pids))
     assert supervisor_pid(testnet.directory) is None
+
+
+# --- a full disk of logs
+
+
+async def test_a_process_that_finds_no_room_to_start_is_started_later(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = [OSError(28, "No space left on device")] * 2
+    real = supervising.spawn
+
+    async def spawn(command: list[str], log: Path, directory: Path) -> asyncio.subprocess.Process:
+        if refusals:
+            raise refusals.pop()
+        return await real(command, log, directory)
+
+    monkeypatch.setattr(supervising, "spawn", spawn)
+    news: list[str] = []
+    async with supervisor(testnet, news) as running:
+        await running.wait_ready(PATIENCE_S)
+        assert all(running.pid(entry.name) for entry in testnet.processes)
+    assert sum("cannot start" in line for line in news) == 2, news
+
+
+def test_a_log_without_room_for_an_older_piece_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "a.log"
+    monkeypatch.setattr("cluster.child.LOG_LIMIT_BYTES", 10)
+
+    def full(_: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    log.write_bytes(b"x" * 11)
+    trim_log(log)
+    assert (log.stat().st_size, log.with_suffix(".log.1").read_bytes()) == (0, b"x" * 11)
+    monkeypatch.setattr("cluster.child.shutil.copyfile", full)
+    log.write_bytes(b"y" * 11)
+    trim_log(log)
+    assert log.stat().st_size == 0 and not log.with_suffix(".log.1").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -55,6 +56,16 @@ def seen(batches: list[Submission], **others: Any) -> Seen:
 def look(what: str, of: Seen, **others: Any) -> Check:
     (check,) = check_expectations([Expect(cast(Any, what), **others)], of)
     return check
+
+
+def test_a_freeze_is_by_every_validators_account() -> None:
+    nodes = [SimpleNamespace(name="validator-0"), SimpleNamespace(name="validator-1")]
+    testnet = SimpleNamespace(of_role=lambda role: nodes)
+    both = {"validator-0": {"frozen": "yes"}, "validator-1": {"frozen": "yes"}}
+    one = {**both, "validator-1": {"frozen": "no"}}
+    assert look("frozen", seen([], testnet=testnet, last=both)).ok
+    assert not look("frozen", seen([], testnet=testnet, last=one)).ok
+    assert not look("frozen", seen([], testnet=testnet, last={})).ok
 
 
 STEADY = [batch(n / 10, final=n / 10 + 0.05) for n in range(100)]

@@ -26,6 +26,9 @@ ROWS = (
 )
 """The failure model's."""
 
+WHOLE = ("soak", "deadline-missed")
+"""Have no short form: an hour, which `faults soak` cuts, and a deadline of the genesis."""
+
 ABOUT = """
 [experiment]
 name = "x"
@@ -63,10 +66,20 @@ def test_experiments_of_the_project_are_right(path: Path) -> None:
         for role, count in options.counts().items()
     }
     assert expand(experiment, members, 1)
+    if path.stem in WHOLE:
+        assert experiment.short() == experiment
+        return
     short = experiment.short()
     assert short.about.duration_s == experiment.about.short_s <= 15
     assert len(short.faults) == len(experiment.faults)
     assert all(one.at_s < short.about.duration_s for one in short.faults)
+
+
+def test_the_page_lists_every_experiment() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    for path in FILES:
+        about = load_experiment(path).about
+        assert f"| `{about.name}` | {about.row} | {about.description} |" in page
 
 
 def test_the_same_seed_gives_the_same_faults() -> None:

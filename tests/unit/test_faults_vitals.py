@@ -1,0 +1,98 @@
+"""Growth over a long run: slopes through restarts and noise, and latency's drift."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from cluster.faults_schedule import load_experiment
+from cluster.faults_soak import lasting, soak_picture
+from cluster.faults_vitals import (
+    FLAT,
+    GROWS,
+    HOUR_S,
+    RSS_LIMIT,
+    UNDECIDED,
+    WARM_S,
+    Vitals,
+    drift,
+    growth,
+    read_vitals,
+    slope,
+)
+
+MIB = 1 << 20
+SOAK_FILE = Path(__file__).parents[2] / "faults" / "soak.toml"
+
+
+def looks(per_hour: float, noise: float, seconds: int, seed: int = 1) -> list[Vitals]:
+    """A process that starts again with another level every 600 s, and doubles within the first
+    half minute of each life."""
+    rng = Random(seed)
+    found = []
+    for at_s in range(0, seconds, 5):
+        life, age_s = divmod(at_s, 600)
+        level = 100 * MIB + 7 * MIB * life - (50 * MIB if age_s < 30 else 0)
+        rss = level + per_hour * age_s / HOUR_S + rng.gauss(0, noise)
+        found.append(Vitals("p-0", 100 + life, float(at_s), round(rss), 30, 4))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_slope_is_found_through_restarts_and_noise(seed: int) -> None:
+    grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600, seed))
+    assert (grown.starts, grown.lives) == (6, 6)
+    assert abs(grown.rss.per_hour - 200 * MIB) <= 2 * grown.rss.bound
+    assert grown.rss.verdict(RSS_LIMIT) == grown.verdict == GROWS
+    flat = growth("p-0", "prover", looks(0, MIB, 3_600, seed))
+    assert abs(flat.rss.per_hour) <= 2 * flat.rss.bound and flat.verdict == FLAT
+    assert flat.descriptor.per_hour == 0 and flat.rss_most_bytes > flat.rss_bytes
+
+
+def test_noise_that_hangs_together_widens_the_bound() -> None:
+    rng = Random(1)
+    level, steps, apart = 0.0, [], []
+    for at_s in range(0, 600, 5):
+        level = 0.95 * level + rng.gauss(0, 1)
+        steps.append((float(at_s), level))
+        apart.append((float(at_s), rng.gauss(0, 3.2)))
+    assert slope([steps]).bound > 2 * slope([apart]).bound
+
+
+def test_a_short_run_decides_nothing() -> None:
+    short = growth("p-0", "prover", looks(0, 20 * MIB, 120))
+    assert short.verdict == UNDECIDED
+    none = growth("p-0", "prover", looks(0, MIB, int(WARM_S) // 2))
+    assert none.lives == 0 and none.rss.bound < 0 and none.verdict == UNDECIDED
+    assert slope([]).verdict(1.0) == UNDECIDED
+
+
+def test_this_process_can_be_looked_at_and_one_that_is_gone_cannot() -> None:
+    one = read_vitals("me", os.getpid(), 1.0)
+    assert one is not None and one.rss_bytes > MIB
+    assert one.descriptors >= 3 and one.threads >= 1
+    assert read_vitals("nobody", 1 << 30, 1.0) is None
+
+
+def test_drift_compares_the_first_quarter_with_the_last() -> None:
+    seen = [(float(at_s), 10.0 if at_s < 300 else 30.0, 50.0) for at_s in range(600)]
+    found = drift(seen, 600)
+    assert (found.first_p50, found.last_p50, found.first_p99, found.ratio) == (10, 30, 50, 3)
+    assert drift([], 600).ratio == float("inf")
+
+
+def test_a_soak_lasts_as_long_as_it_is_told_with_the_same_faults_a_minute() -> None:
+    hour = load_experiment(SOAK_FILE)
+    assert hour.about.duration_s == HOUR_S
+    ten = lasting(hour, 10, 50)
+    assert ten.about.duration_s == 600 and ten.load.rate == 50 and ten.random == hour.random
+    assert ten.short() == ten
+
+
+def test_the_picture_draws_every_process() -> None:
+    picture = soak_picture(looks(0, MIB, 600))
+    assert picture.count("<polyline") > 3 and "p-0" in picture
+    assert "too short" in soak_picture(looks(0, MIB, 5))
