@@ -41,20 +41,24 @@ class Nemesis(Orders):
     async def _down(self, kind: str, names: Sequence[str], act: Callable[[str], None]) -> Fault:
         self.known(names)
         fault = self.begin(kind, names, f"{kind} {', '.join(names)}")
+        before = {name: await self.ask(self.target.identity, name) for name in names}
+        await self._at_once(act, names)
         for name in names:
-            before = await self.ask(self.target.identity, name)
-            await asyncio.to_thread(act, name)
-            fault.evidence[name] = f"process {before} is gone"
+            fault.evidence[name] = f"process {before[name]} is gone"
         return self.until_end(fault, lambda: self._start(fault, names))
+
+    async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> None:
+        """Do something to processes side by side, so that none goes on while another is stopped."""
+        await asyncio.gather(*(asyncio.to_thread(act, name) for name in names))
 
     async def crash(self, *names: str) -> Fault:
         """SIGKILL; whoever supervises the process starts it again by itself."""
         self.known(names)
         fault = self.begin("crash", names, f"crash {', '.join(names)}")
+        before = {name: await self.ask(self.target.identity, name) for name in names}
+        await self._at_once(self.target.crash, names)
         for name in names:
-            before = await self.ask(self.target.identity, name)
-            await asyncio.to_thread(self.target.crash, name)
-            fault.evidence[name] = f"process {before} was killed"
+            fault.evidence[name] = f"process {before[name]} was killed"
 
         async def back() -> None:
             await asyncio.gather(*(self.wait_ready(name) for name in names))
@@ -66,9 +70,8 @@ class Nemesis(Orders):
         self.known(names)
         fault = self.begin("restart", names, f"restart {', '.join(names)}")
         before = {name: await self.ask(self.target.identity, name) for name in names}
-        for name in names:
-            if before[name]:
-                await asyncio.to_thread(self.target.stop if graceful else self.target.kill, name)
+        act = self.target.stop if graceful else self.target.kill
+        await self._at_once(act, [name for name in names if before[name]])
         await self._start(fault, names)
         for name in names:
             after = await self.ask(self.target.identity, name)
@@ -99,9 +102,8 @@ class Nemesis(Orders):
                 await asyncio.to_thread(self.target.resume, name)
 
     async def _start(self, fault: Fault | None, names: Sequence[str]) -> None:
-        for name in names:
-            if await self.ask(self.target.state, name) == DOWN:
-                await asyncio.to_thread(self.target.start, name)
+        down = [name for name in names if await self.ask(self.target.state, name) == DOWN]
+        await self._at_once(self.target.start, down)
         await asyncio.gather(*(self.wait_ready(name) for name in names))
         if fault is not None:
             for name in names:

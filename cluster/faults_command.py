@@ -305,6 +305,28 @@ def run_file(
 
 
 @faults_app.command()
+def soak(
+    file: Annotated[Path, typer.Argument(help="What happens in it.")] = Path("soak"),
+    minutes: Annotated[float, typer.Option(min=0.2, help="How long the load lasts.")] = 60.0,
+    rate: Annotated[int | None, typer.Option(min=1, help="Actions a second.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the file's own seed.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the reports; .trilemma/faults/soak if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Run a cluster for an hour with faults at random, and see whether anything grows or drifts.
+
+    Memory, descriptors and threads of every process are sampled. Exits as `run`, and with 1 where
+    something grows. On a testnet of its own, on this machine.
+    """
+    from cluster.faults_soak import soak as soak_for
+
+    status = soak_for(file, minutes=minutes, seed=seed, rate=rate, out=out, as_json=as_json)
+    raise typer.Exit(status)
+
+
+@faults_app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a report.")],
     as_json: Json = False,

@@ -57,7 +57,7 @@ def check_expectations(expects: list[Expect], seen: Seen) -> list[Check]:
     looks = {
         "progress": _progress, "standstill": _standstill, "recovers": _recovers,
         "latency": _latency, "lag": _lag, "code": _code, "status": _status, "counted": _counted,
-        "solvent": _solvent,
+        "solvent": _solvent, "frozen": _frozen,
     }  # fmt: skip
     return [looks[one.what](one, seen) for one in expects]
 
@@ -188,3 +188,10 @@ def _solvent(expect: Expect, seen: Seen) -> Check:
     worst = max((one.bad_debt_uusd for one in seen.samples), default=0)
     text = f"{worst / 1_000_000:,.2f} dollars at most"
     return Check(EXPECTATION, "no bad debt", bool(seen.samples) and worst == 0, text)
+
+
+def _frozen(expect: Expect, seen: Seen) -> Check:
+    del expect
+    told = [seen.last.get(entry.name, {}).get("frozen") for entry in seen.testnet.of_role("node")]
+    text = f"{told.count('yes')} of {len(told)} validators say so"
+    return Check(EXPECTATION, "the shard is frozen in the end", set(told) == {"yes"}, text)

@@ -168,15 +168,23 @@ def html_page(report: Report) -> str:
         [(f"{one.at_s:.1f} s", escape(one.what), escape(one.text)) for one in report.moments],
     )
     title = escape(report.name)
-    return (
-        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
+    return page_of(
+        title,
         f"<h1>{title}</h1>\n<p>{escape(report.description)}</p>\n"
         f"<p><b>Expected:</b> {escape(report.expected)}</p>\n"
         f"<p>{verdict}; seed {report.seed}; {escape(counts)} ({escape(report.where)}); load for "
         f"{report.duration_s:g} s, {report.took_s:.1f} s in all.</p>\n"
         f"{svg_picture(report)}\n<h2>Verdict</h2>\n{checks}\n<h2>Faults</h2>\n{faults}\n"
-        f"<h2>Timeline</h2>\n{moments}\n</body></html>\n"
+        f"<h2>Timeline</h2>\n{moments}\n",
+    )
+
+
+def page_of(title: str, body: str) -> str:
+    """A whole page around a body, both escaped already."""
+    return (
+        "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{title}</title><style>{_STYLE}</style></head><body>\n"
+        f"{body}</body></html>\n"
     )
 
 

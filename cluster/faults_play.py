@@ -32,7 +32,7 @@ def play(
     as_json: bool,
 ) -> int:  # fmt: skip
     """Run the experiment of a file; returns the exit status."""
-    experiment = load_experiment(_found(file))
+    experiment = load_experiment(found_experiment(file))
     if short:
         experiment = experiment.short()
     folder = out or OUT / experiment.about.name
@@ -40,7 +40,7 @@ def play(
         raise ConfigError("an experiment's name is of lower case letters, digits and hyphens")
     used = experiment.about.seed if seed is None else seed
     note(f"{experiment.about.name}, seed {used}: {experiment.about.description}")
-    with _timeline(experiment) as (tell, show):
+    with timeline(experiment) as (tell, show):
         report = run(run_experiment(experiment, RunOptions(seed=seed, testnet=testnet), tell, show))
     for line in write_report(report, folder):
         note(line)
@@ -49,7 +49,7 @@ def play(
     return report.status
 
 
-def _found(file: Path) -> Path:
+def found_experiment(file: Path) -> Path:
     """A file, or the one of this name among the experiments of the project."""
     if file.exists() or file.suffix:
         return file
@@ -58,7 +58,7 @@ def _found(file: Path) -> Path:
 
 
 @contextmanager
-def _timeline(experiment: Experiment) -> Iterator[tuple[Tell, Show]]:
+def timeline(experiment: Experiment) -> Iterator[tuple[Tell, Show]]:
     """A live view on a terminal; lines elsewhere. Both on stderr."""
     console = Console(stderr=True)
     if not console.is_terminal:

@@ -104,7 +104,8 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `within_s`. ``lag``: settlement lag reaches `at_least` blocks, and falls below it again.
     ``code``: so many refusals with `name`. ``status``: the sum of `name` over the processes of
     `role` grows by `at_least`. ``counted``: so many events of `name` in the event stream, none
-    where `at_least` is 0. ``solvent``: no bad debt is ever open.
+    where `at_least` is 0. ``solvent``: no bad debt is ever open. ``frozen``: in the end the shard
+    is frozen, by every validator's account, so that not everything is settled.
     """
 
     what: Literal[
@@ -117,6 +118,7 @@ class Expect(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "status",
         "counted",
         "solvent",
+        "frozen",
     ]
     state: State = "executed"
     within_s: float = 0.0

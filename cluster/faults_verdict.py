@@ -6,6 +6,7 @@ holds; nothing is taken on the word of a single process.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 import msgspec
@@ -56,10 +57,13 @@ def verdict(status: int) -> str:
 class Judge:
     """Fetches what the processes of a healed cluster hold and checks it.
 
-    `liars` are processes that lied in the run: what they hold is not compared.
+    `liars` are processes that lied in the run: what they hold is not compared. Each look may take
+    `limit_s`.
     """
 
-    def __init__(self, testnet: Testnet, exchange: WatchedExchange, liars: set[str]) -> None:
+    def __init__(
+        self, testnet: Testnet, exchange: WatchedExchange, liars: set[str], limit_s: float
+    ) -> None:
         self.checks: list[Check] = []
         self.history = History(Kernel(0))
         self.audited: AuditReport | None = None
@@ -67,6 +71,7 @@ class Judge:
         self._chain: Chain = testnet.chain()
         self._exchange = exchange
         self._liars = liars
+        self._limit_s = limit_s
         self._places: dict[bytes, list[int]] = {}
 
     async def judge(self) -> None:
@@ -80,13 +85,14 @@ class Judge:
     async def _safely(self, name: str, look: Callable[[], object]) -> None:
         """Note what a look finds: a `Violation` is one of safety, a refusal a missing proof."""
         try:
-            found = look()
-            text = str(await found if hasattr(found, "__await__") else found)
+            async with asyncio.timeout(self._limit_s):
+                found = look()
+                text = str(await found if hasattr(found, "__await__") else found)
             self.checks.append(Check(SAFETY, name, True, text))
         except (Violation, SafetyViolation, InvalidProof) as broken:
             self.checks.append(Check(SAFETY, name, False, str(broken)))
         except (NotTold, TrilemmaError, OSError) as missing:
-            text = f"could not be checked: {missing}"
+            text = f"could not be checked: {missing or 'it took too long'}"
             self.checks.append(Check(PROGRESS, name, False, text))
 
     async def _ledger(self) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-KEPT = 100_000
+KEPT = 20_000
 
 K = TypeVar("K", bound=Hashable)
 

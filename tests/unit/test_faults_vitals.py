@@ -6,10 +6,12 @@ import os
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
+from cluster.faults_report import Report
 from cluster.faults_schedule import load_experiment
-from cluster.faults_soak import lasting, soak_picture
+from cluster.faults_soak import CLIENT, judged, lasting, soak_picture
 from cluster.faults_vitals import (
     FLAT,
     GROWS,
@@ -23,6 +25,7 @@ from cluster.faults_vitals import (
     read_vitals,
     slope,
 )
+from cluster.faults_watch import Sample
 
 MIB = 1 << 20
 SOAK_FILE = Path(__file__).parents[2] / "faults" / "soak.toml"
@@ -62,6 +65,16 @@ def test_noise_that_hangs_together_widens_the_bound() -> None:
     assert slope([steps]).bound > 2 * slope([apart]).bound
 
 
+def test_a_session_more_is_no_leak_and_one_a_minute_is() -> None:
+    def held(count: int, at_s: int) -> Vitals:
+        return Vitals("p-0", 1, float(at_s), 90 * MIB, count, 4)
+
+    step = [held(34 if at_s < 300 else 36, at_s) for at_s in range(0, 3_600, 5)]
+    assert growth("p-0", "prover", step).verdict == FLAT
+    leak = [held(34 + at_s // 60, at_s) for at_s in range(0, 3_600, 5)]
+    assert growth("p-0", "prover", leak).verdict == GROWS
+
+
 def test_a_short_run_decides_nothing() -> None:
     short = growth("p-0", "prover", looks(0, 20 * MIB, 120))
     assert short.verdict == UNDECIDED
@@ -96,3 +109,28 @@ def test_the_picture_draws_every_process() -> None:
     picture = soak_picture(looks(0, MIB, 600))
     assert picture.count("<polyline") > 3 and "p-0" in picture
     assert "too short" in soak_picture(looks(0, MIB, 5))
+
+
+def test_a_process_that_grows_fails_a_soak_and_the_client_may() -> None:
+    experiment = lasting(load_experiment(SOAK_FILE), 60, None)
+    grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600))
+    sample = Sample(
+        at_s=10.0, counts={}, per_s={}, latency_ms={"executed": (5.0, 9.0)}, lag=0,
+        bad_debt_uusd=0, ledger_height=1, ordered_height=1, down=[], active=[],
+    )  # fmt: skip
+    late = msgspec.structs.replace(sample, at_s=3_500.0, latency_ms={"executed": (8.0, 9.0)})
+    report = Report(
+        name="soak", description="", row="", expected="", seed=1, processes={}, where="local",
+        duration_s=3_600.0, took_s=0.0, status=0, checks=[], bands=[], moments=[],
+        samples=[sample], load=None, audit=None,
+    )  # fmt: skip
+    steady = msgspec.structs.replace(sample, at_s=3_500.0)
+    report = msgspec.structs.replace(report, samples=[sample, steady])
+    assert judged(experiment, report, [grown]).trouble == ["p-0 grows"]
+    client = msgspec.structs.replace(grown, role=CLIENT)
+    assert judged(experiment, report, [client]).status == 0
+    slow = msgspec.structs.replace(report, samples=[sample, late])
+    found = judged(experiment, slow, [])
+    assert found.status == 1 and "1.60 times" in found.trouble[0]
+    lines = judged(experiment, report, [grown]).lines()
+    assert any("p-0" in line and "grows" in line for line in lines)
