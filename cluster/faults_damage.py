@@ -11,6 +11,7 @@ from random import Random
 from cluster.byzantine import check_mode, modes
 from cluster.faults_targets import Target
 from protocol.errors import ConfigError
+from store.config import load_config
 from store.testnet import ProcessEntry, Testnet
 
 SPARED = ("LOCK", "OWNER", "FORMAT", "RESTORED")
@@ -80,6 +81,14 @@ def set_byzantine(testnet: Testnet, entry: ProcessEntry, mode: str) -> None:
         _replace(path, text)
     except OSError as error:
         raise ConfigError(f"cannot change {path}: {error.strerror}") from None
+
+
+def byzantine_mode(testnet: Testnet, name: str) -> str:
+    """The lie in a process's configuration; empty where it is honest, or nobody can tell."""
+    try:
+        return load_config(testnet.config_path(name)).byzantine
+    except ConfigError:
+        return ""
 
 
 def byzantine_modes(entry: ProcessEntry) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from client.faults import EXIT_SAFETY, EXIT_USAGE
+from cluster.faults_damage import byzantine_mode, set_byzantine
 from cluster.faults_shapes import SHAPES
 from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, Target, find_target
 from cluster.faults_wire import Told, clear_faults, order_faults, read_faults
@@ -168,6 +169,10 @@ class Orders:
             self.ended(fault)
         self._ordered.clear()
         self._watched.clear()
+        for entry in self.testnet.processes:
+            if byzantine_mode(self.testnet, entry.name):
+                set_byzantine(self.testnet, entry, "")
+                await self.ask(self.target.stop, entry.name)
         stopped = await self.stopped_for_safety()
         left = [entry for entry in self.testnet.processes if entry.name not in stopped]
         for entry in left:
@@ -302,6 +307,8 @@ class Orders:
         found = []
         for entry in self.testnet.processes:
             state = await self.ask(self.target.state, entry.name)
+            mode = byzantine_mode(self.testnet, entry.name)
+            found += [ActiveFault(entry.name, "byzantine", mode)] if mode else []
             if state != RUNNING:
                 found.append(ActiveFault(entry.name, "process", state))
                 continue
