@@ -257,7 +257,7 @@ def test_a_place_that_genesis_does_not_have(testnet: Testnet) -> None:
     config = testnet.config_path("sequencer-0")
     text = re.sub(r"(?ms)^\[\[peers\]\].*", "", config.read_text())
     config.write_text(text)
-    refuses("sequencer", config, "one sequencer")
+    refuses("sequencer", config, "one of 2 sequencers needs peer_listen")
 
 
 @pytest.mark.parametrize("role", ROLES)

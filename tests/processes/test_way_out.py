@@ -79,8 +79,8 @@ from sequencer.machine import Sequencer
 
 known, hear = int(sys.argv.pop(1)), Sequencer.note_ledger
 
-def note_ledger(self, height, inbox_count, now_ms):
-    return [] if inbox_count > known else hear(self, height, inbox_count, now_ms)
+def note_ledger(self, height, inbox_count, *others):
+    return [] if inbox_count > known else hear(self, height, inbox_count, *others)
 
 Sequencer.note_ledger = note_ledger
 from cluster.cli import main
