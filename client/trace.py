@@ -83,13 +83,14 @@ def parse_action_id(text: str) -> tuple[bytes, int]:
         identity = bytes.fromhex(head)
     except ValueError:
         identity = b""
-    place_ok = not colon or (tail.isascii() and tail.isdigit() and 0 < int(tail[:4]) <= 100)
+    digits = tail.isascii() and tail.isdigit() and len(tail) <= 3
+    place_ok = not colon or (digits and 0 < int(tail) <= 100)
     if len(identity) != ID_BYTES or not place_ok:
         raise ConfigError(
             f"{text!r} is no action id: it is the 64 hex digits that an order command prints as "
             "action_id with --json, and may end with :N for the Nth action of a batch"
         )
-    return identity, int(tail[:4]) if colon else 0
+    return identity, int(tail) if colon else 0
 
 
 class Tracer:

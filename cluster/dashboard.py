@@ -10,19 +10,20 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from typing import Any
 
-import aiohttp
 import msgspec
 
 from client.endpoint import Endpoint
 from client.status import RATES, ProcessRow, Values, make_rows
+from cluster.faults_damage import byzantine_mode
 from cluster.faults_hold import RunFolder
-from net.injection_plan import NOTHING, Plan
-from protocol.errors import ConfigError, RemoteFault
+from cluster.faults_orders import describe
+from cluster.faults_targets import PAUSED, process_state
+from cluster.faults_wire import read_faults
+from protocol.errors import RemoteFault, TrilemmaError
 from protocol.messages import Status, StatusRequest
 from protocol.messages_market_data import BookRequest, BookView
-from store.config import load_config, parse_address
+from store.config import parse_address
 from store.testnet import ProcessEntry, Testnet
 
 ANSWER_MS = 900
@@ -60,13 +61,13 @@ class Poller:
         self._endpoint: Endpoint | None = None
         self._then: tuple[float, Values] | None = None
 
-    async def run(self, web: aiohttp.ClientSession) -> None:
+    async def run(self) -> None:
         """Poll for ever."""
         try:
             while True:
                 began = time.monotonic()
                 await self._look()
-                self.faults = await self._ordered_faults(web) if self.state == "up" else []
+                self.faults = await self._ordered_faults() if self.state == "up" else []
                 await asyncio.sleep(max(0.05, self._interval_s - (time.monotonic() - began)))
         finally:
             if self._endpoint is not None:
@@ -119,41 +120,14 @@ class Poller:
         ask = view.asks[0][0] if view.asks else None
         return Book(market, bid, ask, view.mark_ticks)
 
-    async def _ordered_faults(self, web: aiohttp.ClientSession) -> list[str]:
+    async def _ordered_faults(self) -> list[str]:
         """What the process was told to suffer, in words; empty where it takes no faults."""
-        if not self.entry.observe:
-            return []
         try:
-            async with web.get(f"http://{self.entry.observe}/faults") as answer:
-                if answer.status != 200:
-                    return []
-                plan = msgspec.json.decode(await answer.read(), type=_State).plan
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, msgspec.MsgspecError):
+            async with asyncio.timeout(ANSWER_MS / 1000):
+                plan = (await read_faults(self.entry)).plan
+        except (TrilemmaError, TimeoutError):
             return []
-        return told_faults(self.entry.name, msgspec.to_builtins(plan))
-
-
-class _State(msgspec.Struct):
-    """What is looked at of an answer to ``GET /faults``."""
-
-    plan: Plan = NOTHING
-
-
-def told_faults(name: str, plan: dict[str, Any]) -> list[str]:
-    """A plan of faults as a line each."""
-    lines = []
-    for toxic in plan.get("toxics", []):
-        numbers = " ".join(f"{key}={value}" for key, value in toxic.get("attributes", {}).items())
-        lines.append(f"{name} -> {','.join(toxic['peers'])}: {toxic['type']} {numbers}".rstrip())
-    skew_ms = (plan.get("clock") or {}).get("skew_ms", 0)
-    if skew_ms:
-        lines.append(f"{name}: clock {skew_ms:+,} ms")
-    disk = plan.get("disk") or {}
-    worn = [f"{disk['delay_ms']} ms a sync"] if disk.get("delay_ms") else []
-    worn += [word for word in ("full", "read_only") if disk.get(word)]
-    if worn:
-        lines.append(f"{name}: disk {', '.join(worn)}")
-    return lines
+        return [f"{self.entry.name}: {kind} {what}" for kind, what in describe(plan)]
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -188,11 +162,10 @@ class Dashboard:
 
     async def run(self) -> None:
         """Poll every process until cancelled."""
-        limit = aiohttp.ClientTimeout(total=ANSWER_MS / 1000)
-        async with aiohttp.ClientSession(timeout=limit) as web, asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_configurations())
             for poller in self._pollers:
-                tasks.create_task(poller.run(web))
+                tasks.create_task(poller.run())
 
     async def _read_configurations(self) -> None:
         while True:
@@ -200,12 +173,8 @@ class Dashboard:
             await asyncio.sleep(CONFIG_EVERY_S)
 
     def _liars(self) -> dict[str, str]:
-        found = {}
-        for entry in self._testnet.processes:
-            try:
-                found[entry.name] = load_config(self._testnet.config_path(entry.name)).byzantine
-            except ConfigError:
-                continue
+        names = [entry.name for entry in self._testnet.processes]
+        found = {name: byzantine_mode(self._testnet, name) for name in names}
         return {name: mode for name, mode in found.items() if mode}
 
     def scene(self, now_s: float) -> Scene:
@@ -235,7 +204,7 @@ class Dashboard:
         if pid is None:
             standing = self._folder.standing(name)
             return "down" if standing is None or standing.state == "running" else standing.state
-        return "paused" if _paused(pid) else poller.state
+        return PAUSED if process_state(pid) in ("T", "t") else poller.state
 
     def _faults(self) -> list[str]:
         lines = [f"{name}: lies ({mode})" for name, mode in self._byzantine.items()]
@@ -268,12 +237,3 @@ class Dashboard:
 def _most(rows: list[ProcessRow], role: str, name: str) -> int | None:
     found = [row.values.get(name) for row in rows if row.role == role]
     return max((value for value in found if isinstance(value, int)), default=None)
-
-
-def _paused(pid: int) -> bool:
-    """Whether a process is stopped by a signal (Linux only)."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[:1] == ["T"]
-    except OSError:
-        return False

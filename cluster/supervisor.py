@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster.child import last_words, log_tail, signal_child, spawn, trim_log
-from cluster.faults_hold import RUN_FOLDER, RunFolder, Standing
+from cluster.faults_hold import RunFolder, Standing
 from cluster.health import probe
 from cluster.lock import SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
@@ -29,7 +29,6 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_LAST_S = 30.0
 STABLE_S = 30.0
 """A process that ran this long starts again at the first back-off."""
-PID_FOLDER = RUN_FOLDER
 MISSING = (FileNotFoundError, PermissionError, NotADirectoryError)
 """Why a program can never be started as it is configured."""
 

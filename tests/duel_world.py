@@ -37,9 +37,7 @@ from prover.tree import StateTree
 from prover.witness import (
     NOTHING,
     Added,
-    Witness,
     _counting,
-    accounts_of,
     added,
     decode_witness,
     execute,
@@ -258,22 +256,6 @@ def some(
         if rng.random() < share:
             found.note([int.from_bytes(key[1:], "big")])
     return encode(found.witness(rng.choice((0, 1, 3))))
-
-
-def hiding(
-    chain: Chain, tree: StateTree, step: StepInput, hidden: set[int], changed: Changes
-) -> bytes:
-    """A witness of all accounts but some."""
-    found = Gathered(tree, step.scope(chain))
-    found._accounts -= hidden
-    found.keys.update(changed)
-    for key, value in tree.iterate():
-        if hidden.isdisjoint(accounts_of(key, value)):
-            found.keys.add(key)
-            if key[:1] == b"a":
-                found._accounts.add(int.from_bytes(key[1:], "big"))
-    whole = found.witness(0)
-    return encode(Witness([one for one in whole.accounts if one not in hidden], whole.proof))
 
 
 def changes_on(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dispute_world import RULES, DisputeWorld
-from duel_world import LyingPlayer, changes_on, hiding
+from duel_world import LyingPlayer, changes_on
 from ledger_world import key_of
 from witness_world import Block
 
@@ -15,6 +15,7 @@ from prover.step_input import StepInput
 from prover.steps import walk
 from prover.tree import StateTree
 from prover.witness import execute
+from sim.lying_play import hiding
 
 ALICE, BOB = key_of("alice"), key_of("bob")
 LOTS = 10

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cluster_world import Cluster, SteadyTrader, audited, call, eventually, running_cluster
 
 from client.channel import Channel
 from client.stream import EventStream
+from cluster.faults_wire import clear_faults, order_faults
 from cluster.testnet import TestnetOptions
+from net.injection_plan import Plan, Toxic
 from protocol.events import BlockEvents
 
 OPTIONS = TestnetOptions(free_ports=True, executions=2, challengers=1, traders=4)
@@ -145,17 +144,6 @@ async def moved(cluster: Cluster, recorder: Recorder, other: str) -> bool:
     return recorder.node() == cluster.address(other)
 
 
-async def order_faults(cluster: Cluster, name: str, plan: dict[str, Any]) -> None:
-    """Have a process break itself as the plan says."""
-    request = urllib.request.Request(
-        f"http://{cluster.testnet.process(name).observe}/faults",
-        data=json.dumps(plan).encode(),
-        headers={"Content-Type": "application/json"},
-        method="PUT",
-    )
-    await asyncio.to_thread(lambda: urllib.request.urlopen(request, timeout=10).read())
-
-
 async def test_a_node_that_falls_behind_is_left_and_one_that_lags_is_no_obstacle(
     tmp_path: Path,
 ) -> None:
@@ -168,8 +156,8 @@ async def test_a_node_that_falls_behind_is_left_and_one_that_lags_is_no_obstacle
             await traded(trader, 4)
             await eventually("the stream begins", lambda: begins(recorder))
             serving, other = served_by(cluster, recorder)
-            cut = {"name": "cut", "type": "timeout", "peers": [serving]}
-            await order_faults(cluster, "sequencer-0", {"toxics": [cut]})
+            cut = Plan(toxics=[Toxic("cut", "timeout", [serving])])
+            await order_faults(cluster.testnet.process("sequencer-0"), cut)
             await eventually("the stream leaves it", lambda: moved(cluster, recorder, other))
             await traded(trader, 10)
             await trader.stop()
@@ -183,7 +171,7 @@ async def test_a_node_that_falls_behind_is_left_and_one_that_lags_is_no_obstacle
         assert (block.first_seq, block.next_seq) == (reached - 1, reached)
         await channel.close()
         await eventually("all events arrive", lambda: caught_up(cluster, recorder, other))
-        await order_faults(cluster, "sequencer-0", {"toxics": []})
+        await clear_faults(cluster.testnet.process("sequencer-0"))
         await eventually("it catches up", lambda: agree(cluster, serving, other))
         await recorder.close()
 

@@ -6,11 +6,10 @@ import asyncio
 import io
 from pathlib import Path
 
-import aiohttp
 import pytest
 from rich.console import Console
 
-from cluster.dashboard import Book, Dashboard, Scene, told_faults
+from cluster.dashboard import Book, Dashboard, Scene
 from cluster.dashboard_view import make_dashboard, sparkline
 from cluster.faults_hold import RunFolder
 from cluster.testnet import TestnetOptions, create_testnet
@@ -45,27 +44,6 @@ def test_bars_reach_from_nothing_to_the_largest_and_leave_gaps() -> None:
     assert sparkline([], 5) == ""
 
 
-def test_faults_are_told_by_what_they_do_to_whom() -> None:
-    plan = {
-        "toxics": [
-            {
-                "name": "a", "type": "latency", "peers": ["validator-1", "prover-0"],
-                "attributes": {"latency_ms": 100},
-            },
-            {"name": "b", "type": "timeout", "peers": ["*"]},
-        ],
-        "clock": {"skew_ms": -1_500},
-        "disk": {"delay_ms": 20, "full": True},
-    }  # fmt: skip
-    assert told_faults("validator-0", plan) == [
-        "validator-0 -> validator-1,prover-0: latency latency_ms=100",
-        "validator-0 -> *: timeout",
-        "validator-0: clock -1,500 ms",
-        "validator-0: disk 20 ms a sync, full",
-    ]
-    assert told_faults("validator-0", {}) == []
-
-
 @pytest.mark.parametrize("body", [b"[1]", b'{"plan": null}', b'{"plan": {"toxics": [7]}}', b"{"])
 def test_somebody_else_at_a_process_ports_is_survived(testnet: Testnet, body: bytes) -> None:
     poller = Dashboard(testnet)._pollers[0]
@@ -85,8 +63,7 @@ def test_somebody_else_at_a_process_ports_is_survived(testnet: Testnet, body: by
     async def work() -> None:
         await asyncio.start_server(answer_anything, *parse_address(poller.entry.observe))
         await asyncio.start_server(answer_garbage, *parse_address(poller.entry.public))
-        async with aiohttp.ClientSession() as web:
-            assert await poller._ordered_faults(web) == []
+        assert await poller._ordered_faults() == []
         await poller._look()
         assert poller.state in ("down", "silent")
 

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from duel_world import Changes, LyingPlayer, changes_on, duel, hiding, player_of, single
+from duel_world import Changes, LyingPlayer, changes_on, duel, player_of, single
 from witness_world import Block, blocks, verify
 
 from execution.engine import Engine
@@ -22,6 +22,7 @@ from protocol import events as ev
 from protocol.errors import TrilemmaError
 from protocol.settlement import master_of
 from prover.steps import walk
+from sim.lying_play import hiding
 
 SEEDS = (31, 15, 39)
 """Flows in which somebody is deleveraged."""

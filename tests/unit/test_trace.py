@@ -10,6 +10,7 @@ from net.moments import Moments
 from protocol.errors import ConfigError
 
 ID = "ab" * 32
+PLACES_WRONG = ("", "0", "x", "101", "00011")
 
 
 def test_an_action_id_is_a_batch_id_with_an_optional_place() -> None:
@@ -17,7 +18,7 @@ def test_an_action_id_is_a_batch_id_with_an_optional_place() -> None:
     assert parse_action_id(f" {ID}:3\n") == (bytes.fromhex(ID), 3)
 
 
-@pytest.mark.parametrize("text", ["", "7", ID[:-2], ID + ":", ID + ":0", ID + ":x", ID + ":101"])
+@pytest.mark.parametrize("text", ["", "7", ID[:-2], *(f"{ID}:{end}" for end in PLACES_WRONG)])
 def test_what_is_no_action_id_is_refused_with_what_is_one(text: str) -> None:
     with pytest.raises(ConfigError, match="64 hex digits"):
         parse_action_id(text)
