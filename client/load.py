@@ -211,6 +211,8 @@ class LoadGenerator:
             for one in result.results:
                 if one.code:
                     self._errors[one.code] += 1
+            # Counted, they are of no more use; an hour of load would fill the memory with them.
+            submission.result = None
 
     def _watch(self, block: BlockEvents) -> None:
         self._fills += sum(1 for event in block.events if type(event) is Fill)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 
 from client.endpoint import Endpoint
 from protocol.chain import Header
 from protocol.codec import Wire, encode
 from protocol.errors import RemoteFault, TrilemmaError
-from protocol.events import BlockDiff, Event, decode_block_diff, decode_block_events
+from protocol.events import (
+    BlockDiff,
+    BlockEvents,
+    Event,
+    decode_block_diff,
+    decode_block_events,
+)
 from protocol.genesis import Chain
 from protocol.messages import (
     BlocksFrom,
@@ -47,60 +53,70 @@ class Executed:
     diff: BlockDiff
 
 
-async def ledger_headers(chain: Chain, entry: ProcessEntry) -> list[Header]:
+async def ledger_headers(chain: Chain, entry: ProcessEntry) -> AsyncIterator[Header]:
     """Headers of every ledger block of a validator, from the first that it keeps on."""
     async with _Connected(chain, entry) as connected:
         values = await connected.status()
         first, newest = int(values.get("blocks_from", 1)), int(values["height"])
-        headers: list[Header] = []
         while first <= newest:
             limit = min(BLOCKS_AT_ONCE, newest - first + 1)
             view = await connected.endpoint.ask(BlocksView, BlocksFrom, first, limit)
-            headers += [block.header for block in view.blocks]
             if not view.blocks:
                 raise NotTold(f"{entry.name} has no ledger block {first}")
-            first = headers[-1].height + 1
-        return headers
+            for block in view.blocks:
+                yield block.header
+            first = view.blocks[-1].header.height + 1
 
 
-async def ordered_blocks(chain: Chain, entry: ProcessEntry) -> list[OrderedBlock]:
-    """Every ordered block of a sequencer."""
+async def ordered_blocks(chain: Chain, entry: ProcessEntry) -> AsyncIterator[OrderedBlock]:
+    """Every ordered block of a sequencer, in order."""
     async with _Connected(chain, entry) as connected:
         newest = int((await connected.status())["height"])
-        blocks: list[OrderedBlock] = []
         if not newest:
-            return blocks
+            return
         async for push in connected.stream(lambda number: SubscribeLog(number, 1)):
-            if isinstance(push, LogChunk):
-                blocks += push.chunk.blocks
-                if blocks[-1].header.height >= newest:
-                    break
-        return [block for block in blocks if block.header.height <= newest]
+            for block in push.chunk.blocks if isinstance(push, LogChunk) else ():
+                yield block
+                if block.header.height >= newest:
+                    return
 
 
-async def executed_blocks(chain: Chain, entry: ProcessEntry) -> list[Executed]:
-    """Every block of an execution node, with its events and what it changed."""
-    async with _Connected(chain, entry) as connected:
+async def executed_blocks(chain: Chain, entry: ProcessEntry) -> AsyncIterator[Executed]:
+    """Every block of an execution node, in order, with its events and what it changed."""
+    # Two sessions: a stream that is not read stops its session, and neither may stop the other.
+    async with _Connected(chain, entry) as connected, _Connected(chain, entry) as second:
         values = await connected.status()
         newest, next_seq = int(values["height"]), int(values["next_seq"])
-        events: dict[int, list[Event]] = {}
-        if next_seq > 1:
-            async for push in connected.stream(lambda number: SubscribeEvents(number, 1, [])):
-                if isinstance(push, EventsPush):
-                    block = decode_block_events(push.block)
-                    events[block.height] = list(block.events)
-                    if block.next_seq >= next_seq:
-                        break
-        found: list[Executed] = []
         if not newest:
-            return found
-        async for push in connected.stream(lambda number: SubscribeDiffs(number, 1)):
-            if isinstance(push, DiffPush):
+            return
+        told = _with_events(second, next_seq)
+        try:
+            block = await anext(told, None)
+            async for push in connected.stream(lambda number: SubscribeDiffs(number, 1)):
+                if not isinstance(push, DiffPush):
+                    continue
                 diff = decode_block_diff(push.diff)
-                found.append(Executed(events.get(diff.height, []), diff))
+                events: list[Event] = []
+                if block is not None and block.height == diff.height:
+                    events = list(block.events)
+                    block = await anext(told, None)
+                yield Executed(events, diff)
                 if diff.height >= newest:
-                    break
-        return found
+                    return
+        finally:
+            await told.aclose()
+
+
+async def _with_events(connected: _Connected, next_seq: int) -> AsyncGenerator[BlockEvents, None]:
+    """The blocks in which anything happened, up to the one before which `next_seq` is next."""
+    if next_seq <= 1:
+        return
+    async for push in connected.stream(lambda number: SubscribeEvents(number, 1, [])):
+        if isinstance(push, EventsPush):
+            block = decode_block_events(push.block)
+            yield block
+            if block.next_seq >= next_seq:
+                return
 
 
 class _Connected:

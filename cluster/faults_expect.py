@@ -18,7 +18,7 @@ from store.testnet import Testnet
 @dataclass(frozen=True, slots=True)
 class Band:
     """A fault over time, in seconds of the run; `missed` are processes that never noticed it, and
-    `drawn` says that it came from a table [random]."""
+    `drawn` says that it came from a table [[random]]."""
 
     kind: str
     text: str

@@ -15,7 +15,7 @@ from client.submission import Submission
 from cluster.faults_attack import INPUTS, Attack
 from cluster.faults_kinds import Values
 from cluster.faults_orders import Fault, Orders
-from cluster.faults_schedule import OracleSpec
+from cluster.faults_schedule import LoadSpec, OracleSpec
 from protocol.actions import ALL_MARKETS, Action, CancelAll
 from protocol.errors import ConfigError, RemoteFault
 from protocol.events import BadDebt, BlockEvents
@@ -24,6 +24,8 @@ from store.config import ROLES
 from store.testnet import Testnet
 
 PPM = 1_000_000
+CAPACITY_S = 20.0
+CAPACITY_PATIENCE_MS = 60_000
 SPIKE_ACCOUNTS = 8
 SPIKE_BATCH = 5
 SPIKE_DRAIN_S = 30.0
@@ -105,6 +107,17 @@ class PriceSource:
             market: max(1, round(ticks * (1 + self._rng.choice((-wild, wild)))))
             for market, ticks in self._ticks.items()
         }
+
+
+async def capacity(testnet: Testnet, spec: LoadSpec, seed: int) -> int:
+    """Actions a second that a cluster executes in a closed loop, tried for `CAPACITY_S`."""
+    async with WatchedExchange(testnet, CAPACITY_PATIENCE_MS) as exchange:
+        options = LoadOptions(
+            batch=spec.batch, accounts=spec.accounts, seconds=CAPACITY_S, seed=seed, presign=0,
+            settle_s=0.0,
+        )  # fmt: skip
+        report = await LoadGenerator(exchange, options).run()
+    return round(report.tps["executed"])
 
 
 class Around:

@@ -25,7 +25,8 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A run; `status` is the exit status (0 passed, 1 failed, 4 no progress, 5 unsafe)."""
+    """A run; `status` is the exit status (0 passed, 1 failed, 4 no progress, 5 unsafe). `rate` is
+    the load in actions a second, `capacity` what a closed loop reached before (0: not tried)."""
 
     name: str
     description: str
@@ -43,6 +44,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     samples: list[Sample]
     load: LoadReport | None
     audit: AuditReport | None
+    rate: int = 0
+    capacity: int = 0
 
     @property
     def verdict(self) -> str:

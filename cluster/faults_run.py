@@ -19,7 +19,7 @@ from client.status import sample
 from cluster.defaults import markets_of, reopening_of, settlement_of
 from cluster.faults_api import Nemesis
 from cluster.faults_expect import Band, Seen, check_done, check_expectations, check_faults
-from cluster.faults_flow import Around, WatchedExchange
+from cluster.faults_flow import Around, WatchedExchange, capacity
 from cluster.faults_kinds import Scene, apply
 from cluster.faults_orders import Fault
 from cluster.faults_report import Moment, Report
@@ -75,9 +75,24 @@ async def run_experiment(
     clock = RunClock()
     seed = experiment.about.seed if options.seed is None else options.seed
     async with _cluster(experiment, options, lambda line: clock.tell(tell, line)) as testnet:
+        most = 0
+        if experiment.load.share:
+            tell(0.0, "load", "what the cluster takes is measured")
+            most = await capacity(testnet, experiment.load, seed)
+            experiment = _sharing(experiment, most)
         run = Run(experiment, testnet, seed, clock, (tell, show))
         report = await run.go()
-    return msgspec.structs.replace(report, took_s=round(time.monotonic() - began, 1))
+    took_s = round(time.monotonic() - began, 1)
+    return msgspec.structs.replace(
+        report, took_s=took_s, rate=experiment.load.rate, capacity=most
+    )  # fmt: skip
+
+
+def _sharing(experiment: Experiment, most: int) -> Experiment:
+    """With the load that is its share of the most."""
+    rate = max(1, round(most * experiment.load.share))
+    load = msgspec.structs.replace(experiment.load, rate=rate, share=0.0)
+    return msgspec.structs.replace(experiment, load=load)
 
 
 @asynccontextmanager

@@ -1,8 +1,8 @@
 """Experiments as TOML files: what is run, broken and expected; read strictly.
 
 A file has ``[experiment]``, and may have ``[testnet]``, ``[load]``, ``[oracle]``, ``[[fault]]``,
-``[random]`` and ``[[expect]]``; docs/faults.md describes them. The same file, testnet and seed give
-the same faults.
+``[[random]]`` and ``[[expect]]``; docs/faults.md describes them. The same file, testnet and seed
+give the same faults.
 """
 
 from __future__ import annotations
@@ -55,9 +55,11 @@ class Sizes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LoadSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Actions a second, in batches of `batch`, by so many accounts."""
+    """Actions a second, in batches of `batch`, by so many accounts. `share`: of what the cluster
+    takes, measured just before the run, instead of `rate`."""
 
     rate: int = 200
+    share: float = 0.0
     batch: int = 5
     accounts: int = 8
 
@@ -82,13 +84,14 @@ class FaultSpec(msgspec.Struct, frozen=True):
 
 class RandomSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A fault of one of `kinds` about every `every_s`, each for up to `for_s`, at one of `targets`,
-    drawn anew each time. `parameters` by kind."""
+    drawn anew each time, from `from_s` to `until_s` (0: the end). `parameters` by kind."""
 
     kinds: list[str]
     targets: list[str]
     every_s: float = 5.0
     for_s: float = 3.0
     from_s: float = 2.0
+    until_s: float = 0.0
     parameters: dict[str, dict[str, Any]] = {}
 
 
@@ -135,7 +138,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     load: LoadSpec = LoadSpec()
     oracle: OracleSpec | None = None
     faults: list[FaultSpec] = []
-    random: RandomSpec | None = None
+    random: list[RandomSpec] = []
     expects: list[Expect] = []
 
     def short(self) -> Experiment:
@@ -148,12 +151,13 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
         def scaled(one: FaultSpec) -> FaultSpec:
             return msgspec.structs.replace(one, at_s=one.at_s * ratio, for_s=one.for_s * ratio)
 
-        scattered = self.random
-        if scattered is not None:
-            scattered = msgspec.structs.replace(
-                scattered, every_s=scattered.every_s * ratio, for_s=scattered.for_s * ratio,
-                from_s=scattered.from_s * ratio,
-            )  # fmt: skip
+        scattered = [
+            msgspec.structs.replace(
+                one, every_s=one.every_s * ratio, for_s=one.for_s * ratio,
+                from_s=one.from_s * ratio, until_s=one.until_s * ratio,
+            )
+            for one in self.random
+        ]  # fmt: skip
         return msgspec.structs.replace(
             self, about=msgspec.structs.replace(about, duration_s=about.short_s),
             faults=[scaled(one) for one in self.faults], random=scattered,
@@ -162,7 +166,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
 
 class Step(msgspec.Struct, frozen=True):
     """A fault of an expanded schedule; `leaders` are roles whose leader of the moment is meant.
-    `drawn`: it comes from a table [random]."""
+    `drawn`: it comes from a table [[random]]."""
 
     at_s: float
     until_s: float
@@ -198,14 +202,16 @@ def parse_experiment(text: str, where: str = "the experiment") -> Experiment:
     if "experiment" not in raw:
         raise ConfigError(f"{where} lacks the table [experiment]")
     oracle = place.convert(raw, "oracle", OracleSpec) if "oracle" in raw else None
-    scattered = place.convert(raw, "random", RandomSpec) if "random" in raw else None
     experiment = Experiment(
         about=place.convert(raw, "experiment", About),
         testnet=place.convert(raw, "testnet", Sizes),
         load=place.convert(raw, "load", LoadSpec),
         oracle=oracle,
         faults=[_fault(place, number, one) for number, one in place.each(raw, "fault")],
-        random=scattered,
+        random=[
+            place.convert_one(f"[[random]] {number + 1}", "random", number, one, RandomSpec)
+            for number, one in place.each(raw, "random")
+        ],
         expects=[
             place.convert_one(f"[[expect]] {number + 1}", "expect", number, one, Expect)
             for number, one in place.each(raw, "expect")
@@ -278,14 +284,15 @@ def _check(experiment: Experiment, place: _Place) -> None:
     about = experiment.about
     if not 0 < about.duration_s <= DURATION_MAX_S or about.recover_s <= 0:
         raise place.error("[experiment]", "experiment", 0, "duration_s and recover_s are above 0")
+    if not 0 <= experiment.load.share <= 1:
+        raise place.error("[load]", "load", 0, "share is 0 (use rate) to 1 (all that it takes)")
     for number, fault in enumerate(experiment.faults):
         if not 0 <= fault.at_s < about.duration_s or fault.for_s < 0:
             raise place.error(
                 f"[[fault]] {number + 1}", "fault", number,
                 f"it begins at 0 to {about.duration_s:g} s, and lasts 0 (to the end) or more",
             )  # fmt: skip
-    scattered = experiment.random
-    if scattered is not None:
+    for number, scattered in enumerate(experiment.random):
         try:
             if not scattered.kinds or min(scattered.every_s, scattered.for_s) <= 0:
                 raise ConfigError("name kinds; every_s and for_s are above 0")
@@ -293,7 +300,7 @@ def _check(experiment: Experiment, place: _Place) -> None:
                 complete(kind, scattered.parameters.get(kind, {}))
                 _check_targets(kind, scattered.targets if kind_of(kind).targets else [])
         except ConfigError as error:
-            raise place.error("[random]", "random", 0, str(error)) from None
+            raise place.error(f"[[random]] {number + 1}", "random", number, str(error)) from None
 
 
 def expand(experiment: Experiment, members: dict[str, list[str]], seed: int) -> list[Step]:
@@ -304,10 +311,10 @@ def expand(experiment: Experiment, members: dict[str, list[str]], seed: int) -> 
     rng = Random(seed)
     end_s = experiment.about.duration_s
     specs = list(experiment.faults)
-    scattered = experiment.random
-    if scattered is not None:
+    for scattered in experiment.random:
         at_s = scattered.from_s
-        while at_s < end_s and len(specs) < FAULTS_MAX:
+        until_s = min(end_s, scattered.until_s) if scattered.until_s else end_s
+        while at_s < until_s and len(specs) < FAULTS_MAX:
             kind = rng.choice(scattered.kinds)
             values = complete(kind, scattered.parameters.get(kind, {}))
             targets = [rng.choice(scattered.targets)] if kind_of(kind).targets else []

@@ -27,6 +27,7 @@ from cluster.faults_vitals import (
     drift,
     growth,
     read_vitals,
+    warm_s,
 )
 from cluster.faults_watch import Sample
 from cluster.svg import Curve, Drawing, Panel, chart
@@ -53,6 +54,7 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
     minutes: float
     seed: int
     rate: int
+    capacity: int
     actions: int
     faults: int
     run_verdict: str
@@ -63,8 +65,9 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def lines(self) -> list[str]:
         """For people."""
+        most = f" of {self.capacity:,} that it takes" if self.capacity else ""
         head = (
-            f"{self.minutes:g} minutes at {self.rate:,} actions a second, seed {self.seed}: "
+            f"{self.minutes:g} minutes at {self.rate:,} actions a second{most}, seed {self.seed}: "
             f"{self.actions:,} actions, {self.faults:,} faults; the run: {self.run_verdict}"
         )
         rows = [
@@ -112,14 +115,14 @@ class Vigil:
             if one is not None:
                 self.seen.append(one)
 
-    def growths(self) -> list[Growth]:
+    def growths(self, warmth_s: float) -> list[Growth]:
         """What became of each process, in the testnet's order, the client last."""
         roles = {entry.name: NAMES[entry.role] for entry in self._testnet.processes}
         found = []
         for name, role in {**roles, CLIENT: CLIENT}.items():
             seen = [one for one in self.seen if one.name == name]
             if seen:
-                found.append(growth(name, role, seen))
+                found.append(growth(name, role, seen, warmth_s))
         return found
 
 
@@ -131,7 +134,9 @@ def soak(
     experiment = lasting(load_experiment(found_experiment(file)), minutes, rate)
     folder = out or OUT
     used = experiment.about.seed if seed is None else seed
-    note(f"{minutes:g} minutes at {experiment.load.rate:,} actions a second, seed {used}")
+    load = experiment.load
+    told = f"{load.share:.0%} of what it takes" if load.share else f"{load.rate:,} actions a second"
+    note(f"{minutes:g} minutes at {told}, seed {used}")
     with tempfile.TemporaryDirectory(prefix="trilemma-soak-") as place:
         testnet = create_testnet(Path(place) / "testnet", fresh_options(experiment))
         vigil = Vigil(testnet)
@@ -141,7 +146,7 @@ def soak(
             report = run(run_experiment(experiment, options, tell, watched))
     for line in write_report(report, folder):
         note(line)
-    result = judged(experiment, report, vigil.growths())
+    result = judged(experiment, report, vigil.growths(warm_s(experiment.about.duration_s)))
     write_soak(result, report, vigil.seen, folder)
     emit(result, "\n".join([*report.lines(), "", *result.lines()]), as_json=as_json)
     note(f"the reports with their pictures: {folder / SOAK_PAGE}, {folder / 'report.html'}")
@@ -150,11 +155,18 @@ def soak(
 
 def lasting(experiment: Experiment, minutes: float, rate: int | None) -> Experiment:
     """The experiment for so many minutes; what it does in a minute stays as it is."""
+    ratio = 60 * minutes / experiment.about.duration_s
     about = msgspec.structs.replace(experiment.about, duration_s=60 * minutes, short_s=0.0)
     load = experiment.load
     if rate is not None:
-        load = msgspec.structs.replace(load, rate=rate)
-    return msgspec.structs.replace(experiment, about=about, load=load)
+        load = msgspec.structs.replace(load, rate=rate, share=0.0)
+    scattered = [
+        msgspec.structs.replace(
+            one, from_s=min(one.from_s, one.from_s * ratio), until_s=one.until_s * ratio
+        )
+        for one in experiment.random
+    ]
+    return msgspec.structs.replace(experiment, about=about, load=load, random=scattered)
 
 
 def _also(show: Show, vigil: Vigil) -> Show:
@@ -183,7 +195,8 @@ def judged(experiment: Experiment, report: Report, processes: list[Growth]) -> S
         trouble.append(f"the run: {report.verdict}")
     return SoakReport(
         minutes=round(experiment.about.duration_s / 60, 2), seed=report.seed,
-        rate=experiment.load.rate, actions=0 if report.load is None else report.load.actions,
+        rate=report.rate, capacity=report.capacity,
+        actions=0 if report.load is None else report.load.actions,
         faults=len(report.bands), run_verdict=report.verdict,
         status=report.status or (EXIT_FAILED if trouble else 0),
         processes=processes, latency=latency, trouble=trouble,

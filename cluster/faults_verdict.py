@@ -65,7 +65,7 @@ class Judge:
         self, testnet: Testnet, exchange: WatchedExchange, liars: set[str], limit_s: float
     ) -> None:
         self.checks: list[Check] = []
-        self.history = History(Kernel(0))
+        self.history = History(Kernel(0), keep_diffs=False)
         self.audited: AuditReport | None = None
         self._testnet = testnet
         self._chain: Chain = testnet.chain()
@@ -99,7 +99,7 @@ class Judge:
         blocks = 0
         honest = [one for one in self._testnet.of_role("node") if one.name not in self._liars]
         for entry in honest:
-            for header in await ledger_headers(self._chain, entry):
+            async for header in ledger_headers(self._chain, entry):
                 self.history.committed(
                     entry.name, header.height, header.block_id(), header.app_root
                 )
@@ -113,7 +113,7 @@ class Judge:
         honest = [one for one in everybody if one.name not in self._liars] or everybody
         placed = 0
         for entry in honest:
-            for block in await ordered_blocks(self._chain, entry):
+            async for block in ordered_blocks(self._chain, entry):
                 height = block.header.height
                 self.history.ordered(height, block.header.block_id())
                 if height <= placed:
@@ -129,7 +129,7 @@ class Judge:
         history = self.history
         honest = [one for one in self._testnet.of_role("execution") if one.name not in self._liars]
         for entry in honest:
-            for block in await executed_blocks(self._chain, entry):
+            async for block in executed_blocks(self._chain, entry):
                 history.executed(entry.name, block.events, block.diff)
         actions = history.counters.get("executed_actions", 0)
         return (

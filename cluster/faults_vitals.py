@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 
 WARM_S = 60.0
-"""A process may fill its caches for so long after its start; slopes begin then."""
+WARM_SHARE = 1 / 3
+"""A process may fill its caches and windows after its start, for so long or for this share of the
+run, whichever is longer; slopes begin then."""
 
 LEAST_SAMPLES = 6
 HOUR_S = 3_600.0
@@ -116,14 +118,20 @@ def slope(lives: Sequence[Sequence[tuple[float, float]]], step: float = 0.0) -> 
     return Slope(steep * HOUR_S, max(2 * error, step / spanned_s) * HOUR_S)
 
 
-def growth(name: str, role: str, seen: Sequence[Vitals]) -> Growth:
-    """What became of a process; `seen` in order of time, with at least one look."""
+def warm_s(duration_s: float) -> float:
+    """How long after its start a process may grow in a run of `duration_s`."""
+    return max(WARM_S, duration_s * WARM_SHARE)
+
+
+def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_S) -> Growth:
+    """What became of a process; `seen` in order of time, with at least one look. Slopes begin
+    `warmth_s` after each start."""
     by_pid: dict[int, list[Vitals]] = {}
     for one in seen:
         by_pid.setdefault(one.pid, []).append(one)
     lives = []
     for life in by_pid.values():
-        warm = [one for one in life if one.at_s - life[0].at_s >= WARM_S]
+        warm = [one for one in life if one.at_s - life[0].at_s >= warmth_s]
         if len(warm) >= LEAST_SAMPLES:
             lives.append(warm)
     used = [one for life in lives for one in life] or list(seen)

@@ -42,10 +42,17 @@ _RECEIPTS = {
 }
 
 
-class History:
-    """Everything that was done and promised in one run. `counters` say how often what happened."""
+def _digest(value: object) -> bytes:
+    return blake2b(encode(value), digest_size=16).digest()
 
-    def __init__(self, kernel: Kernel) -> None:
+
+class History:
+    """Everything that was done and promised in one run. `counters` say how often what happened.
+
+    `keep_diffs`: what executed blocks changed is kept in `diffs`, not only compared.
+    """
+
+    def __init__(self, kernel: Kernel, keep_diffs: bool = True) -> None:
         self.counters: dict[str, int] = {}
         self.ledger: dict[int, tuple[bytes, bytes]] = {0: (b"", b"")}
         """Block id and ledger root by height; nothing of genesis."""
@@ -57,8 +64,8 @@ class History:
         """Heights at which the sequencer said that a batch is ordered."""
         self.ledger_answers: dict[bytes, Committed] = {}
         """What validators said became of transactions."""
-        self.batch_results: dict[tuple[bytes, int], BatchExecuted] = {}
-        """First result of each (signer, nonce) that was not refused."""
+        self.batch_results: dict[tuple[bytes, int], bytes] = {}
+        """Digest of the first results of each (signer, nonce) that was not refused."""
         self.refused: set[tuple[bytes, int]] = set()
         self.deposited: dict[int, Deposited] = {}
         self.withdrawn: dict[int, WithdrawalQueued] = {}
@@ -75,6 +82,7 @@ class History:
         """The newest executed block in which anything happened."""
         self._executed: dict[int, bytes] = {}
         self._kernel = kernel
+        self._keep_diffs = keep_diffs
 
     def count(self, what: str, by: int = 1) -> None:
         """Something happened."""
@@ -117,7 +125,7 @@ class History:
 
     def executed(self, name: str, events: list[Event], diff: BlockDiff) -> None:
         """An execution node executed a block."""
-        digest = blake2b(encode((events, diff)), digest_size=16).digest()
+        digest = _digest((events, diff))
         known = self._executed.setdefault(diff.height, digest)
         if known != digest:
             raise Violation(
@@ -127,7 +135,8 @@ class History:
         if diff.height != self.executed_height + 1:
             return
         self.executed_height = diff.height
-        self.diffs.append(diff)
+        if self._keep_diffs:
+            self.diffs.append(diff)
         if events:
             self.active_height = diff.height
         self.count("executed_actions", diff.actions)
@@ -145,8 +154,7 @@ class History:
             place = (event.signer, event.nonce_ms)
             if event.duplicate:
                 self.count("duplicates_answered")
-                kept = self.batch_results.get(place)
-                if kept is None or kept.results != event.results:
+                if self.batch_results.get(place) != _digest(event.results):
                     raise Violation(
                         "exactly_once",
                         "a duplicate was answered with other results than the first time",
@@ -159,7 +167,7 @@ class History:
                     "exactly_once", f"a signed batch was executed twice (nonce {event.nonce_ms})"
                 )
             else:
-                self.batch_results[place] = event
+                self.batch_results[place] = _digest(event.results)
                 for result in event.results:
                     if result.code:
                         self.count(f"code_{Code(result.code).label}")

@@ -84,7 +84,7 @@ def test_the_page_lists_every_experiment() -> None:
 
 def test_the_same_seed_gives_the_same_faults() -> None:
     text = (
-        f"{ABOUT}\n[random]\nkinds = ['kill', 'pause', 'delay']\nevery_s = 1.0\n"
+        f"{ABOUT}\n[[random]]\nkinds = ['kill', 'pause', 'delay']\nevery_s = 1.0\n"
         "targets = ['random:validator', 'all:execution']\n"
     )
     experiment = parse_experiment(text)
@@ -94,6 +94,19 @@ def test_the_same_seed_gives_the_same_faults() -> None:
     assert expand(experiment, MEMBERS, 8) != first
     assert [step.at_s for step in first] == sorted(step.at_s for step in first)
     assert all(step.until_s <= 20 for step in first)
+
+
+def test_several_tables_draw_each_in_its_own_time() -> None:
+    text = (
+        f"{ABOUT}\n[[random]]\nkinds = ['kill']\nevery_s = 1.0\nuntil_s = 6\n"
+        "targets = ['random:validator']\n"
+        "[[random]]\nkinds = ['pause']\nevery_s = 1.0\nfrom_s = 10\ntargets = ['prover-0']\n"
+    )
+    steps = expand(parse_experiment(text), MEMBERS, 3)
+    assert max(step.at_s for step in steps if step.kind == "kill") < 6
+    pauses = [step for step in steps if step.kind == "pause"]
+    assert min(step.at_s for step in pauses) == 10 and len(pauses) > 4
+    assert {name for step in pauses for name in step.targets} == {"prover-0"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +145,8 @@ def test_a_leader_is_found_when_the_fault_begins() -> None:
         (fault('kind = "oracle-silence"', 'targets = ["a"]'), "has no targets"),
         (fault('kind = "kill"', 'targets = ["a"]', at="at_s = 30"), "begins at 0 to 20 s"),
         (f"{ABOUT}\n[[expect]]\nwhat = 'joy'", r"\[\[expect\]\] 1 \(line 9\)"),
-        (f"{ABOUT}\n[random]\nkinds = ['boom']\ntargets = ['a']", "no fault 'boom'"),
+        (f"{ABOUT}\n[load]\nshare = 1.5", "share is 0"),
+        (f"{ABOUT}\n[[random]]\nkinds = ['boom']\ntargets = ['a']", "no fault 'boom'"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, said: str) -> None:

@@ -24,6 +24,7 @@ from cluster.faults_vitals import (
     growth,
     read_vitals,
     slope,
+    warm_s,
 )
 from cluster.faults_watch import Sample
 
@@ -101,8 +102,25 @@ def test_a_soak_lasts_as_long_as_it_is_told_with_the_same_faults_a_minute() -> N
     hour = load_experiment(SOAK_FILE)
     assert hour.about.duration_s == HOUR_S
     ten = lasting(hour, 10, 50)
-    assert ten.about.duration_s == 600 and ten.load.rate == 50 and ten.random == hour.random
+    assert ten.about.duration_s == 600 and (ten.load.rate, ten.load.share) == (50, 0)
+    assert [one.every_s for one in ten.random] == [one.every_s for one in hour.random]
+    assert [one.until_s * 6 for one in ten.random] == [one.until_s for one in hour.random]
     assert ten.short() == ten
+    assert lasting(hour, 60, None) == hour, "and it takes half of what the cluster takes"
+
+
+def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
+    hour = load_experiment(SOAK_FILE)
+    warmth_s = warm_s(HOUR_S)
+    assert warmth_s == 1_200 and warm_s(60) == WARM_S
+    early, often, _ = hour.random
+    assert early.until_s + warmth_s < HOUR_S, "all that restart early live long enough afterwards"
+    assert {"random:validator", "prover-0"}.isdisjoint(often.targets), "one of each role at most"
+    life = [
+        Vitals("p-0", 1, float(at_s), min(at_s, 1_000) * MIB, 9, 4) for at_s in range(0, 3_600, 5)
+    ]
+    assert growth("p-0", "prover", life, warmth_s).verdict == FLAT, "a window that was filled"
+    assert growth("p-0", "prover", life).verdict != FLAT
 
 
 def test_the_picture_draws_every_process() -> None:
