@@ -124,16 +124,18 @@ def warm_s(duration_s: float) -> float:
 
 
 def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_S) -> Growth:
-    """What became of a process; `seen` in order of time, with at least one look. Slopes begin
-    `warmth_s` after each start."""
+    """What became of a process; `seen` in order of time, with at least one look. The slope of its
+    memory begins `warmth_s` after each start, that of its descriptors `WARM_S` after."""
     by_pid: dict[int, list[Vitals]] = {}
     for one in seen:
         by_pid.setdefault(one.pid, []).append(one)
-    lives = []
-    for life in by_pid.values():
-        warm = [one for one in life if one.at_s - life[0].at_s >= warmth_s]
-        if len(warm) >= LEAST_SAMPLES:
-            lives.append(warm)
+
+    def lives_after(age_s: float) -> list[list[Vitals]]:
+        warm = ([one for one in life if one.at_s - life[0].at_s >= age_s]
+                for life in by_pid.values())  # fmt: skip
+        return [life for life in warm if len(life) >= LEAST_SAMPLES]
+
+    lives, longer = lives_after(warmth_s), lives_after(WARM_S)
     used = [one for life in lives for one in life] or list(seen)
     return Growth(
         name=name,
@@ -147,7 +149,7 @@ def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_
         descriptors=round(sum(one.descriptors for one in used) / len(used)),
         descriptors_most=max(one.descriptors for one in seen),
         descriptor=slope(
-            [[(one.at_s, float(one.descriptors)) for one in life] for life in lives],
+            [[(one.at_s, float(one.descriptors)) for one in life] for life in longer],
             DESCRIPTOR_STEP,
         ),
         threads_most=max(one.threads for one in seen),
