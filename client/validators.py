@@ -13,6 +13,7 @@ from client.light import VerifiedLedger
 from client.sdk import Exchange
 from client.units import utc
 from execution.process_light import CHECKPOINT_NAME, LightFollower
+from net.tls import certificate_public_key
 from protocol.errors import ConfigError
 from protocol.keys import Key, address_of
 from protocol.ledger_leaves import ValidatorLeaf, decode_validator, validator_key
@@ -37,9 +38,9 @@ class UnbondingView(msgspec.Struct, frozen=True):
 class ValidatorView(msgspec.Struct, frozen=True):
     """A validator.
 
-    `name` is that of genesis, or empty; `index` its place among the members of the current epoch
-    (None: no member), `voting_uusd` its weight there; `stake_uusd` what counts in the next one
-    unless it is jailed.
+    `name` is that of genesis or of a process of the testnet, or empty; `index` its place among the
+    members of the current epoch (None: no member), `voting_uusd` its weight there; `stake_uusd`
+    what counts in the next one unless it is jailed.
     """
 
     name: str
@@ -71,8 +72,7 @@ async def validator_set(exchange: Exchange) -> ValidatorSetView:
     node = exchange.channel("node")
     # Who there is, is only a hint; what each of them has, is proven.
     hint = await node.ask(ValidatorsView, ValidatorsRequest)
-    genesis = exchange.chain.genesis.validators
-    names = {bytes.fromhex(one.public_key): one.name for one in genesis}
+    names = _names(exchange)
     follower = _follower(exchange)
     keys = list(dict.fromkeys([*names, *hint.keys]))
     leaves, height = await _leaves(follower, keys)
@@ -90,6 +90,22 @@ async def validator_set(exchange: Exchange) -> ValidatorSetView:
     ]
     shown.sort(key=lambda one: (-one.voting_uusd, -one.stake_uusd, one.public_key))
     return ValidatorSetView(members.epoch, height, members.ends_ms or 0, shown)
+
+
+def _names(exchange: Exchange) -> dict[bytes, str]:
+    """Names by public key: those of genesis, but where a process of the testnet has another key by
+    now, that key has its name."""
+    genesis = exchange.chain.genesis.validators
+    names = {bytes.fromhex(one.public_key): one.name for one in genesis}
+    testnet = exchange.testnet
+    if testnet is None:
+        return names
+    for entry in testnet.of_role("node"):
+        certificate = read_certificate_beside(testnet.key_path(entry.name))
+        if certificate is not None:
+            names = {key: "" if name == entry.name else name for key, name in names.items()}
+            names[certificate_public_key(certificate)] = entry.name
+    return names
 
 
 def _follower(exchange: Exchange) -> LightFollower:

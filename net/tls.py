@@ -136,14 +136,14 @@ def certificate_public_key(certificate_der: bytes) -> bytes:
     return public.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-def certificate_days_left(certificate_der: bytes, now_s: float) -> int:
-    """Whole days until a certificate expires, negative once it has; after that no handshake with
-    it succeeds. Raises `Rejected` (bad_certificate)."""
+def certificate_end_s(certificate_der: bytes) -> int:
+    """When a certificate expires, in seconds since 1970; after that no handshake with it succeeds.
+    Raises `Rejected` (bad_certificate)."""
     try:
         end = x509.load_der_x509_certificate(certificate_der).not_valid_after_utc
     except (ValueError, x509.InvalidVersion) as error:
         raise Rejected(Code.BAD_CERTIFICATE, f"not an X.509 certificate: {error}") from None
-    return int((end.timestamp() - now_s) // 86_400)
+    return int(end.timestamp())
 
 
 def peer_public_key(transport: Any) -> bytes:

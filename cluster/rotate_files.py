@@ -1,0 +1,220 @@
+"""The files of a validator that gets a new key: what is kept until that is done, and the swap.
+
+Below ``keys/`` of the testnet: ``NAME-next.key`` is the new key until the swap, which makes it
+``NAME.key``; ``rotation/NAME.json`` is there from the first step to the last; the old key stays as
+``NAME-retired-XXXXXXXX.key``, since money hangs on it. Each function may be interrupted at any
+instruction and called again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+from pathlib import Path
+
+import msgspec
+
+from net.tls import make_certificate
+from protocol.errors import ConfigError
+from protocol.keys import Key
+from store.config import JOINING, load_config, parse_address
+from store.files import DirectoryLock, lock_directory, sync_directory, write_atomic
+from store.keyfiles import load_key, save_key
+from store.ownership import OWNER_NAME, UNSIGNING, mark_restore, restored_as
+from store.testnet import DESCRIPTION_FILE, KEY_FOLDER, Description, Testnet
+
+ROTATION_FOLDER = "rotation"
+CERTIFICATE_SUFFIX = ".crt"
+
+
+class SignedWithdrawal(msgspec.Struct, frozen=True):
+    """The withdrawal that pays for the new stake, kept before it is sent, so that it is never
+    signed twice: `raw` in hex, `first_seq` of the events that its result is among, `number` in the
+    outbox, 0 where that is not known yet."""
+
+    payer: str
+    raw: str
+    nonce_ms: int
+    account: int
+    first_seq: int
+    number: int = 0
+
+
+class Journal(msgspec.Struct, frozen=True):
+    """A rotation that is not done: the public keys in hex, and where others dial the new one."""
+
+    old: str
+    new: str
+    peer: str
+    withdrawal: SignedWithdrawal | None = None
+
+
+class RotationFiles:
+    """The files of one validator of a testnet."""
+
+    def __init__(self, testnet: Testnet, name: str) -> None:
+        self.testnet = testnet
+        self.name = name
+        self._folder = testnet.directory / KEY_FOLDER / ROTATION_FOLDER
+        self._journal_path = self._folder / f"{name}.json"
+        self.key_path = testnet.key_path(name)
+        self._next_path = testnet.key_path(f"{name}-next")
+
+    def lock(self) -> DirectoryLock:
+        """Held while a rotation runs, of whichever validator; raises `ConfigError`."""
+        try:
+            return lock_directory(self._folder)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; only one key is exchanged at a time") from None
+
+    def unfinished(self) -> list[str]:
+        """Names of the validators whose rotation is not done."""
+        return sorted(path.stem for path in self._folder.glob("*.json"))
+
+    def journal(self) -> Journal | None:
+        """What is kept of a rotation that is not done; raises `ConfigError` for a damaged file."""
+        try:
+            return msgspec.json.decode(self._journal_path.read_bytes(), type=Journal)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            raise ConfigError(f"cannot read {self._journal_path}: {error}") from None
+
+    def keep(self, journal: Journal) -> Journal:
+        """Replace what is kept."""
+        write_atomic(self._journal_path, msgspec.json.encode(journal), 0o600)
+        return journal
+
+    def begin(self, peer: str) -> Journal:
+        """Make the new key; the journal of what begins. `peer` is where others will dial it."""
+        if not self._next_path.exists():
+            save_key(Key.generate(), self._next_path)
+            sync_directory(self._next_path.parent)
+        old, new = load_key(self.key_path), load_key(self._next_path)
+        return self.keep(Journal(old.public.hex(), new.public.hex(), peer))
+
+    def keys(self, journal: Journal) -> tuple[Key, Key]:
+        """The old key and the new one, wherever the swap has got to; raises `ConfigError`."""
+        wanted = bytes.fromhex(journal.old), bytes.fromhex(journal.new)
+        retired = self.retired_path(journal)
+        paths = [path for path in (self.key_path, self._next_path, retired) if path.exists()]
+        found = {key.public: key for key in map(load_key, paths)}
+        for public in wanted:
+            if public not in found:
+                raise ConfigError(
+                    f"{self._journal_path} tells of the key {public.hex()}, which is in none of "
+                    f"the files of {self.name} in {self.key_path.parent}; put it back"
+                )
+        return found[wanted[0]], found[wanted[1]]
+
+    def retired_path(self, journal: Journal) -> Path:
+        """Where the old key lies after the swap."""
+        return self.testnet.key_path(f"{self.name}-retired-{journal.old[:8]}")
+
+    def installed(self, journal: Journal) -> bool:
+        """Whether the swap is done to its last change."""
+        return load_key(self.key_path).public.hex() == journal.new
+
+    def certificate(self, new: Key) -> bytes:
+        """The certificate (DER) of the new key: the same at every call."""
+        return make_certificate(new, self.name)
+
+    # --- the swap
+
+    def install(self, journal: Journal) -> Path:
+        """Give the process, which is down, the new key; where the old one lies from now on.
+
+        Raises `ConfigError` where its configuration cannot take the change.
+        """
+        old, new = self.keys(journal)
+        self._leave_voting_state(old)
+        path = self.key_path.with_suffix(CERTIFICATE_SUFFIX)
+        pem = ssl.DER_cert_to_PEM_cert(self.certificate(new))
+        write_atomic(path, pem.encode("ascii"))
+        self._configure(journal.peer, path)
+        self._describe(journal.peer)
+        retired = self.retired_path(journal)
+        if not retired.exists():
+            os.link(self.key_path, retired)
+        if self._next_path.exists():
+            os.replace(self._next_path, self.key_path)
+        sync_directory(self.key_path.parent)
+        return retired
+
+    def finish(self) -> None:
+        """The rotation is done."""
+        self._journal_path.unlink(missing_ok=True)
+        sync_directory(self._folder)
+
+    def _leave_voting_state(self, old: Key) -> None:
+        """From here on the directory signs nothing for the old key, and may pass to another one."""
+        data = load_config(self.testnet.config_path(self.name)).data
+        try:
+            owner = (data / OWNER_NAME).read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            return
+        if old.public.hex() in owner and not restored_as(data):
+            mark_restore(data, UNSIGNING)
+
+    def _configure(self, peer: str, certificate: Path) -> None:
+        path = self.testnet.config_path(self.name)
+        text = path.read_text(encoding="utf-8")
+        config = load_config(path)
+        port = parse_address(peer)[1]
+        host = config.peer_listen.rpartition(":")[0]
+        relative = os.path.relpath(certificate, path.parent)
+        wanted = {
+            "index": str(JOINING),
+            "peer_listen": _quoted(f"{host}:{port}"),
+            "certificate": _quoted(relative),
+        }
+        trial = path.with_name(f".{path.name}.next")
+        raw = with_fields(text, wanted).encode("utf-8")
+        write_atomic(trial, raw)
+        try:
+            read = load_config(trial)
+            expected = msgspec.structs.replace(
+                config, index=JOINING, peer_listen=f"{host}:{port}",
+                certificate=path.parent.absolute() / relative,
+            )  # fmt: skip
+            if read != expected:
+                raise ConfigError(
+                    f"cannot set index, peer_listen and certificate in {path} without changing "
+                    "more; write each of its fields on a line of its own"
+                )
+        finally:
+            trial.unlink()
+        write_atomic(path, raw)
+
+    def _describe(self, peer: str) -> None:
+        """The testnet's description tells the new peer address."""
+        testnet = self.testnet
+        entries = [
+            msgspec.structs.replace(entry, peer=peer) if entry.name == self.name else entry
+            for entry in testnet.processes
+        ]
+        description = Description(testnet.name, entries, testnet.traders)
+        raw = msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
+        write_atomic(testnet.directory / DESCRIPTION_FILE, raw)
+
+
+def with_fields(text: str, fields: dict[str, str]) -> str:
+    """A TOML text with these top-level fields set to TOML values; everything else stays."""
+    lines = text.splitlines()
+    top = next((place for place, line in enumerate(lines) if line.startswith("[")), len(lines))
+    head, tail = lines[:top], lines[top:]
+    for name, value in fields.items():
+        line = f"{name} = {value}"
+        pattern = re.compile(rf"\s*{name}\s*=")
+        places = [place for place, each in enumerate(head) if pattern.match(each)]
+        if places:
+            head[places[0]] = line
+        else:
+            head.insert(0, line)
+    return "\n".join([*head, *tail]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    # A JSON text is a TOML text too.
+    return msgspec.json.encode(text).decode()
