@@ -50,11 +50,19 @@ class Channel:
     """Sessions with the processes of one role, one at a time.
 
     A lost session is opened again at the next address, its signers are proven again, and questions
-    are asked again, for at most `patience_ms`.
+    are asked again, for at most `patience_ms`. The first address is number `first`; with `spread`
+    the first signer's key chooses it, so that clients do not all begin with the same process.
     """
 
     def __init__(
-        self, chain: Chain, role: str, addresses: list[str], patience_ms: int, first: int = 0
+        self,
+        chain: Chain,
+        role: str,
+        addresses: list[str],
+        patience_ms: int,
+        first: int = 0,
+        *,
+        spread: bool = False,
     ) -> None:
         if not addresses:
             raise ConfigError(f"no address of a {role} is known")
@@ -64,6 +72,7 @@ class Channel:
         self._chain = chain
         self._addresses = [parse_address(address) for address in addresses]
         self._next = first % len(addresses)
+        self._spread = spread
         self._signers: dict[bytes, Key] = {}
         self.on_open: list[Callable[[Endpoint], Awaitable[None]]] = []
         """Awaited with every new session, after its signers are proven and before it is used."""
@@ -85,6 +94,8 @@ class Channel:
         """Prove `key` to this session and to every later one; one that fails may be added again."""
         if key.public in self._signers:
             return
+        if self._spread and not (self._signers or self.connects):
+            self._next = int.from_bytes(key.public[:8], "big") % len(self._addresses)
         self._signers[key.public] = key
         endpoint = self.endpoint
         if endpoint is None:

@@ -251,7 +251,7 @@ def verified(
         raise ConfigError(f"there is no checkpoint {checkpoint}")
     if not file.is_file() or file.stat().st_size > PROOF_FILE_BYTES:
         raise ConfigError(f"there is no proof file {file}")
-    chain = _chain(context, genesis)
+    chain = chain_of(context, genesis)
     found = from_file(file.read_bytes(), chain)
     if kinds and found.kind not in kinds:
         raise ConfigError(f"{file} is of kind {found.kind}, not {' or '.join(kinds)}")
@@ -269,7 +269,8 @@ def verified(
     return proof_data(checked) | {"checkpoint": trusted.fingerprint().hex()}, text
 
 
-def _chain(context: typer.Context, genesis: Path | None) -> Chain:
+def chain_of(context: typer.Context, genesis: Path | None) -> Chain:
+    """The chain of a genesis file, or of the testnet; raises `ConfigError`."""
     from store.config import read_chain
     from store.testnet import Testnet
 

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 DEPOSIT_WAIT_MS = 3_000
 PATIENCE_MS = 30_000
 """How long a lost process is waited for."""
+SUBMIT = "submit"
+"""The channel of submissions."""
 WATCH_PATIENCE_MS = 500
 """How long it takes at most to learn how far another execution node is."""
 
@@ -60,7 +62,10 @@ class Exchange:
         testnet: Testnet | None = None,
         patience_ms: int = PATIENCE_MS,
         first_address: int = 0,
+        spread: bool = False,
     ) -> None:
+        """`addresses` are asked in their order from `first_address` on; with `spread` the first
+        signer's key says with which sequencer submissions begin."""
         self.chain = chain
         self.testnet = testnet
         self.tracker = ResultTracker()
@@ -68,6 +73,7 @@ class Exchange:
         self.patience_ms = patience_ms
         self._addresses = addresses
         self._first_address = first_address
+        self._spread = spread
         self._channels: dict[str, Channel] = {}
         self._nonces: dict[bytes, NonceSource] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,7 +90,8 @@ class Exchange:
     def connect(
         cls, directory: Path | str, *, patience_ms: int = PATIENCE_MS, first_address: int = 0
     ) -> Exchange:
-        """The exchange of a testnet directory; connections open when used.
+        """The exchange of a testnet directory; connections open when used, and each client has its
+        own first sequencer.
 
         `first_address`: number of the validator that is asked first. Raises `ConfigError`.
         """
@@ -98,7 +105,7 @@ class Exchange:
             )
         return cls(
             testnet.chain(), addresses, testnet=testnet, patience_ms=patience_ms,
-            first_address=first_address,
+            first_address=first_address, spread=True,
         )  # fmt: skip
 
     async def __aenter__(self) -> Exchange:
@@ -139,7 +146,7 @@ class Exchange:
         if channel is None:
             channel = self._channels[name] = Channel(
                 self.chain, role, self._addresses.get(role, []), self.patience_ms,
-                self._first_address,
+                self._first_address, spread=self._spread and name == SUBMIT,
             )  # fmt: skip
         return channel
 
@@ -221,12 +228,12 @@ class Exchange:
     def pipeline(self) -> Pipeline:
         """The ordered way to a sequencer."""
         if self._pipeline is None:
-            self._pipeline = Pipeline(self.chain, self._channel("submit", "sequencer"))
+            self._pipeline = Pipeline(self.chain, self._channel(SUBMIT, "sequencer"))
         return self._pipeline
 
     async def prove(self, key: Key) -> None:
         """Prove a signer to the submitting session, now and after every reconnect."""
-        await self._channel("submit", "sequencer").add_signer(key)
+        await self._channel(SUBMIT, "sequencer").add_signer(key)
 
     def sign(
         self, key: Key, account: int, actions: list[Action], *, expires_ms: int = 0
@@ -256,7 +263,7 @@ class Exchange:
         dead-man's switch is what holds.
         """
         number = ALL_MARKETS if market is None else self.market(market).market
-        channel = self._channel("submit", "sequencer")
+        channel = self._channel(SUBMIT, "sequencer")
         guard = CancelOnDisconnect(
             self.chain, channel, self.nonces(key.public), key, account, number
         )

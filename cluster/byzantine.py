@@ -48,6 +48,8 @@ _MODES: dict[Role, dict[str, str]] = {
     "sequencer": {
         "censors": "orders nothing that one signer sends: the first client it sees, "
         "or censors:KEY, the public key in hex",
+        "equivocates": "proposes two blocks in a view, and votes for both",
+        "false-prices": "passes on prices that no oracle has signed, beside all that it says",
     },
     "execution": {
         "lies": "tells of more cash than there is, in answers and in state diffs",

@@ -23,6 +23,7 @@ from net.link import Backoff, Link, QueueLimits
 from net.server import FrameServer
 from net.session import NODE_LIMITS, Session, SessionLimits
 from net.tls import let_follow, peer_public_key, require_peer_version
+from net.traffic import PEERS
 from protocol.errors import Code, Rejected
 
 _log = structlog.get_logger()
@@ -167,6 +168,7 @@ class PeerMesh:
             limits=limits,
             max_sessions=SPARE_SESSIONS,
             ssl=server_context,
+            link_kind=PEERS,
         )
 
     @property
@@ -280,11 +282,19 @@ class PeerMesh:
 
     def send(self, public_key: bytes, frame: bytes) -> bool:
         """Queue a frame for a peer; False when its queue refused it. Raises `KeyError`."""
-        return self._links[public_key].send(frame)
+        return self._hand_over(self._links[public_key], frame)
 
     def broadcast(self, frame: bytes) -> int:
         """Queue a frame for every peer; returns how many took it."""
-        return sum(link.send(frame) for link in self._links.values())
+        return sum(self._hand_over(link, frame) for link in self._links.values())
+
+    def _hand_over(self, link: Link, frame: bytes) -> bool:
+        """Queue a frame on a link, and count what it pushed out."""
+        before = link.dropped_frames
+        taken = link.send(frame)
+        if link.dropped_frames != before:
+            self.rejected["frames_dropped"] += link.dropped_frames - before
+        return taken
 
     # --- receiving
 

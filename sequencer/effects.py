@@ -7,6 +7,7 @@ import msgspec
 from consensus import Effect, RecoveredState
 from protocol.chain import Block
 from protocol.ordering import Receipt
+from sequencer.lanes import OWN
 from sequencer.peer import PassedBatches
 
 Ticket = tuple[int, int]
@@ -16,13 +17,18 @@ Ticket = tuple[int, int]
 class PersistBatches(msgspec.Struct, frozen=True):
     """Store batches until they are ordered; `height` is the newest committed one.
 
-    What was `promised` has to be durable before anything is sent; what another sequencer passed on
-    is stored with the next sync that there is.
+    What was `promised` has to be durable before anything is sent; what another sequencer (`origin`,
+    its index) passed on is stored with the next sync that there is.
     """
 
     height: int
     batches: list[bytes]
-    promised: bool = True
+    origin: int = OWN
+
+    @property
+    def promised(self) -> bool:
+        """Whether they were accepted here."""
+        return self.origin == OWN
 
 
 class Accept(msgspec.Struct, frozen=True):
@@ -53,7 +59,8 @@ class RecoveredSequencer(msgspec.Struct, frozen=True):
     """What the shell reads back: consensus state, accepted batches, and recently committed ones.
 
     `accepted` are stored batches in their order, committed ones among them; `recent` are committed
-    blocks, oldest first, reaching back at least to the oldest batch in `accepted`.
+    blocks, oldest first, reaching back at least to the oldest batch in `accepted`. `passed_by`
+    tells, by batch id, which sequencer passed on what was not promised here.
     """
 
     consensus: RecoveredState
@@ -61,3 +68,4 @@ class RecoveredSequencer(msgspec.Struct, frozen=True):
     recent: list[Block]
     inbox_height: int
     inbox_cursor: int
+    passed_by: dict[bytes, int] = {}

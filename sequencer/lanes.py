@@ -46,9 +46,14 @@ class Lane(IntEnum):
     OTHER = 2
 
 
+def is_price(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> bool:
+    """Whether a batch is in the name of the `committee`: keys of oracles and guardians."""
+    return batch.account == 0 and signer in committee
+
+
 def lane_of(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> Lane:
-    """The lane of a batch; `committee`: keys of oracles and guardians."""
-    if batch.account == 0 and signer in committee:
+    """The lane of a batch; `committee` as in `is_price`."""
+    if is_price(batch, signer, committee):
         return Lane.ORACLE
     for action in batch.actions:
         if type(action) in _REDUCING:
@@ -60,6 +65,9 @@ def lane_of(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> 
 
 OWN = -1
 """Origin of batches that were submitted here."""
+
+Speaker = tuple[int, bytes]
+"""An account, and the key that is said to sign for it."""
 
 
 class Waiting(NamedTuple):
@@ -74,7 +82,7 @@ class Waiting(NamedTuple):
     signer: bytes = b""
 
     @property
-    def speaker(self) -> tuple[int, bytes]:
+    def speaker(self) -> Speaker:
         """For which account who is said to speak."""
         return self.account, self.signer
 
@@ -125,8 +133,9 @@ class Lanes:
         self._held: Counter[tuple[Lane, int]] = Counter()
         self._sizes: Counter[tuple[Lane, int]] = Counter()
         self._places: dict[bytes, Lane] = {}
-        # Batches of each account and signer that wait with the others.
-        self._ordinary: Counter[tuple[int, bytes]] = Counter()
+        # Batches of each account and signer that wait with the others, and whether it is known
+        # that the signer sent them.
+        self._ordinary: dict[Speaker, dict[bytes, bool]] = {}
         # Batches of each signer that were submitted here.
         self._signers: Counter[bytes] = Counter()
 
@@ -140,6 +149,10 @@ class Lanes:
         """A waiting batch."""
         lane = self._places.get(identity)
         return None if lane is None else self._queues[lane][identity]
+
+    def lane(self, identity: bytes) -> Lane:
+        """The lane in which a batch waits; raises `KeyError`."""
+        return self._places[identity]
 
     def of_signer(self, signer: bytes) -> int:
         """How many batches of a signer wait that were submitted here."""
@@ -156,7 +169,7 @@ class Lanes:
 
         `batches_max` and `bytes_max` bound what waits of the batch's origin, in all lanes.
         """
-        if lane == Lane.REDUCING and self._ordinary[waiting.speaker]:
+        if lane == Lane.REDUCING and waiting.speaker in self._ordinary:
             lane = Lane.OTHER
         size, place = len(waiting.raw), (lane, waiting.origin)
         share = SHARES_PPM[lane]
@@ -171,7 +184,29 @@ class Lanes:
         if waiting.origin == OWN:
             self._signers[waiting.signer] += 1
         if lane == Lane.OTHER:
-            self._ordinary[waiting.speaker] += 1
+            sent_here = waiting.origin == OWN
+            self._ordinary.setdefault(waiting.speaker, {})[identity] = sent_here
+
+    def doubtful(self, speaker: Speaker) -> tuple[bytes, Waiting] | None:
+        """The oldest batch that would hold one back, where it is not known whether the signer sent
+        it: its session was with another sequencer."""
+        for identity, known in self._ordinary.get(speaker, {}).items():
+            return None if known else (identity, self._queues[Lane.OTHER][identity])
+        return None
+
+    def settle_doubt(self, identity: bytes, signed: bool) -> None:
+        """A doubtful batch was looked at: where it is not `signed`, it holds nobody back."""
+        speaker = self._queues[Lane.OTHER][identity].speaker
+        if signed:
+            self._ordinary[speaker][identity] = True
+        else:
+            self._release(speaker, identity)
+
+    def _release(self, speaker: Speaker, identity: bytes) -> None:
+        others = self._ordinary.get(speaker, {})
+        others.pop(identity, None)
+        if not others:
+            self._ordinary.pop(speaker, None)
 
     def pop(self, identity: bytes) -> Waiting | None:
         """Take a batch out, if it waits."""
@@ -187,7 +222,5 @@ class Lanes:
             if not self._signers[waiting.signer]:
                 del self._signers[waiting.signer]
         if lane == Lane.OTHER:
-            self._ordinary[waiting.speaker] -= 1
-            if not self._ordinary[waiting.speaker]:
-                del self._ordinary[waiting.speaker]
+            self._release(waiting.speaker, identity)
         return waiting

@@ -37,8 +37,6 @@ from protocol.chain import EMPTY_HASH, Block, Certified, Proposal, genesis_heade
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key, require_signature
-from protocol.merkle import list_proofs, list_root
-from protocol.ordering import Receipt, receipt_digest
 from sequencer.effects import (
     Accept,
     Order,
@@ -49,9 +47,18 @@ from sequencer.effects import (
     Ticket,
 )
 from sequencer.holding import FromPeer, HeldProposals
-from sequencer.passing import OTHERS_REPEAT_MS, PeerRate, RepeatedBatches, messages
+from sequencer.lanes import OWN
+from sequencer.passing import (
+    FALSE_PRICE_COST_BYTES,
+    OTHERS_REPEAT_MS,
+    SIGNATURE_COST_BYTES,
+    PeerRate,
+    RepeatedBatches,
+    messages,
+)
 from sequencer.peer import PassedBatches, PeerMessage
 from sequencer.pool import BatchPool
+from sequencer.receipts import make_receipts
 
 __all__ = [
     "Accept", "Order", "Pass", "PersistBatches", "RecoveredSequencer", "Sequencer",
@@ -91,16 +98,18 @@ class Sequencer:
         genesis, pace = chain.genesis, chain.genesis.sequencer_pace
         tip = recovered.consensus.tip
         height = tip.header.height if tip is not None else 0
+        self._chain_id, self._shard = chain.chain_id, genesis.shard
         self.pool = BatchPool(
             pace.max_payload_bytes, genesis.limits.inbox_per_block, height,
             recovered.inbox_height, recovered.inbox_cursor,
             genesis.time_ms if tip is None else tip.header.time_ms, genesis.capacity,
             {bytes.fromhex(one) for one in [*genesis.oracles, *genesis.guardians]},
-            len(genesis.sequencers) - 1,
+            len(genesis.sequencers) - 1, self.require_signature,
         )  # fmt: skip
         self.members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
         self.counters: Counter[str] = Counter()
         self._own, self._others = RepeatedBatches(), RepeatedBatches()
+        self._restored: list[bytes] = []
         self._restore_pool(recovered)
         self.replica = Replica(
             ReplicaConfig(
@@ -118,8 +127,6 @@ class Sequencer:
             recovered.consensus,
             stored=stored,
         )
-        self._chain_id = chain.chain_id
-        self._shard = genesis.shard
         self._index = index
         self._key = key
         self.signs = signs
@@ -129,7 +136,7 @@ class Sequencer:
         self._waiters: dict[bytes, list[Ticket]] = {}
         self._open: Counter[int] = Counter()
         self._rate = PeerRate()
-        self._passed: list[bytes] = []
+        self._passed: dict[int, list[bytes]] = {}
         self._held = HeldProposals(self.pool, pace.max_payload_bytes, pace.timeout_ms // 2)
         self._news_ms: int | None = None
 
@@ -145,15 +152,26 @@ class Sequencer:
                     self.pool.remember(identity, block.header.height)
         for raw in recovered.accepted:
             identity = batch_id(raw)
-            if self.pool.committed_at(identity) is None and identity not in self.pool:
-                self.pool.add(identity, raw, *open_batch(raw), bounded=False)
-                if self._shared:
-                    self._own.add(identity, 0, 0)
+            if self.knows(identity):
+                continue
+            origin = recovered.passed_by.get(identity, OWN)
+            try:
+                self.pool.add(identity, raw, *open_batch(raw), origin=origin, bounded=False)
+            except Rejected as error:  # a false price, which an earlier release let in
+                self._refuse_passed(error)
+                continue
+            if origin != OWN:
+                self._restored.append(identity)
+            elif self._shared:
+                self._own.add(identity, 0, 0)
 
     # --- inputs
 
     def start(self, now_ms: int) -> list[SequencerEffect]:
         """Take up the recovered state."""
+        for identity in self._restored:
+            self._others.add(identity, now_ms, OTHERS_REPEAT_MS)
+        self._restored.clear()
         self._news_ms = now_ms + NEWS_MS if self._shared else None
         return self.step(Start(), now_ms)
 
@@ -250,7 +268,8 @@ class Sequencer:
                 effects += [Pass(message) for message in messages(self._fresh)]
             self._fresh = []
         asked, self._asked = self._asked, []
-        receipts = self._receipts([identity for _, identity in asked], now_ms)
+        identities = [identity for _, identity in asked]
+        receipts = make_receipts(self._key, self._index, self._chain_id, identities, now_ms)
         answers: list[SequencerEffect] = []
         for (ticket, identity), receipt in zip(asked, receipts, strict=True):
             answers.append(Accept(ticket, receipt))
@@ -279,8 +298,8 @@ class Sequencer:
                 effects += self.step(Received(peer, message), now_ms)
         effects += self._hand_over(self._held.passed(self.replica.view), now_ms)
         if self._passed:
-            height, self._passed, passed = self.replica.committed_height, [], self._passed
-            effects.append(PersistBatches(height, passed, promised=False))
+            height, self._passed, passed = self.replica.committed_height, {}, self._passed
+            effects += [PersistBatches(height, raws, peer) for peer, raws in passed.items()]
             effects += self.step(Work(), now_ms)
         return effects
 
@@ -288,10 +307,13 @@ class Sequencer:
         """Let batches wait that another sequencer has accepted.
 
         It may have promised them, so that only what no honest one admits is refused for good; who
-        fills its share has to wait, and says it again. Signature and nonce execution looks at.
+        fills its share has to wait, and says it again. Nonces execution looks at, and signatures,
+        but those of prices: honest sequencers have checked them, so that a message with a false
+        one is read no further.
         """
         try:
-            self._rate.take(peer, message.batches, now_ms)
+            false_before = self.pool.false_batches.pop(peer, 0)
+            self._rate.take(peer, message.batches, now_ms, false_before)
         except Rejected as error:
             self._refuse_passed(error)
             return
@@ -300,11 +322,17 @@ class Sequencer:
             if self.knows(identity):
                 continue
             try:
-                self.pool.add(identity, raw, *open_batch(raw), origin=peer)
+                opened = open_batch(raw)
+                if self.pool.is_price(*opened):
+                    self._rate.charge(peer, SIGNATURE_COST_BYTES)
+                self.pool.add(identity, raw, *opened, origin=peer)
             except Rejected as error:
                 self._refuse_passed(error)
+                if error.code == Code.BAD_SIGNATURE:
+                    self._rate.charge(peer, FALSE_PRICE_COST_BYTES)
+                    return
             else:
-                self._passed.append(raw)
+                self._passed.setdefault(peer, []).append(raw)
                 self._others.add(identity, now_ms, OTHERS_REPEAT_MS)
 
     def _refuse_passed(self, error: Rejected) -> None:
@@ -353,16 +381,6 @@ class Sequencer:
         self._asked = [(ticket, key) for ticket, key in self._asked if ticket[0] != session]
 
     # --- answers
-
-    def _receipts(self, identities: list[bytes], now_ms: int) -> list[Receipt]:
-        root = list_root(identities)
-        size = len(identities)
-        signature = self._key.sign(receipt_digest(self._chain_id, now_ms, root, size))
-        paths = list_proofs(identities)
-        return [
-            Receipt(self._index, identity, now_ms, root, place, size, path, signature)
-            for place, (identity, path) in enumerate(zip(identities, paths, strict=True))
-        ]
 
     def _notices(self, block: Block) -> list[SequencerEffect]:
         if not block.payload or not (self._waiters or self._own or self._others):

@@ -21,6 +21,12 @@ PEER_BYTES_PER_S = 16 << 20
 BATCH_COST_BYTES = 1_024
 """Counted for each batch beside its bytes: a tiny one takes as long to look at."""
 
+SIGNATURE_COST_BYTES = 16 << 10
+"""Counted for each batch of which the signature was checked."""
+
+FALSE_PRICE_COST_BYTES = 1 << 20
+"""Counted where that signature is false, which no honest sequencer passes on."""
+
 
 def messages(batches: Iterable[bytes]) -> Iterator[PassedBatches]:
     """The messages that carry these batches, in their order."""
@@ -97,11 +103,18 @@ class PeerRate:
     def __init__(self) -> None:
         self._left: dict[int, tuple[int, int]] = {}
 
-    def take(self, peer: int, batches: Sequence[bytes], now_ms: int) -> None:
-        """Note a message; raises `Rejected` (rate_limited)."""
+    def take(self, peer: int, batches: Sequence[bytes], now_ms: int, false_before: int = 0) -> None:
+        """Note a message; raises `Rejected` (rate_limited). `false_before`: how many of its batches
+        were found to be signed falsely since the last one."""
         size_bytes = sum(map(len, batches)) + BATCH_COST_BYTES * len(batches)
         left, since_ms = self._left.get(peer, (PEER_BYTES_PER_S, now_ms))
         left = min(PEER_BYTES_PER_S, left + PEER_BYTES_PER_S * (now_ms - since_ms) // 1_000)
+        left -= SIGNATURE_COST_BYTES * false_before
         self._left[peer] = (left - size_bytes if left > 0 else left, now_ms)
         if left <= 0:
             raise Rejected(Code.RATE_LIMITED, "more batches than a sequencer may pass on")
+
+    def charge(self, peer: int, cost_bytes: int) -> None:
+        """Count what a batch of a message that was taken costs beyond its bytes."""
+        left, since_ms = self._left[peer]
+        self._left[peer] = left - cost_bytes, since_ms

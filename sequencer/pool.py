@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Sequence
 
 from consensus.members import MemberSet
 from protocol.actions import ActionBatch, SignedBatch, open_batch
@@ -14,7 +14,7 @@ from protocol.genesis import NO_BOUND_US, PPM, Capacity
 from protocol.inbox import next_cursor
 from protocol.ordering import OrderedPayload
 from sequencer.contents import Contents, OpenedPayloads
-from sequencer.lanes import OWN, REDUCING_PPM, Lane, Lanes, Room, Waiting, lane_of
+from sequencer.lanes import OWN, REDUCING_PPM, Lane, Lanes, Room, Waiting, is_price, lane_of
 
 POOL_BATCHES_MAX = 20_000
 POOL_BYTES_MAX = 32 * 1024 * 1024
@@ -26,6 +26,10 @@ REPEAT_BLOCKS = 256
 remember at least those, so that they judge alike; what is repeated later execution finds."""
 
 BLOCK_BATCHES_MAX = 4_000
+
+BLOCK_PRICES_MAX = 256
+"""Most batches of the committee in a block: they are no work, but somebody may repeat old ones."""
+
 PAYLOAD_MARGIN_BYTES = 64
 BATCH_OVERHEAD_BYTES = 5
 ENDLESS = 1 << 62
@@ -43,7 +47,8 @@ class BatchPool:
 
     A block holds no more work than `capacity` allows for the time since the block before, prices of
     the `committee` not counted; among what it may hold, prices come first, and what reduces risk
-    has half of it before anything else.
+    has half of it before anything else. As they go before all others, batches in the name of the
+    committee are only taken, and voted for, where `require_signature` finds them signed.
 
     Beside `peers` other sequencers half of the pool is for what was submitted here, and each of
     them has an equal share of the rest, so that none fills the pools of others.
@@ -60,6 +65,7 @@ class BatchPool:
         capacity: Capacity | None = None,
         committee: Collection[bytes] = (),
         peers: int = 0,
+        require_signature: Callable[[SignedBatch], None] | None = None,
     ) -> None:
         self.contents = OpenedPayloads()
         self.inbox_height = inbox_height
@@ -75,8 +81,11 @@ class BatchPool:
         self._time_ms = time_ms
         self._capacity = capacity or Capacity()
         self._committee = committee
+        self._require_signature = require_signature
         self._peers = peers
         self._waiting = Lanes()
+        self.false_batches: Counter[int] = Counter()
+        """Batches found here that are signed falsely, by the sequencer that passed them on."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()
 
     # --- admission
@@ -107,15 +116,43 @@ class BatchPool:
         bounded: bool = True,
     ) -> None:
         """Take a batch that the sequencer `origin` passed on; raises `Rejected(busy)` where its
-        lane is full and `bounded`."""
-        lane = lane_of(batch, signed.signer, self._committee)
+        lane is full and `bounded`, and `Rejected(bad_signature)` for a false price."""
+        lane = self._lane(signed, batch)
         actions = len(batch.actions)
         work_us = self._work_of(lane, actions)
         waiting = Waiting(raw, batch.account, actions, work_us, origin, signed.signer)
+        if lane == Lane.REDUCING:
+            self._look_at(waiting)
         bounds = self._bounds(origin) if bounded else (ENDLESS, ENDLESS)
         self._waiting.add(identity, lane, waiting, *bounds)
         self.accepted_batches += 1
         self.accepted_actions += actions
+
+    def is_price(self, signed: SignedBatch, batch: ActionBatch) -> bool:
+        """Whether a batch is in the name of the committee, so that its signature is checked."""
+        return is_price(batch, signed.signer, self._committee)
+
+    def _lane(self, signed: SignedBatch, batch: ActionBatch) -> Lane:
+        """The lane of a batch; raises `Rejected(bad_signature)` for a false price."""
+        lane = lane_of(batch, signed.signer, self._committee)
+        if lane == Lane.ORACLE and self._require_signature is not None:
+            self._require_signature(signed)
+        return lane
+
+    def _look_at(self, later: Waiting) -> None:
+        """Another sequencer may have passed on what a signer never signed: it must not hold back
+        what the signer sends `later`. One that was signed does, and then no other is looked at."""
+        if self._require_signature is None:
+            return
+        while (doubtful := self._waiting.doubtful(later.speaker)) is not None:
+            identity, waiting = doubtful
+            try:
+                self._require_signature(open_batch(waiting.raw)[0])
+            except Rejected:
+                self.false_batches[waiting.origin] += 1
+                self._waiting.settle_doubt(identity, False)
+            else:
+                self._waiting.settle_doubt(identity, True)
 
     def _bounds(self, origin: int) -> tuple[int, int]:
         """Most batches and bytes that may wait of an origin."""
@@ -207,7 +244,7 @@ class BatchPool:
         """Prices; what reduces risk, up to its share; the others; what then still fits."""
         room = Room(BLOCK_BATCHES_MAX, size_bytes, work_us)
         chosen: dict[bytes, bytes] = {}
-        self._fill(Lane.ORACLE, room, taken, chosen)
+        self._fill(Lane.ORACLE, room, taken, chosen, BLOCK_PRICES_MAX)
         prices = len(chosen)
         spare = room.split(PPM - REDUCING_PPM)
         self._fill(Lane.REDUCING, room, taken, chosen)
@@ -281,24 +318,36 @@ class BatchPool:
             seen.add(identity)
 
     def _check_work(self, contents: Contents, allowed_us: int) -> None:
-        """Raise `Rejected` for a malformed batch, and for more work than the block's time allows;
-        what is one batch always fits."""
+        """Raise `Rejected` for a malformed batch, a false price or too many, and for more work than
+        the block's time allows; what is one batch always fits."""
         pairs = zip(contents.identities, contents.batches, strict=True)
-        works = [work_us for pair in pairs if (work_us := self._work_us(*pair))]
+        works: list[int] = []
+        prices = 0
+        for identity, raw in pairs:
+            lane, work_us = self._lane_and_work(identity, raw)
+            if lane != Lane.ORACLE:
+                works.append(work_us)
+                continue
+            prices += 1
+            if prices > BLOCK_PRICES_MAX:
+                raise Rejected(
+                    Code.TOO_MANY_ACTIONS, f"more than {BLOCK_PRICES_MAX} batches of prices"
+                )
         if len(works) > 1 and sum(works) > allowed_us:
             raise Rejected(
                 Code.TOO_MANY_ACTIONS,
                 f"the block holds {sum(works)} us of work, its time allows {allowed_us} us",
             )
 
-    def _work_us(self, identity: bytes, raw: bytes) -> int:
-        """What a batch of a block costs execution (prices: nothing); raises `Rejected` where it is
-        malformed."""
+    def _lane_and_work(self, identity: bytes, raw: bytes) -> tuple[Lane, int]:
+        """The lane of a batch of a block, and what it costs execution; raises `Rejected` where it
+        is malformed, or a false price."""
         waiting = self._waiting.get(identity)
         if waiting is not None:  # what was admitted here is well-formed
-            return waiting.work_us
+            return self._waiting.lane(identity), waiting.work_us
         signed, batch = open_batch(raw)
-        return self._work_of(lane_of(batch, signed.signer, self._committee), len(batch.actions))
+        lane = self._lane(signed, batch)
+        return lane, self._work_of(lane, len(batch.actions))
 
     def _work_of(self, lane: Lane, actions: int) -> int:
         return 0 if lane == Lane.ORACLE else self._capacity.work_us(actions)

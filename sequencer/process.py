@@ -16,7 +16,6 @@ from net.clock import now_ms
 from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
-from net.session import Session
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
@@ -35,6 +34,7 @@ from sequencer.inbox_height import grown_at
 from sequencer.journey import Journey
 from sequencer.machine import Accept, Order, Pass, PersistBatches, Sequencer, SequencerEffect
 from sequencer.on_disconnect import OnDisconnect
+from sequencer.process_evidence import KeptEvidence
 from sequencer.process_health import SequencerHealth
 from sequencer.process_peers import SequencerLinks
 from sequencer.store import SequencerStore
@@ -78,6 +78,7 @@ class SequencerProcess:
         self._service.on(SubscribeLog, self._subscribe)
         self._service.on(TraceRequest, lambda _, one: self._journey.marks(one, self._machine.pool))
         self._journey = Journey()
+        self._evidence = KeptEvidence(config.data)
         self._on_disconnect = OnDisconnect(self._machine)
         self._inbox = WatchedInbox(
             chain, [parse_address(one) for one in config.validators], config.name,
@@ -87,7 +88,6 @@ class SequencerProcess:
             self._machine, self._inbox,
             self._service.metrics.histogram("accepted_to_ordered_seconds"),
         )  # fmt: skip
-        self._service.metrics.traffic.follow("peers", self._peer_sessions)
         self._service.trouble = lambda: self._health.trouble(key.public, self._connected())
         set_log_place(lambda: {"height": self._store.height, "view": self._machine.replica.view})
         self._sessions: dict[int, ClientSession] = {}
@@ -276,9 +276,13 @@ class SequencerProcess:
             if self._peers is not None:
                 self._peers.send([effect])
         elif isinstance(effect, Misbehaviour):
-            member = effect.evidence.member
-            name = self._chain.genesis.sequencers[member].name
-            _log.warning("a sequencer signed against itself", sequencer=name)
+            evidence = effect.evidence
+            name = self._chain.genesis.sequencers[evidence.member].name
+            path = str(self._evidence.keep(evidence))
+            _log.warning(
+                "a sequencer signed against itself", sequencer=name, of_view=evidence.view,
+                evidence=path,
+            )  # fmt: skip
         elif isinstance(effect, Accept):
             session = self._sessions.get(effect.ticket[0])
             if session is not None:
@@ -321,12 +325,6 @@ class SequencerProcess:
     def _connected(self) -> list[bytes]:
         return [] if self._peers is None else self._peers.mesh.connected
 
-    def _peer_sessions(self) -> list[Session | None]:
-        if self._peers is None:
-            return []
-        mesh = self._peers.mesh
-        return [mesh.link(peer.public_key).session for peer in mesh.peers]
-
     def _status(self) -> StatusValues:
         machine = self._machine
         pool, leader = machine.pool, machine.replica.leader
@@ -351,6 +349,8 @@ class SequencerProcess:
         }
         if self._peers is not None:
             values["proposals_held"] = machine.held_proposals
+            values["certificate_end_s"] = self._peers.certificate_end_s
+            values["evidence"] = len(self._evidence)
         values.update(sorted(machine.counters.items()))
         for name, count in sorted(machine.replica.counters.items()):
             values[f"consensus_{name}"] = count

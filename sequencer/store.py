@@ -19,6 +19,7 @@ from protocol.codec import Decoder, Wire, encode
 from protocol.errors import SafetyViolation
 from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
 from sequencer.effects import PersistBatches, RecoveredSequencer
+from sequencer.lanes import OWN
 from store.segments import SegmentLog
 
 CACHED_BLOCKS = 512
@@ -47,10 +48,12 @@ class BlockRecord(Wire, frozen=True, tag=2):
 
 
 class PoolRecord(Wire, frozen=True):
-    """Batches accepted together when `height` was the newest committed block."""
+    """Batches accepted together when `height` was the newest committed block, here or by the
+    sequencer `origin`."""
 
     height: int
     batches: list[bytes]
+    origin: int = OWN
 
 
 _decode_committed: Decoder[CommittedRecord] = Decoder(CommittedRecord, canonical=False)
@@ -97,12 +100,19 @@ class SequencerStore:
                 blocks.append(record.block)
                 self._block_at.append((index, record.block.header.height))
         accepted: list[bytes] = []
+        passed_by: dict[bytes, int] = {}
+        promised: set[bytes] = set()
         oldest = max(0, self.height - RECENT_BLOCKS)
         for index, raw in self._pool.iterate(self._pool.first_index):
             pooled = _decode_pool(raw)
             accepted += pooled.batches
             oldest = min(oldest, pooled.height)
-            self._pool_at.append((index, [batch_id(batch) for batch in pooled.batches]))
+            identities = [batch_id(batch) for batch in pooled.batches]
+            self._pool_at.append((index, identities))
+            if pooled.origin == OWN:
+                promised.update(identities)
+            else:
+                passed_by |= dict.fromkeys(identities, pooled.origin)
         recent = [self._read(height).block for height in range(oldest + 1, self.height + 1)]
         inbox_height = self._inbox_height(recent, oldest)
         consensus = RecoveredState(
@@ -112,7 +122,8 @@ class SequencerStore:
             blocks,
         )
         cursor = 0 if tip is None else tip.inbox_cursor
-        return RecoveredSequencer(consensus, accepted, recent, inbox_height, cursor)
+        passed_by = {one: peer for one, peer in passed_by.items() if one not in promised}
+        return RecoveredSequencer(consensus, accepted, recent, inbox_height, cursor, passed_by)
 
     def _cut_torn_step(self) -> list[Block]:
         """Take back the blocks of a commit step whose end is missing: to the replica they are
@@ -140,7 +151,8 @@ class SequencerStore:
 
     def write_batches(self, effect: PersistBatches) -> None:
         """Batches that were accepted, here or by another sequencer."""
-        index = self._pool.append(encode(PoolRecord(effect.height, effect.batches)))
+        record = PoolRecord(effect.height, effect.batches, effect.origin)
+        index = self._pool.append(encode(record))
         self._pool_at.append((index, [batch_id(raw) for raw in effect.batches]))
         if effect.promised:
             self._dirty[self._pool] = None

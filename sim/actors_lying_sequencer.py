@@ -8,8 +8,10 @@ from typing import Any
 import msgspec
 
 from consensus import MemberSet
-from protocol.codec import Wire
+from protocol.actions import ActionBatch, OraclePrice, SignedBatch
+from protocol.codec import Wire, encode
 from protocol.errors import Code, Rejected
+from protocol.keys import SCHEME_ED25519
 from protocol.messages import Accepted, LogChunk, Submit
 from sequencer.peer import PassedBatches
 from sim.actors_sequencer import SimSequencer
@@ -23,7 +25,7 @@ class ByzantineSequencer(SimSequencer):
     """Runs the real machine and changes what leaves it.
 
     `behaviour` names one of `sim.byzantine_forgers.BEHAVIOURS`. It takes no submissions, keeps
-    blocks back from followers, tampers with others, and passes rubbish on as batches.
+    blocks back from followers, tampers with others, and passes rubbish and false prices on.
     """
 
     behaviour = ""
@@ -57,8 +59,15 @@ class ByzantineSequencer(SimSequencer):
         elif target in self._names and self.random.chance(GARBAGE_PPM):
             self.history.count("rubbish_passed")
             rubbish = [b"", b"\xff" * 40, self.random.next().to_bytes(8, "big") * 20]
-            super().send(target, PassedBatches(rubbish))
+            super().send(target, PassedBatches([*rubbish, self._false_price()]))
         super().send(target, message)
+
+    def _false_price(self) -> bytes:
+        """A price that no oracle has signed."""
+        oracle = bytes.fromhex(self.chain.genesis.oracles[0])
+        nonce_ms = self.now_ms() + self.random.below(1_000)
+        payload = encode(ActionBatch(0, nonce_ms, 0, [OraclePrice(0, 1)]))
+        return encode(SignedBatch(SCHEME_ED25519, oracle, payload, bytes(64)))
 
     def _forged(self, message: LogChunk) -> LogChunk:
         blocks = message.chunk.blocks

@@ -38,6 +38,7 @@ class Member:
         self.world, self.index = world, index
         self.up = True
         self.pooled: list[bytes] = []
+        self.passed_by: dict[bytes, int] = {}
         self.voting: Persist | None = None
         self.uncommitted: list[Block] = []
         self.log: list[tuple[Block, CommitCertificate]] = []
@@ -77,6 +78,7 @@ class Member:
                 [block for block, _ in self.log],
                 pool.inbox_height,
                 pool.inbox_cursor,
+                dict(self.passed_by),
             )
         )
         self.start()
@@ -86,6 +88,11 @@ class Member:
         for effect in effects:
             if isinstance(effect, PersistBatches):
                 self.pooled += effect.batches
+                for identity in map(batch_id, effect.batches):
+                    if effect.promised:
+                        self.passed_by.pop(identity, None)
+                    else:
+                        self.passed_by[identity] = effect.origin
             elif isinstance(effect, PersistBlock):
                 self.uncommitted.append(effect.block)
             elif isinstance(effect, Persist):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from cluster_world import DEADLINE_S, Cluster, audited, eventually, running_cluster
+from cluster_world import DEADLINE_S, Cluster, audited, data, eventually, running_cluster
 
 from client.load import LoadGenerator, LoadOptions
 from client.load_report import LoadReport
+from client.sdk import SUBMIT
 from cluster.testnet import TestnetOptions
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
@@ -70,6 +71,14 @@ async def executed_more(generator: LoadGenerator, actions: int) -> None:
     await eventually("load flows", reached)
 
 
+def serving(cluster: Cluster, generator: LoadGenerator) -> str:
+    """The sequencer to which the load is submitted now."""
+    endpoint = generator._exchange._channel(SUBMIT, "sequencer").endpoint
+    assert endpoint is not None
+    address = f"{endpoint.host}:{endpoint.port}"
+    return next(one for one in NAMES if cluster.testnet.process(one).public == address)
+
+
 async def under_load(cluster: Cluster, fault: Fault) -> LoadReport:
     """Run load until the fault is over; everything sent must be executed once and settled."""
     print(f"seed {SEED}")
@@ -105,9 +114,11 @@ async def test_one_sequencer_then_the_leader_then_the_one_of_the_clients_die_und
         await kill(cluster, leader)
         await executed_more(generator, RATE // 2)
         await bring_back(cluster, leader)
-        await kill(cluster, NAMES[0])
+        theirs = serving(cluster, generator)
+        await kill(cluster, theirs)
         await executed_more(generator, RATE // 2)
-        await bring_back(cluster, NAMES[0])
+        await bring_back(cluster, theirs)
+        assert serving(cluster, generator) != theirs
 
     await under_load(cluster, fault)
     await agreed(cluster)
@@ -115,6 +126,48 @@ async def test_one_sequencer_then_the_leader_then_the_one_of_the_clients_die_und
     assert report.roots_agree and report.money_conserved
     status = await cluster.status(NAMES[0])
     assert (status["members"], status["peers"]) == (COUNT, COUNT - 1)
+
+
+async def lie(cluster: Cluster, name: str, how: str) -> None:
+    """Start a sequencer again that lies from now on; empty: an honest one."""
+    path = cluster.testnet.config_path(name)
+    kept = [one for one in path.read_text().splitlines() if not one.startswith("byzantine =")]
+    await cluster.supervisor.stop(name)
+    path.write_text("\n".join([f'byzantine = "{how}"'] * bool(how) + kept) + "\n")
+    await bring_back(cluster, name)
+
+
+async def test_false_prices_of_a_sequencer_take_nobodys_room(cluster: Cluster) -> None:
+    await lie(cluster, NAMES[3], "false-prices")
+
+    async def fault(generator: LoadGenerator) -> None:
+        await executed_more(generator, 4 * RATE)
+
+    await under_load(cluster, fault)
+    await agreed(cluster)
+    assert await cluster.number(NAMES[3], "lies_told") > 0
+    for name in NAMES[:3]:
+        assert await cluster.number(name, "passed_refused_bad_signature") > 0
+    await lie(cluster, NAMES[3], "")
+    assert (await audited(cluster)).roots_agree
+
+
+async def test_a_sequencer_that_signs_against_itself_leaves_evidence(cluster: Cluster) -> None:
+    await lie(cluster, NAMES[2], "equivocates")
+
+    async def fault(generator: LoadGenerator) -> None:
+        async def caught() -> bool:
+            found = [await cluster.number(NAMES[n], "evidence") for n in (0, 1, 3)]
+            return found.count(1) > 1  # each met two blocks or votes, or at least the most of them
+
+        await eventually("others keep evidence", caught)
+
+    await under_load(cluster, fault)
+    await lie(cluster, NAMES[2], "")
+    await agreed(cluster)
+    assert (await audited(cluster)).roots_agree
+    shown = await data(cluster, "evidence")
+    assert {row["sequencer"] for row in shown["evidence"]} == {NAMES[2]}
 
 
 async def test_without_a_quorum_nothing_is_ordered_and_all_of_it_is_when_it_is_back(
@@ -145,11 +198,13 @@ async def test_a_frozen_sequencer_holds_up_neither_clients_nor_followers(cluster
     """It keeps its connections and says nothing: whoever talks to it must go elsewhere."""
 
     async def fault(generator: LoadGenerator) -> None:
-        cluster.supervisor.send_signal(NAMES[0], signal.SIGSTOP)
+        frozen = serving(cluster, generator)
+        cluster.supervisor.send_signal(frozen, signal.SIGSTOP)
         try:
             await executed_more(generator, RATE)
+            assert serving(cluster, generator) != frozen
         finally:
-            cluster.supervisor.send_signal(NAMES[0], signal.SIGCONT)
+            cluster.supervisor.send_signal(frozen, signal.SIGCONT)
 
     await under_load(cluster, fault)
     await agreed(cluster)

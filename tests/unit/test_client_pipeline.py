@@ -6,12 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
 from client.channel import Channel, Unreachable
 from client.endpoint import Endpoint
 from client.pipeline import Pipeline
+from client.sdk import SUBMIT, Exchange
 from client.submission import Submission
 from cluster.testnet import TestnetOptions, create_testnet
 from net.service import ClientSession, PublicService
@@ -307,3 +309,37 @@ async def test_a_second_opinion_does_not_take_back_a_receipt(testnet: Testnet) -
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.1)
         assert one.error is None and one.attempts == 2
+
+
+# --- with which sequencer a client begins
+
+
+def first_place(channel: Channel) -> int:
+    return channel._next
+
+
+async def test_clients_of_a_testnet_begin_with_different_sequencers(tmp_path: Path) -> None:
+    options = TestnetOptions(validators=1, sequencers=4, traders=16, free_ports=True)
+    found = create_testnet(tmp_path / "net", options)
+    places = []
+    for number in range(16):
+        key = found.key(f"trader-{number:02}")
+        for _ in range(2):
+            async with Exchange.connect(found.directory) as exchange:
+                await exchange.prove(key)
+                await exchange.prove(found.key(f"trader-{(number + 1) % 16:02}"))
+                places.append(first_place(exchange._channel(SUBMIT, "sequencer")))
+                assert first_place(exchange.channel("sequencer")) == 0
+    assert places[::2] == places[1::2], "the same client begins with the same one"
+    assert len(set(places)) > 1, "sixteen random keys are of one residue once in 4^15"
+
+
+async def test_addresses_that_somebody_gave_are_asked_in_their_order(testnet: Testnet) -> None:
+    addresses = [f"127.0.0.1:{port}" for port in range(1, 5)]
+    exchange = Exchange(testnet.chain(), {"sequencer": addresses})
+    for key in (testnet.key("trader-00"), TRADER):
+        await exchange.prove(key)
+    assert first_place(exchange._channel(SUBMIT, "sequencer")) == 0
+    channel = Channel(testnet.chain(), "sequencer", addresses, 100, 2)
+    await channel.add_signer(TRADER)
+    assert first_place(channel) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from ledger_world import GENESIS_MS, OrderedLog, key_of, make_chain
 
@@ -182,7 +183,7 @@ def test_a_commit_step_that_was_torn_is_taken_back(tmp_path: Path) -> None:
 def test_what_others_passed_on_waits_for_the_next_sync(tmp_path: Path) -> None:
     store = SequencerStore(tmp_path)
     store.recover()
-    store.write_batches(PersistBatches(0, [batch(1)], promised=False))
+    store.write_batches(PersistBatches(0, [batch(1)], origin=2))
     store.sync()
     assert store._pool.synced_index == 0
     store.write_batches(PersistBatches(0, [batch(2)]))
@@ -190,6 +191,28 @@ def test_what_others_passed_on_waits_for_the_next_sync(tmp_path: Path) -> None:
     assert store._pool.synced_index == 2
     store.close()
     assert SequencerStore(tmp_path).recover().accepted == [batch(1), batch(2)]
+
+
+def test_who_passed_a_batch_on_is_known_again_until_it_is_promised_here(tmp_path: Path) -> None:
+    store = SequencerStore(tmp_path)
+    store.recover()
+    store.write_batches(PersistBatches(0, [batch(1)]))
+    store.write_batches(PersistBatches(0, [batch(2), batch(3)], 2))
+    store.write_batches(PersistBatches(0, [batch(4)], 1))
+    store.write_batches(PersistBatches(0, [batch(3)]))
+    store.close()
+    found = SequencerStore(tmp_path).recover()
+    assert found.accepted == [batch(number) for number in (1, 2, 3, 4, 3)]
+    assert found.passed_by == {batch_id(batch(2)): 2, batch_id(batch(4)): 1}
+
+
+def test_a_pool_of_an_earlier_release_is_read_as_promised_here(tmp_path: Path) -> None:
+    store = SequencerStore(tmp_path)
+    store.recover()
+    store._pool.append(msgspec.msgpack.encode([0, [batch(1)]]))
+    store.close()
+    found = SequencerStore(tmp_path).recover()
+    assert (found.accepted, found.passed_by) == ([batch(1)], {})
 
 
 def test_a_whole_life_over_two_restarts(tmp_path: Path) -> None:

@@ -1,0 +1,374 @@
+"""What one of four sequencers that lies, or whose links fail, can do to the others."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+
+import msgspec
+import pytest
+from ledger_world import key_of
+from shared_world import ALICE, COUNT, Member, SharedWorld
+
+import sequencer.passing as passing_module
+import sequencer.pool as pool_module
+from consensus import Misbehaviour
+from consensus.evidence import verify_evidence
+from protocol.actions import (
+    ActionBatch,
+    Cancel,
+    OraclePrice,
+    SignedBatch,
+    batch_id,
+    open_batch,
+    sign_batch,
+)
+from protocol.chain import Block, Proposal, Vote, proposal_digest
+from protocol.codec import encode
+from protocol.errors import Code, Rejected
+from protocol.genesis import parse_genesis
+from protocol.keys import Key
+from protocol.ordering import OrderedPayload
+from sequencer.lanes import OWN, Lane
+from sequencer.peer import PassedBatches, PeerMessage
+
+ORACLE = key_of("oracle")
+
+
+def price(world: SharedWorld, *, signed: bool = True, key: Key = ORACLE) -> bytes:
+    """A batch in the oracle's name; not `signed`: by somebody else."""
+    world.nonce_ms += 1
+    batch = ActionBatch(0, world.nonce_ms, 0, [OraclePrice(0, 600_000)])
+    raw = sign_batch(key, world.chain.chain_id, 0, batch)
+    return raw if signed else raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+def passed(world: SharedWorld, batches: list[bytes], sender: int = 1) -> Member:
+    """Member 0, after another one has passed batches on to it."""
+    member = world.members[0]
+    member.take(member.machine.receive([(sender, PassedBatches(batches))], world.now_ms))
+    return member
+
+
+def cut_off() -> SharedWorld:
+    world = SharedWorld()
+    assert ORACLE.public.hex() in world.chain.genesis.oracles
+    world.drop = lambda *_: True
+    return world
+
+
+# --- prices
+
+
+def test_false_prices_of_another_sequencer_take_no_room() -> None:
+    world = cut_off()
+    false = [price(world, signed=False) for _ in range(300)]
+    member = passed(world, [*false, world.batch()])
+    assert not len(member.machine.pool) and not member.pooled
+    assert member.machine.counters == {"passed_refused_bad_signature": 1}, "it reads no further"
+    true = price(world)
+    passed(world, [true, world.batch()], sender=2)
+    assert batch_id(true) in member.machine.pool and len(member.machine.pool) == 2
+
+
+def test_false_prices_use_up_what_a_sequencer_may_pass_on() -> None:
+    world = cut_off()
+    messages = [PassedBatches([price(world, signed=False)]) for _ in range(200)]
+    member = world.members[0]
+    member.take(member.machine.receive([(1, one) for one in messages], world.now_ms))
+    counters = member.machine.counters
+    checked = counters["passed_refused_bad_signature"]
+    most = passing_module.PEER_BYTES_PER_S // passing_module.FALSE_PRICE_COST_BYTES
+    assert 0 < checked <= most, "each is a signature that had to be checked"
+    assert counters["passed_refused_rate_limited"] == 200 - checked
+    assert len(passed(world, [world.batch()], sender=2).machine.pool) == 1, "others go on"
+    world.now_ms += 2_000
+    assert len(passed(world, [price(world)]).machine.pool) == 2, "and so does this one, later"
+
+
+def test_repeated_true_prices_use_it_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 8 * (17 << 10))
+    world = cut_off()
+    for _ in range(3):
+        member = passed(world, [price(world) for _ in range(4)])
+    assert member.machine.counters["passed_refused_rate_limited"] == 1
+
+
+def test_a_false_price_is_refused_here_however_busy_the_sequencer_is() -> None:
+    world = cut_off()
+    member = world.members[0]
+    for _ in range(70):  # more than there is time to check the signatures of
+        member.submit(world.batch())
+    with pytest.raises(Rejected) as refusal:
+        member.machine.submit((1, 1), price(world, signed=False), {ORACLE.public}, world.now_ms)
+    assert refusal.value.code == Code.BAD_SIGNATURE
+    member.machine.submit((1, 1), price(world), {ORACLE.public}, world.now_ms)
+
+
+def block_with(world: SharedWorld, batches: list[bytes]) -> Block:
+    tip = world.members[0].log[-1][0]
+    header = msgspec.structs.replace(
+        tip.header, height=tip.header.height + 1, time_ms=tip.header.time_ms + 20
+    )
+    return msgspec.structs.replace(tip, header=header, payload=encode(OrderedPayload(0, batches)))
+
+
+def refusal_of(world: SharedWorld, batches: list[bytes]) -> Code | None:
+    try:
+        world.members[0].machine.pool.check(block_with(world, batches), [])
+    except Rejected as error:
+        return error.code
+    return None
+
+
+def test_voters_refuse_false_prices_and_more_than_may_be_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = SharedWorld()
+    world.members[0].submit(world.batch())
+    world.run(500)
+    false = price(world, signed=False)
+    assert refusal_of(world, [price(world), world.batch()]) is None
+    assert refusal_of(world, [world.batch(), false]) == Code.BAD_SIGNATURE
+    monkeypatch.setattr(pool_module, "BLOCK_PRICES_MAX", 3)
+    prices = [price(world) for _ in range(4)]
+    assert refusal_of(world, [*prices[1:], world.batch()]) is None
+    assert refusal_of(world, prices) == Code.TOO_MANY_ACTIONS
+    pool = world.members[0].machine.pool
+    for raw in prices:
+        pool.add(batch_id(raw), raw, *open_batch(raw))
+    assert refusal_of(world, prices) == Code.TOO_MANY_ACTIONS, "also of those that wait here"
+    chosen = pool.propose([], world.now_ms)
+    assert pool.contents(chosen).batches == prices[:3], "and so none are proposed"
+
+
+def test_guardians_are_of_the_committee_too() -> None:
+    world = cut_off()
+    guardian = key_of("guardian")
+    genesis = msgspec.structs.replace(world.chain.genesis, guardians=[guardian.public.hex()])
+    world.chain = parse_genesis(msgspec.json.encode(genesis))
+    world.members[0] = Member(world, 0)
+    world.members[0].start()
+    member = passed(world, [price(world, key=guardian, signed=False)])
+    assert member.machine.counters == {"passed_refused_bad_signature": 1}
+    assert len(passed(world, [price(world, key=guardian)], sender=2).machine.pool) == 1
+
+
+# --- what is said to be somebody's
+
+
+def in_name_of_alice(world: SharedWorld) -> bytes:
+    """An order that Alice never signed."""
+    raw = world.batch()
+    return raw[:-1] + bytes([raw[-1] ^ 1])
+
+
+def cancel(world: SharedWorld) -> bytes:
+    world.nonce_ms += 1
+    batch = ActionBatch(16, world.nonce_ms, 0, [Cancel(0, 1)])
+    return sign_batch(ALICE, world.chain.chain_id, 0, batch)
+
+
+def lane_in(member: Member, raw: bytes) -> Lane:
+    return member.machine.pool._waiting.lane(batch_id(raw))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_orders_that_somebody_never_signed_do_not_hold_its_cancels_back(restarted: bool) -> None:
+    world = cut_off()
+    false = [in_name_of_alice(world) for _ in range(5)]
+    member = passed(world, false)
+    if restarted:
+        member.restart()
+    first, second = cancel(world), cancel(world)
+    member.submit(first)
+    assert lane_in(member, first) == Lane.REDUCING
+    assert len(member.machine.pool) == 6, "whoever passed them on may have promised them"
+    assert member.machine.pool.false_batches == {1: 5}
+    passed(world, [second], sender=2)
+    assert lane_in(member, second) == Lane.REDUCING
+    assert member.machine.pool.false_batches == {1: 5}, "each is looked at once"
+    passed(world, [world.batch()])
+    assert not member.machine.pool.false_batches, "and paid for with the next message"
+    for raw in (*false, first, second):
+        member.machine.pool.remember(batch_id(raw), 9)
+    assert len(member.machine.pool) == 1
+
+
+@pytest.mark.parametrize("here", [False, True])
+def test_orders_that_somebody_did_sign_keep_its_cancels_behind_them(here: bool) -> None:
+    world = cut_off()
+    order, later = world.batch(), cancel(world)
+    member = passed(world, [in_name_of_alice(world), order])
+    if here:
+        member.submit(later)
+    else:
+        passed(world, [later], sender=2)
+    assert lane_in(member, later) == Lane.OTHER
+    for raw in (order, later):
+        member.machine.pool.remember(batch_id(raw), 9)
+    after = cancel(world)
+    member.submit(after)
+    assert lane_in(member, after) == Lane.REDUCING
+
+
+def test_one_signature_is_checked_for_a_cancel_however_many_orders_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = cut_off()
+    member = passed(world, [world.batch() for _ in range(30)])
+    checked: list[bytes] = []
+    check = member.machine.require_signature
+
+    def count(signed: SignedBatch) -> None:
+        checked.append(signed.signature)
+        check(signed)
+
+    monkeypatch.setattr(member.machine.pool, "_require_signature", count)
+    for _ in range(10):
+        passed(world, [cancel(world)], sender=2)
+    assert len(checked) == 1
+
+
+def test_who_passes_on_what_is_signed_falsely_may_pass_on_less(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 4 << 16)
+    world = cut_off()
+    member = passed(world, [in_name_of_alice(world) for _ in range(20)])
+    member.submit(cancel(world))
+    passed(world, [world.batch()])
+    assert member.machine.counters["passed_refused_rate_limited"] == 1
+    passed(world, [world.batch()], sender=2)
+    assert member.machine.counters["passed_refused_rate_limited"] == 1
+
+
+# --- after a restart
+
+
+def test_what_others_passed_on_is_theirs_also_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "POOL_BATCHES_MAX", 48)
+    world = cut_off()
+    theirs = [world.batch() for _ in range(4)]
+    member = passed(world, theirs)
+    passed(world, [world.batch() for _ in range(4)], sender=2)
+    own = world.batch()
+    member.submit(own)
+    member.submit(theirs[0])  # promised here, too
+    member.restart()
+    machine = member.machine
+    assert len(machine.pool) == 9 and machine.pool.of_signer(ALICE.public) == 2
+    assert [batch_id(raw) in machine._own for raw in (own, *theirs)] == [True, True] + [False] * 3
+    assert len(machine._others) == 7
+    for _ in range(10):  # half of the pool, and half of that for orders: 12
+        member.submit(world.batch())
+    with pytest.raises(Rejected, match="pool is full"):
+        member.submit(world.batch())
+    assert passed(world, [world.batch()]).machine.counters["passed_refused_busy"] == 0
+    passed(world, [world.batch()])
+    assert machine.counters["passed_refused_busy"] == 1, "one has its own place again"
+    assert machine.pool._waiting.get(batch_id(theirs[1])).origin == 1  # type: ignore[union-attr]
+    assert machine.pool._waiting.get(batch_id(own)).origin == OWN  # type: ignore[union-attr]
+
+
+def test_what_others_passed_on_is_said_again_after_a_restart_but_not_at_once() -> None:
+    world = cut_off()
+    theirs, own = world.batch(), world.batch()
+    member = passed(world, [theirs])
+    member.submit(own)
+    member.restart()
+    world.sent.clear()
+
+    def said() -> Counter[bytes]:
+        found = [one[2] for one in world.sent if one[:2] == (0, 3)]
+        return Counter(
+            raw for one in found if isinstance(one, PassedBatches) for raw in one.batches
+        )
+
+    world.run(5_000)
+    assert said()[own] >= 2 and not said()[theirs]
+    world.run(10_000)
+    assert said()[theirs] >= 1, "whoever passed it on may be gone"
+
+
+def test_a_false_price_that_was_let_in_once_is_not_taken_up_again() -> None:
+    world = cut_off()
+    member = world.members[0]
+    member.pooled += [price(world, signed=False), world.batch()]
+    member.restart()
+    assert len(member.machine.pool) == 1
+
+
+# --- links that lose what is oldest
+
+
+class NarrowWorld(SharedWorld):
+    """Links to `slow` members hold few messages; while one does not read, the oldest are lost."""
+
+    def __init__(self, slow: set[int]) -> None:
+        self.slow: set[int] = set()
+        self.lost: Counter[type] = Counter()
+        self._queues: dict[tuple[int, int], deque[PeerMessage]] = {}
+        super().__init__()
+        self.slow = slow
+
+    def post(self, sender: int, receiver: int, message: PeerMessage) -> None:
+        if receiver not in self.slow:
+            super().post(sender, receiver, message)
+            return
+        queue = self._queues.setdefault((sender, receiver), deque())
+        queue.append(message)
+        if len(queue) > 4:
+            self.lost[type(queue.popleft())] += 1
+
+    def read_again(self) -> None:
+        self.slow = set()
+        for (sender, receiver), queue in self._queues.items():
+            for message in queue:
+                super().post(sender, receiver, message)
+        self._queues.clear()
+
+
+@pytest.mark.parametrize("slow", [{2}, {1, 3}, set(range(COUNT))])
+def test_what_full_links_lost_is_repaired(slow: set[int]) -> None:
+    world = NarrowWorld(slow)
+    sent = []
+    for turn in range(12):
+        for member in world.members:
+            raw = world.batch()
+            sent.append(raw)
+            member.submit(raw, (1, turn + 1))
+        world.run(250)
+    assert world.lost[PassedBatches] and len(world.lost) > 1, world.lost
+    world.read_again()
+    world.run(20_000)
+    assert world.logs() == {tuple(world.members[0].ordered())}
+    assert sorted(world.members[0].ordered()) == sorted(sent)
+    assert all(len(member.orders) == 12 for member in world.members)
+
+
+# --- two blocks in one view
+
+
+def test_two_blocks_of_one_leader_are_evidence_that_anybody_can_judge() -> None:
+    world = SharedWorld()
+    leader = world.members[0].machine.replica.leader or 0
+    world.drop = lambda *one: isinstance(one[2], Vote)  # the view goes on
+    world.members[leader].submit(world.batch())
+    world.run(0)
+    proposal = next(one[2] for one in world.sent if isinstance(one[2], Proposal))
+    header = msgspec.structs.replace(
+        proposal.block.header, time_ms=proposal.block.header.time_ms + 1
+    )
+    signature = key_of(f"sequencer-{leader}").sign(proposal_digest(header.block_id()))
+    other = Proposal(msgspec.structs.replace(proposal.block, header=header), signature)
+    found: list[Misbehaviour] = []
+    for member in world.members:
+        if member.index != leader:
+            effects = member.take(member.machine.receive([(leader, other)], world.now_ms))
+            found += [one for one in effects if isinstance(one, Misbehaviour)]
+    assert len(found) == COUNT - 1
+    for one in found:
+        assert one.evidence.member == leader
+        verify_evidence(world.members[0].machine.members, one.evidence)
