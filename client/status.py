@@ -40,6 +40,10 @@ RATES = {
 """Column, and the counter of actions whose growth per second it shows."""
 
 
+TROUBLES = ("refusal", "snapshot_failure", "disagreement")
+"""Status values that are sentences on what a process cannot get on with."""
+
+
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     """One process: `rates` are actions per second, `values` its whole status.
 
@@ -62,7 +66,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def trouble(self) -> str:
         """What a process cannot get on with by itself, in its own words; empty for nothing."""
-        found = (self.values.get(name) for name in ("refusal", "snapshot_failure"))
+        found = (self.values.get(name) for name in TROUBLES)
         text = next((text for text in found if isinstance(text, str) and text), "")
         wrong = _number(self.values, "wrong_batch")
         if wrong and not text:
@@ -78,9 +82,10 @@ async def sample(testnet: Testnet) -> dict[str, Values | None]:
         host, port = parse_address(address)
         endpoint = Endpoint(host, port, chain, connect_timeout_ms=PROBE_TIMEOUT_MS)
         try:
-            await endpoint.greet()
-            answer = await endpoint.ask(Status, StatusRequest, timeout_ms=PROBE_TIMEOUT_MS)
-            return answer.values
+            # A process that is stopped accepts connections all the same, and says nothing.
+            async with asyncio.timeout(2 * PROBE_TIMEOUT_MS / 1000):
+                await endpoint.greet()
+                return (await endpoint.ask(Status, StatusRequest)).values
         except (ConnectionError, TimeoutError, RemoteFault):
             return None
         finally:

@@ -13,13 +13,29 @@ from client.submission import Submission
 from protocol.codec import encode
 from protocol.errors import Code, RemoteFault
 from protocol.events import BatchExecuted, BlockEvents
-from protocol.messages import BatchRequest, BatchView, LedgerNews, SubscribeLedger, decode_answer
+from protocol.messages import (
+    BatchRequest,
+    BatchView,
+    LedgerNews,
+    Status,
+    StatusRequest,
+    SubscribeLedger,
+    decode_answer,
+)
 
 if TYPE_CHECKING:
+    from client.endpoint import Endpoint
     from client.stream import EventStream
+    from net.rpc import Subscription
 
 EXECUTED_KEPT = 500_000
 """Nonces of executed batches that are remembered, to notice a second execution."""
+
+SILENCE_S = 5.0
+"""After so long without news of the ledger it is asked whether the validator still answers."""
+
+STATUS_TIMEOUT_MS = 2_000
+"""One that takes longer to say so hangs."""
 
 BlockWatcher = Callable[[BlockEvents], None]
 
@@ -126,7 +142,8 @@ async def follow_ledger(
     """Call `on_settled(last_block)` for the newest settled batch, and again as batches settle;
     `on_final` likewise for the newest final one.
 
-    Runs for ever, over lost connections too; raises `Unreachable` as the channel does.
+    Runs for ever, over lost connections and validators that hang; raises `Unreachable` as the
+    channel does.
     """
     while True:
         endpoint = await channel.session()
@@ -140,12 +157,25 @@ async def follow_ledger(
             except RemoteFault as fault:
                 if fault.code not in (Code.UNKNOWN_BATCH, Code.NOT_FOUND, Code.NOT_READY):
                     raise
-            async for frame in news:
-                push = decode_answer(frame)
+            while True:
+                push = decode_answer(await _next_news(endpoint, news, channel.places > 1))
                 if isinstance(push, LedgerNews):
                     for header in push.batches:
                         if header.shard == shard:
                             on_settled(header.last_block)
                     on_final(push.final_block)
-        except (ConnectionError, TimeoutError, RemoteFault):
+        except (ConnectionError, TimeoutError, RemoteFault) as error:
+            if isinstance(error, TimeoutError) and channel.places > 1:
+                await channel.move_on()
             await asyncio.sleep(wait_s)
+
+
+async def _next_news(endpoint: Endpoint, news: Subscription, several: bool) -> bytes:
+    """The next frame of a validator's news; raises `TimeoutError` where it hangs and there are
+    several. An idle ledger is silent, too, but then its validators answer."""
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_S if several else None):
+                return await news.get()
+        except TimeoutError:
+            await endpoint.ask(Status, StatusRequest, timeout_ms=STATUS_TIMEOUT_MS)

@@ -245,6 +245,7 @@ class ExecutionProcess:
         return {
             "height": replay.height,
             "ordered_height": self._log.height,
+            "log_silence_ms": self._log.silence_ms(),
             "time_ms": replay.engine.time_ms,
             "next_seq": replay.next_seq,
             "inbox_cursor": replay.inbox_cursor,
@@ -264,7 +265,7 @@ class ExecutionProcess:
 
     def _trouble(self) -> str:
         late = self._keeping.trouble(self._replay.height, self._log.height)
-        return first([late, self._inbox.hearing.trouble()])
+        return first([late, self._log.trouble(), self._inbox.hearing.trouble()])
 
 
 def _query(answer: Callable[[Any], Wire]) -> Handler:

@@ -8,20 +8,24 @@ from collections.abc import AsyncIterator, Sequence
 import structlog
 
 from execution.log import VerifiedLog
-from net.rpc import Connection
+from net.readiness import Hearing
+from net.rpc import Connection, Subscription
 from net.upstream import Upstream
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.genesis import Chain
-from protocol.messages import LogChunk, SubscribeLog, decode_answer
+from protocol.messages import LogChunk, StatusRequest, SubscribeLog, decode_answer
 from protocol.ordering import OrderedChunk
 
 OPEN_S = 2.0
 """Where there are several sequencers, one that does not greet for so long is passed over."""
 
 QUIET_S = 3.0
-"""Where there are several sequencers, the next one is asked after so long without a block: the log
-may stand still, or it is this sequencer that lags behind or keeps blocks back."""
+"""After so long without a block the log may stand still, or this sequencer hangs, lags behind or
+keeps blocks back: the next one is asked, and where there is no other, whether it still answers."""
+
+ANSWER_MS = 5_000
+"""The only sequencer is dialled anew where it does not answer for so long."""
 
 _log = structlog.get_logger()
 
@@ -43,10 +47,21 @@ class LogFollower(VerifiedLog):
         super().__init__(chain, height, block_id)
         self._upstreams = [Upstream([one], chain.chain_id, name) for one in sequencers]
         self._at = sum(name.encode()) % len(sequencers)
-        several = len(sequencers) > 1
-        self._quiet_s = QUIET_S if several else None
-        self._open_s = OPEN_S if several else None
+        self._several = len(sequencers) > 1
         self._opening: dict[int, asyncio.Task[Connection]] = {}
+        # A third of what a round may take: each one hangs, but for the last.
+        round_ms = int(1000 * (QUIET_S + OPEN_S * len(sequencers)))
+        self._hearing = Hearing("ordered log", round_ms // 3)
+        self._busy = False
+
+    def silence_ms(self) -> int:
+        """How long no sequencer has said anything at all, were it that there is no new block; 0
+        while a chunk is being worked on, since nothing is read meanwhile."""
+        return 0 if self._busy else self._hearing.silence_ms()
+
+    def trouble(self) -> str:
+        """Why no sequencer seems to be reached; empty where one is."""
+        return "" if self._busy else self._hearing.trouble()
 
     async def chunks(self) -> AsyncIterator[OrderedChunk]:
         """Chunks in order, without gap or repeat, for ever; resumes after lost connections."""
@@ -67,18 +82,33 @@ class LogFollower(VerifiedLog):
     async def _follow(self) -> AsyncIterator[OrderedChunk]:
         """Chunks of one sequencer, until it fails."""
         connection = await self._connection()
+        self._hearing.heard()
         request_id = connection.next_request_id()
         request = SubscribeLog(request_id, self.height + 1)
         # Few chunks wait here: a slow reader slows its connection, not the sequencer.
         frames = connection.subscribe(encode(request), request_id, capacity=8)
         while True:
-            async with asyncio.timeout(self._quiet_s):
-                frame = await frames.get()
-            answer = decode_answer(frame)
+            answer = decode_answer(await self._next_frame(connection, frames))
             if not isinstance(answer, LogChunk):
                 raise Rejected(Code.UNKNOWN_MESSAGE, "expected ordered blocks")
             self.add(answer.chunk)
+            self._busy = True
             yield answer.chunk
+            self._busy = False
+            self._hearing.heard()
+
+    async def _next_frame(self, connection: Connection, frames: Subscription) -> bytes:
+        """What the sequencer sends next; raises `TimeoutError` where another should be asked."""
+        while True:
+            try:
+                async with asyncio.timeout(QUIET_S):
+                    return await frames.get()
+            except TimeoutError:
+                if self._several:
+                    raise
+            request_id = connection.next_request_id()
+            await connection.request(encode(StatusRequest(request_id)), request_id, ANSWER_MS)
+            self._hearing.heard()
 
     async def _connection(self) -> Connection:
         """A session with the sequencer whose turn it is; raises `TimeoutError`.
@@ -89,7 +119,7 @@ class LogFollower(VerifiedLog):
         if opening is None:
             opening = asyncio.ensure_future(self._upstreams[self._at].connection())
             self._opening[self._at] = opening
-        await asyncio.wait([opening], timeout=self._open_s)
+        await asyncio.wait([opening], timeout=OPEN_S if self._several else None)
         if not opening.done():
             raise TimeoutError("a sequencer does not greet")
         del self._opening[self._at]

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from net.faults import LinkFaults
 from net.session import NODE_LIMITS, Session, SessionLimits
+from net.traffic import PEERS
 from protocol.errors import Rejected
 
 
@@ -191,7 +192,7 @@ class Link:
         try:
             async with asyncio.timeout(self._connect_timeout_ms / 1000):
                 await loop.create_connection(
-                    lambda: Session(self, self._limits, faults=self._faults),
+                    lambda: Session(self, self._limits, faults=self._faults, link_kind=PEERS),
                     self.host,
                     self.port,
                     ssl=self.ssl,
@@ -199,10 +200,17 @@ class Link:
                 )
         except (OSError, tls.SSLError, TimeoutError) as error:
             self.last_error = str(error) or type(error).__name__
-            if self._session is not None:
-                self._session.abort("connect_timeout")
+            self._give_up("connect_timeout")
             return False
+        except asyncio.CancelledError:
+            self._give_up("closed")
+            raise
         return True
+
+    def _give_up(self, reason: str) -> None:
+        """The connection may stand all the same."""
+        if self._session is not None:
+            self._session.give_up(reason)
 
     # --- session owner
 

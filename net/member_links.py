@@ -7,14 +7,14 @@ import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 import structlog
 
 from net.clock import now_ms
 from net.link import QueueLimits
 from net.mesh import Peer, PeerMesh
-from net.tls import certificate_days_left, client_context, server_context
+from net.tls import certificate_end_s, client_context, server_context
 from protocol.codec import Wire, encode
 from protocol.keys import Key
 from store.config import parse_address
@@ -25,7 +25,7 @@ WARN_DAYS = 30
 """From so many days before the end of the own certificate on, each start and each change of peers
 says so."""
 
-RENEWAL = "put a new one beside the key, and: trilemma validator bond 0 --key FILE"
+DAY_MS = 86_400_000
 
 _log = structlog.get_logger()
 
@@ -44,8 +44,11 @@ class MemberLinks(Generic[E]):
 
     `read(key, frame)` makes an event of a peer's frame, or None where it has dealt with it; it may
     raise `Rejected`, which is counted. Events wait for `take`, and `wake` is called. Peers are set
-    by `connect`, before `start` and whenever they change.
+    by `connect`, before `start` and whenever they change. `renewal` says what to do about a
+    certificate that expires.
     """
+
+    renewal: ClassVar[str] = "genesis names it: only a new chain has another"
 
     def __init__(
         self,
@@ -71,6 +74,8 @@ class MemberLinks(Generic[E]):
             listen_port=port,
             queue=QUEUE,
         )
+        self.certificate_end_s = certificate_end_s(own)
+        """When the own certificate expires, in seconds since 1970."""
 
     async def start(self) -> None:
         """Listen and dial; raises `ConfigError` when the port cannot be had."""
@@ -87,9 +92,10 @@ class MemberLinks(Generic[E]):
 
     def connect(self, peers: Sequence[Peer], own: bytes, trusted: Sequence[bytes]) -> None:
         """Have links with these peers, under the certificates (DER) of oneself and of them."""
-        days = certificate_days_left(own, now_ms() / 1000)
+        self.certificate_end_s = certificate_end_s(own)
+        days = (self.certificate_end_s * 1000 - now_ms()) // DAY_MS
         if days < WARN_DAYS:
-            _log.warning("the own certificate expires", days=days, advice=RENEWAL)
+            _log.warning("the own certificate expires", days=days, advice=self.renewal)
         self.mesh.set_peers(peers, *self._contexts(own, trusted))
 
     def _contexts(

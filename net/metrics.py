@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Generic, TypeVar
 
@@ -30,13 +29,14 @@ from net.metrics_table import (
     LINK_BYTES,
     LINK_FRAMES,
     PREFIX,
+    READY,
     REJECTED,
     UNMAPPED,
     Histograms,
     Metric,
     find_metric,
 )
-from net.session import Session
+from net.traffic import traffic
 
 StatusValues = Mapping[str, int | str]
 
@@ -96,67 +96,6 @@ class Histogram:
         )
 
 
-@dataclass(slots=True)
-class _Counts:
-    bytes_in: int = 0
-    bytes_out: int = 0
-    frames_in: int = 0
-    frames_out: int = 0
-
-    def add(self, session: Session, seen: _Counts) -> None:
-        """Add what a session has carried since it was `seen`, and note that in `seen`."""
-        for name in ("bytes_in", "bytes_out", "frames_in", "frames_out"):
-            now = getattr(session, name)
-            setattr(self, name, getattr(self, name) + now - getattr(seen, name))
-            setattr(seen, name, now)
-
-
-class Traffic:
-    """Bytes and frames by kind of link, over sessions that come and go.
-
-    `follow` names the sessions of a kind; `sample` has to be called now and then, and `ended` for a
-    session that is gone, so that nothing of it is missed.
-    """
-
-    def __init__(self) -> None:
-        self.totals: dict[str, _Counts] = {}
-        self._sources: dict[str, Callable[[], Iterable[Session | None]]] = {}
-        self._seen: dict[str, dict[Session, _Counts]] = {}
-
-    def follow(self, kind: str, sessions: Callable[[], Iterable[Session | None]]) -> None:
-        """Count the sessions that this gives (None: not connected) as links of a kind."""
-        self._sources[kind] = sessions
-        self.totals[kind] = _Counts()
-        self._seen[kind] = {}
-
-    def sample(self) -> None:
-        """Count what was carried since the last time."""
-        for kind, sessions in self._sources.items():
-            before, total = self._seen[kind], self.totals[kind]
-            now: dict[Session, _Counts] = {}
-            for session in sessions():
-                if session is not None:
-                    now[session] = seen = before.get(session) or _Counts()
-                    total.add(session, seen)
-            self._seen[kind] = now
-
-    def ended(self, kind: str, session: Session) -> None:
-        """A session is gone: count the rest of it."""
-        if kind in self._sources:
-            self.totals[kind].add(session, self._seen[kind].pop(session, _Counts()))
-
-    def families(self) -> Iterator[Family]:
-        """As Prometheus takes them."""
-        for metric, what in ((LINK_BYTES, "bytes"), (LINK_FRAMES, "frames")):
-            family = CounterMetricFamily(
-                _family_name(metric), metric.help, labels=["link", "direction"]
-            )
-            for kind, counts in self.totals.items():
-                for direction in ("in", "out"):
-                    family.add_metric([kind, direction], getattr(counts, f"{what}_{direction}"))
-            yield family
-
-
 class Metrics(Collector):
     """The metrics of one process of a role.
 
@@ -170,9 +109,10 @@ class Metrics(Collector):
         self._role = role
         self._status = status
         self._rejected = rejected
-        self.traffic = Traffic()
         self.free_bytes: Callable[[], int] | None = None
         """Room on the disk, where there is one."""
+        self.trouble: Callable[[], str] | None = None
+        """Why the process does not serve or keep up, where somebody asks; empty where it does."""
         self._histograms = {
             spec.name: Histogram(spec) for spec in (*HISTOGRAMS[""], *HISTOGRAMS.get(role, ()))
         }
@@ -196,8 +136,9 @@ class Metrics(Collector):
             yield GaugeMetricFamily(
                 PREFIX + DISK_FREE.name, DISK_FREE.help, value=self.free_bytes()
             )
-        self.traffic.sample()
-        yield from self.traffic.families()
+        if self.trouble is not None:
+            yield GaugeMetricFamily(PREFIX + READY.name, READY.help, value=not self.trouble())
+        yield from _traffic_families()
         refused = CounterMetricFamily(_family_name(REJECTED), REJECTED.help, labels=["code"])
         for code, count in sorted(self._rejected.items()):
             refused.add_metric([code], count)
@@ -230,6 +171,18 @@ class Metrics(Collector):
                 family.add_metric([label] if metric.label else [], number)  # type: ignore[attr-defined]
         yield from families.values()
         yield GaugeMetricFamily(PREFIX + UNMAPPED.name, UNMAPPED.help, value=unmapped)
+
+
+def _traffic_families() -> Iterator[Family]:
+    totals = traffic.totals()
+    for metric, what in ((LINK_BYTES, "bytes"), (LINK_FRAMES, "frames")):
+        family = CounterMetricFamily(
+            _family_name(metric), metric.help, labels=["link", "direction"]
+        )
+        for kind, counts in totals.items():
+            for direction in ("in", "out"):
+                family.add_metric([kind, direction], counts[f"{what}_{direction}"])
+        yield family
 
 
 def _family(metric: Metric) -> Family:

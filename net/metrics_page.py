@@ -30,7 +30,17 @@ complete request for 30 s is closed.
 
 `deploy/prometheus` has a configuration for Prometheus (targets in `targets/*.json`) and alert
 rules, each with a link into [operations.md](operations.md); `deploy/grafana` has a data source and
-a dashboard. `trilemma status --watch` shows the same cluster on a terminal.
+a dashboard. `trilemma status --watch` shows the same cluster on a terminal. A testnet on one
+machine comes with its own list of targets, in `prometheus.json`:
+
+```sh
+cp -r deploy/prometheus watch
+cp .trilemma/testnet/prometheus.json watch/targets/compose.json
+prometheus --config.file=watch/prometheus.yml --web.listen-address=127.0.0.1:9090
+```
+
+What each rule makes of a healthy and of a broken cluster is tested with Prometheus' own tool:
+`promtool test rules deploy/prometheus/tests/*.yml`.
 
 ## Ready, or why not
 
@@ -49,11 +59,16 @@ A process that is not ready still answers reads: not ready means that it does no
 | sequencer, execution | `nothing was heard of the base layer for N s` |
 | execution | `behind the ordered log at block H, which was executed N s after its order` |
 | execution | `behind the ordered log at block H: the base layer is not known up to height L` |
+| execution | `nothing was heard of the ordered log for N s`: no sequencer answers at all |
 | prover | `settlement lags: an executed block has waited for N s` |
 | prover | `the ledger refuses batch B: ...` |
 | prover | `settled batch B contradicts our execution; waiting for its removal` |
 | challenger | `batch B is final and wrong: ...` |
 | every one | `the process is stopping: something of its own broke` |
+
+The metric `trilemma_ready` is 0 for as long as the process is not ready. A prover that hears
+execution nodes contradict each other goes on; its note behind the `ok` names them, and so do a
+metric, an alert and `trilemma status`.
 
 A frozen shard is no reason to turn users away, since they need the way out: its validators are
 ready, with a note behind the `ok`. The metric `trilemma_shard_frozen` and an alert say so too.

@@ -43,7 +43,8 @@ REJECTED = Metric(
 )  # fmt: skip
 LINK_BYTES = Metric(
     "link_bytes_total",
-    "Bytes carried, by kind of link (public: clients; peers: members of the chain) and direction.",
+    "Bytes carried, by direction and kind of link (public: on the own public port; peers: members "
+    "of the chain; upstreams: public ports that this process has dialled).",
     counter=True, label="link",
 )  # fmt: skip
 LINK_FRAMES = Metric(
@@ -52,8 +53,9 @@ LINK_FRAMES = Metric(
 )  # fmt: skip
 UNMAPPED = gauge("unmapped_values", "Status values that no metric was made of; always 0.")
 DISK_FREE = gauge("disk_free_bytes", "Free bytes of the file system with the data directory.")
+READY = gauge("ready", "Whether the process serves and keeps up; `/readyz` says why not.")
 
-EVERY_PROCESS = (BUILD_INFO, REJECTED, LINK_BYTES, LINK_FRAMES, UNMAPPED, DISK_FREE)
+EVERY_PROCESS = (BUILD_INFO, REJECTED, LINK_BYTES, LINK_FRAMES, UNMAPPED, DISK_FREE, READY)
 
 OF_THE_PROCESS = (
     ("process_cpu_seconds_total", "counter", "CPU time, user and system."),
@@ -100,6 +102,15 @@ PROVER: Table = {
         "prover_tree_seconds_total", "Time spent building batches.", counter=True, parts=1000
     ),
     "store_bytes": labelled("store_bytes", "store", "batches", "Bytes on disk, by store."),
+    "disagreement": Metric(
+        "prover_executions_disagree",
+        "Whether execution nodes contradict each other on a block; `/readyz` names them.",
+        text=True,
+    ),
+    "execution_disagreements": counter(
+        "prover_execution_disagreements_total",
+        "Results of blocks of which another execution node had said something else.",
+    ),
     "refusal": Metric(
         "prover_batch_refused", "Whether the ledger refuses the next batch; the log says why.",
         text=True,

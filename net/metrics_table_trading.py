@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from net.metrics_table_types import NO_METRIC, Metric, Table, counter, gauge, labelled, millis
+from net.metrics_table_types import (
+    CERTIFICATE_END,
+    NO_METRIC,
+    Metric,
+    Table,
+    counter,
+    gauge,
+    labelled,
+    millis,
+)
 
 
 def _event(name: str) -> Metric:
@@ -33,7 +42,11 @@ SEQUENCER: Table = {
     "store_bytes": labelled("store_bytes", "store", "log", "Bytes on disk, by store."),
     "members": gauge("sequencer_members", "Sequencers of the chain."),
     "peers": gauge("peers", "Members of the own chain that can be sent to now."),
+    "certificate_end_s": CERTIFICATE_END,
     "leader": NO_METRIC,
+    "evidence": gauge(
+        "sequencer_evidence", "Sequencers against which evidence of a double signature is kept."
+    ),
     "proposals_held": _event("proposals_held"),
     "batches_passed_again": _event("batches_passed_again"),
     "passed_refused_*": labelled(
@@ -51,6 +64,10 @@ SEQUENCER: Table = {
 EXECUTION: Table = {
     "height": gauge("execution_height", "Newest executed block."),
     "ordered_height": gauge("execution_log_height", "Newest ordered block received."),
+    "log_silence_ms": millis(
+        "execution_log_silence_seconds",
+        "Time since any sequencer has said something, were it that there is no new block.",
+    ),
     "time_ms": millis(
         "execution_block_timestamp_seconds", "Time in the newest executed block's header."
     ),

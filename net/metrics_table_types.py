@@ -82,6 +82,12 @@ def millis(name: str, text: str) -> Metric:
     return Metric(name, text, parts=1000)
 
 
+CERTIFICATE_END = gauge(
+    "certificate_expires_timestamp_seconds",
+    "When the certificate on links with members expires, since 1970.",
+)
+
+
 def labelled(name: str, label: str, value: str, text: str, *, count: bool = False) -> Metric:
     """One of several values of a metric; `value` empty: the rest of the status value's name."""
     return Metric(name, text, counter=count, label=label, value=value)

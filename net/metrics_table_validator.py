@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from net.metrics_table_types import NO_METRIC, Metric, Table, counter, gauge, labelled, millis
+from net.metrics_table_types import (
+    CERTIFICATE_END,
+    NO_METRIC,
+    Metric,
+    Table,
+    counter,
+    gauge,
+    labelled,
+    millis,
+)
 
 
 def _event(name: str) -> Metric:
@@ -33,6 +42,7 @@ NODE: Table = {
     "mempool_bytes": gauge("mempool_bytes", "Their size."),
     "waiting_submissions": gauge("waiting_submissions", "Clients that wait for a transaction."),
     "peers": gauge("peers", "Members of the own chain that can be sent to now."),
+    "certificate_end_s": CERTIFICATE_END,
     "inbox_entries": gauge("inbox_entries", "Entries of the shard's inbox so far."),
     "inbox_cursor": gauge("ledger_inbox_cursor", "Inbox entries taken in by settled batches."),
     "batches_settled": gauge("ledger_settled_batch", "Newest settled batch."),

@@ -37,7 +37,7 @@ TICK_S = 0.25
 """How often the lateness of timers is measured."""
 
 SAMPLE_TICKS = 4
-"""Links are counted, and connections looked through, at each so-many-th tick."""
+"""Connections are looked through at each so-many-th tick."""
 
 SHUTDOWN_S = 0.5
 
@@ -68,6 +68,7 @@ class Observer:
         routes: Sequence[web.AbstractRouteDef] = (),
     ) -> None:
         self._metrics = metrics
+        metrics.trouble = trouble
         self._trouble = trouble
         self._note = note
         app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[self._answering()])
@@ -159,7 +160,6 @@ class Observer:
         self._lag.observe(now - due)
         self._ticks += 1
         if self._ticks % SAMPLE_TICKS == 0:
-            self._metrics.traffic.sample()
             self._close_silent(now)
         self._timer = loop.call_at(now + TICK_S, self._tick, now + TICK_S)
 

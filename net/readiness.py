@@ -79,17 +79,23 @@ class Hearing:
         self._what = what
         self._idle_ms = idle_ms
         self._clock = clock
+        self._began_s = clock()
         self._heard_s: float | None = None
 
     def heard(self) -> None:
         """Something came."""
         self._heard_s = self._clock()
 
+    def silence_ms(self) -> int:
+        """Time since something came, or since the start."""
+        since_s = self._began_s if self._heard_s is None else self._heard_s
+        return int(1000 * (self._clock() - since_s))
+
     def trouble(self) -> str:
         """Why nothing can be known; empty where it is known well enough."""
         if self._heard_s is None:
             return f"nothing was heard of the {self._what} yet"
-        silence_s = silent_s(int(1000 * (self._clock() - self._heard_s)), self._idle_ms)
+        silence_s = silent_s(self.silence_ms(), self._idle_ms)
         return f"nothing was heard of the {self._what} for {silence_s} s" if silence_s else ""
 
 

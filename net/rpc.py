@@ -17,6 +17,7 @@ import msgspec
 from net.frames import NODE_FRAME_LIMIT
 from net.injection import injection
 from net.session import CLIENT_LIMITS, Session
+from net.traffic import UPSTREAMS
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault
 
 ERROR_TAG = 0
@@ -188,9 +189,16 @@ class Connection:
         try:
             async with asyncio.timeout(self._connect_timeout_ms / 1000):
                 await loop.create_connection(
-                    lambda: Session(self, self._limits), self.host, self.port, ssl=self._ssl
+                    lambda: Session(self, self._limits, link_kind=UPSTREAMS),
+                    self.host,
+                    self.port,
+                    ssl=self._ssl,
                 )
-        except (OSError, TimeoutError) as error:
+        except BaseException as error:
+            if self._session is not None:
+                self._session.give_up("given up while it opened")
+            if not isinstance(error, OSError):
+                raise
             text = str(error) or "no answer in time"
             raise ConnectionError(f"cannot connect to {self.host}:{self.port}: {text}") from None
         return self

@@ -39,6 +39,7 @@ class FrameServer:
         refusal_frame: Callable[[str], bytes] | None = None,
         reject_frame: Callable[[Rejected], bytes] | None = None,
         ssl: tls.SSLContext | None = None,
+        link_kind: str = "",
     ) -> None:
         self.host = host
         self.port = port
@@ -52,6 +53,7 @@ class FrameServer:
         self._refusal_frame = refusal_frame
         self._reject_frame = reject_frame
         self._ssl = ssl
+        self._link_kind = link_kind
         self._server: asyncio.Server | None = None
         self._sessions: dict[Session, str] = {}
         self._refused: dict[Session, None] = {}
@@ -104,8 +106,9 @@ class FrameServer:
 
     def _make_session(self) -> Session:
         return Session(
-            self._make_owner(), self._limits, reject_frame=self._reject_frame, registry=self
-        )
+            self._make_owner(), self._limits, reject_frame=self._reject_frame, registry=self,
+            link_kind=self._link_kind,
+        )  # fmt: skip
 
     def admit(self, session: Session) -> bool:
         """Register a new session, or turn it away when the server is full or stopping."""

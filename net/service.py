@@ -25,6 +25,7 @@ from net.observe import Observer, observed
 from net.pacing import Pacing, SessionPace
 from net.server import FrameServer
 from net.session import CLIENT_LIMITS, Session
+from net.traffic import PUBLIC
 from protocol.codec import Wire, encode
 from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 from protocol.genesis import Chain
@@ -114,7 +115,6 @@ class PublicService:
         self._started = time.time()
         self.rejected: Counter[str] = Counter()
         self.metrics = Metrics(role, self._values, self.rejected)
-        self.metrics.traffic.follow("public", lambda: self._sessions)
         self.trouble: Callable[[], str] = str
         """One sentence on why the process does not serve or keep up; empty where it does."""
         self.note: Callable[[], str] = str
@@ -140,6 +140,7 @@ class PublicService:
             pacing=self._pacing,
             refusal_frame=self._refusal,
             reject_frame=lambda fault: encode(ErrorFrame(0, fault.code, fault.text)),
+            link_kind=PUBLIC,
         )
         await self._server.start()
 
@@ -189,7 +190,6 @@ class PublicService:
         session.closed = True
         if session.read_later is not None:
             session.read_later.cancel()
-        self.metrics.traffic.ended("public", link)
         if link.rejects or link.close_reason in STALLED:
             self.rejected[link.close_reason] += link.rejects or 1
         for callback in session.on_close:

@@ -18,6 +18,7 @@ from net.injection import injection
 from net.limits import CLIENT_LIMITS, NODE_LIMITS, SessionLimits
 from net.owners import SessionOwner, SessionRegistry
 from net.sockets import reset_at_close, tune
+from net.traffic import traffic
 from protocol.errors import Code, Rejected
 
 __all__ = [
@@ -34,14 +35,15 @@ FLUSH_BYTES = 256 * 1024
 
 
 class Session(asyncio.Protocol):
-    """One connection. `reject_frame` makes the last frame sent to a peer whose input is refused."""
+    """One connection. `reject_frame` makes the last frame sent to a peer whose input is refused;
+    as links of `link_kind` (see `net.traffic`) its bytes are counted."""
 
     __slots__ = (
         "_closing", "_deadlines", "_discarding", "_fault", "_input_paused", "_line", "_loop",
         "_out", "_out_bytes", "_registry", "_reject_frame", "_reset_timer", "_scheduled",
         "_splitter", "_started", "_transport", "_waiters", "_write_paused", "bytes_in",
-        "bytes_out", "close_reason", "frames_in", "frames_out", "limits", "on_writable", "owner",
-        "rejects",
+        "bytes_out", "close_reason", "frames_in", "frames_out", "limits", "link_kind",
+        "on_writable", "owner", "rejects",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +54,11 @@ class Session(asyncio.Protocol):
         reject_frame: Callable[[Rejected], bytes] | None = None,
         registry: SessionRegistry | None = None,
         faults: LinkFaults | None = None,
+        link_kind: str = "",
     ) -> None:
         self.owner = owner
         self.limits = limits
+        self.link_kind = link_kind
         self.close_reason = ""
         self.on_writable: Callable[[Session], None] | None = None
         self.bytes_in = self.bytes_out = self.frames_in = self.frames_out = self.rejects = 0
@@ -318,6 +322,7 @@ class Session(asyncio.Protocol):
             return
         self._started = True
         injection.joined(self)
+        traffic.joined(self)
         if self._input_paused:
             self._transport.pause_reading()
         self._deadlines.start()
@@ -341,6 +346,7 @@ class Session(asyncio.Protocol):
         if self._line is not None:
             self._line.close()
         injection.left(self)
+        traffic.left(self)
         self._wake()
         if self._registry is not None:
             self._registry.forget(self)
@@ -401,6 +407,12 @@ class Session(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._wake()
+
+    def give_up(self, reason: str) -> None:
+        """Called by who dialled, and gives up though the connection may stand: uvloop then closes
+        it, and never calls `connection_lost`."""
+        self.abort(reason)
+        self.connection_lost(None)
 
     def reset(self, reason: str) -> None:
         """Close at once so that the peer sees a reset."""

@@ -111,6 +111,9 @@ class Upstream:
                 _log.warning("upstream unreachable", address=f"{host}:{port}", error=str(error))
             await connection.close()
             return
+        except asyncio.CancelledError:
+            await connection.close()
+            raise
         self._failures = 0
         self._connection = connection
 

@@ -13,7 +13,6 @@ from net.clock import now_ms
 from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import PublicService, StatusValues
-from net.session import Session
 from node.peer import TransactionGossip
 from node.process_clients import LedgerClients
 from node.process_health import ValidatorHealth
@@ -75,7 +74,6 @@ class ValidatorProcess:
         self._committed = self._store.outcomes_stored()
         self._health = ValidatorHealth(self._service.metrics.histogram("ledger_commit_seconds"))
         self._service.trouble, self._service.note = self._trouble, self._way_out
-        self._service.metrics.traffic.follow("peers", self._peer_sessions)
         set_log_place(self._place)
 
     async def serve(self, stop: asyncio.Event) -> None:
@@ -220,6 +218,7 @@ class ValidatorProcess:
             "waiting_submissions": len(self._clients.desk),
             "gossip_refused": 0,
             "peers": len(self._peers.mesh.connected),
+            "certificate_end_s": self._peers.certificate_end_s,
             "inbox_entries": ledger.inbox().count,
             "inbox_cursor": shard.inbox_cursor,
             "batches_settled": shard.batch,
@@ -251,10 +250,6 @@ class ValidatorProcess:
     def _trouble(self) -> str:
         peers = self._peers.mesh.connected
         return self._health.trouble(self._machines.validator, peers, now_ms())
-
-    def _peer_sessions(self) -> list[Session | None]:
-        mesh = self._peers.mesh
-        return [mesh.link(peer.public_key).session for peer in mesh.peers]
 
     def _way_out(self) -> str:
         """A frozen shard is still served: its users need the way out."""

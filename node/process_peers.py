@@ -41,6 +41,8 @@ class PeerLinks(MemberLinks[FromPeer]):
     the ledger's validators may have changed.
     """
 
+    renewal = "put a new one beside the key, and: trilemma validator bond 0 --key FILE"
+
     def __init__(
         self,
         config: ProcessConfig,

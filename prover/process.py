@@ -40,6 +40,7 @@ from prover.posting import Poster, Standing
 from prover.process_contest import ProcessContest
 from prover.process_health import SettlementLag, trouble
 from prover.process_settled import SettledBatches
+from prover.process_witnesses import Witnesses
 from prover.settlement import (
     Settlement,
     genesis,
@@ -87,9 +88,9 @@ class ProverProcess:
             *place_of(chain, key.public),
         )  # fmt: skip
         self._poster = Poster(self, self._store, self._batcher, self._settlement)
-        self._execution = Upstream(
-            [parse_address(one) for one in config.execution], chain.chain_id, config.name
-        )
+        executions = [parse_address(one) for one in config.execution]
+        self._execution = Upstream(executions, chain.chain_id, config.name)
+        self._witnesses = Witnesses(chain, executions, config.name, lambda: self._batcher.next_diff)
         self._ledger = Upstream(
             [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
         )
@@ -103,7 +104,7 @@ class ProverProcess:
             ),
             self._proven.leaves,
             self.send,
-            Upstream([parse_address(one) for one in config.execution], chain.chain_id, config.name),
+            Upstream(executions, chain.chain_id, config.name),
             key.public,
         )
         defence = Defence(chain, self._batcher.tree, self._store)
@@ -119,6 +120,7 @@ class ProverProcess:
             metrics.histogram("settled_to_final_seconds"),
         )
         self._service.trouble = self._trouble
+        self._service.note = self._witnesses.agreement.sentence
         set_log_place(self._place)
         self._disagreements = 0
         self._settled = 0
@@ -150,6 +152,7 @@ class ProverProcess:
             asyncio.ensure_future(self._follow()),
             asyncio.ensure_future(self._poster.run(self._store.posting())),
             asyncio.ensure_future(self._proven.stay_fresh()),
+            asyncio.ensure_future(self._witnesses.run()),
             *self._defend(),
         ]
         _log.info("prover ready", batch=self._batcher.position.number, port=port)
@@ -209,6 +212,8 @@ class ProverProcess:
         while True:
             try:
                 connection = await self._execution.connection()
+                address = connection.host, connection.port
+                self._witnesses.follows(address)
                 request_id = connection.next_request_id()
                 request = encode(SubscribeDiffs(request_id, self._batcher.next_diff))
                 async for frame in connection.subscribe(request, request_id, capacity=64):
@@ -220,6 +225,7 @@ class ProverProcess:
                     diff = decode_block_diff(answer.diff)
                     if diff.height != self._batcher.next_diff:
                         raise Rejected(Code.MALFORMED, "execution skipped a state diff")
+                    self._witnesses.told(address, answer.diff, diff.height)
                     self._batcher.add_diff(diff)
                     self._lag.executed(diff)
                     self._news.set()
@@ -362,6 +368,8 @@ class ProverProcess:
             "tree_ms": self._tree_ns // 1_000_000,
             "store_bytes": self._store.stored_bytes,
             "refusal": self._refusal,
+            "disagreement": self._witnesses.agreement.sentence(),
+            "execution_disagreements": self._witnesses.agreement.disagreements,
         }
 
     def _trouble(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,10 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 import pytest_asyncio
-from cluster_world import Cluster, SteadyTrader, eventually, running_cluster
+from cluster_world import ROOT, Cluster, SteadyTrader, eventually, running_cluster
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.testnet import TestnetOptions
+from cluster.testnet import TARGETS_FILE, TestnetOptions
 from net.metrics_table import PREFIX, UNMAPPED, exported_names, find_metric
 from store.keyfiles import load_key
 
@@ -33,7 +34,7 @@ MOVING = {
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cluster]:
     """All roles."""
-    options = TestnetOptions(free_ports=True, traders=8, challengers=1)
+    options = TestnetOptions(free_ports=True, traders=8, challengers=1, executions=2)
     async with running_cluster(tmp_path_factory.mktemp("observed"), options) as running:
         yield running
 
@@ -107,6 +108,103 @@ async def test_metrics_move_with_trades(cluster: Cluster) -> None:
     assert found["accounts"] > 8 and found["insurance_uusd"] >= 0
     assert found["money_conserved"] == 1 and found["bad_debt_uusd"] == 0
     assert (await samples(cluster, "sequencer-0"))["link_bytes_total"] > 1_000
+
+
+ONCE_IT_HAPPENS = {"trilemma_peer_faults_total"}
+"""Counters that come with the first event of their kind, with its reason as a label."""
+
+
+async def test_processes_show_what_alerts_and_panels_ask_for(cluster: Cluster) -> None:
+    shown: set[str] = set()
+    for entry in cluster.testnet.processes:
+        shown |= {PREFIX + name for name in await samples(cluster, entry.name)}
+    deploy = ROOT / "deploy"
+    texts = [(deploy / "prometheus" / "alerts.yml").read_text()]
+    texts += [path.read_text() for path in (deploy / "grafana" / "dashboards").glob("*.json")]
+    asked = set(re.findall(rf"\b{PREFIX}[a-z0-9_]+", "".join(texts)))
+    assert len(asked) > 60
+    assert asked - shown <= ONCE_IT_HAPPENS
+
+
+async def test_prometheus_finds_every_process_by_its_name(cluster: Cluster) -> None:
+    raw = (cluster.testnet.directory / TARGETS_FILE).read_text()
+    found = {one["labels"]["process"]: one["targets"] for one in json.loads(raw)}
+    assert found == {one.name: [one.observe] for one in cluster.testnet.processes}
+
+
+async def test_every_kind_of_link_is_counted_both_ways(cluster: Cluster) -> None:
+    kinds = {
+        "validator-0": {"peers", "public"},
+        "sequencer-0": {"public", "upstreams"},
+        "execution-0": {"public", "upstreams"},
+        "prover-0": {"public", "upstreams"},
+        "challenger-0": {"public", "upstreams"},
+    }
+    for name, carried in kinds.items():
+        await cluster.status(name)
+        _, text = await get(cluster, name, "/metrics")
+        families = {one.name: one for one in text_string_to_metric_families(text)}
+        for what in ("bytes", "frames"):
+            counts = {
+                (one.labels["link"], one.labels["direction"]): one.value
+                for one in families[f"{PREFIX}link_{what}"].samples
+            }
+            moved = {link for link, _ in counts if all(counts[link, way] for way in ("in", "out"))}
+            assert moved == carried, (name, what, counts)
+
+
+async def test_an_execution_node_that_no_sequencer_reaches_says_so(cluster: Cluster) -> None:
+    async def unready() -> bool:
+        status, text = await get(cluster, "execution-0", "/readyz")
+        return status == 503 and "nothing was heard of the ordered log for" in text
+
+    await eventually("execution-0 is ready", lambda: ready(cluster, "execution-0"))
+    cluster.supervisor.send_signal("sequencer-0", signal.SIGSTOP)
+    try:
+        await eventually("execution-0 misses the log", unready)
+        found = await samples(cluster, "execution-0")
+        assert found["execution_log_silence_seconds"] > 10 and found["ready"] == 0
+    finally:
+        cluster.supervisor.send_signal("sequencer-0", signal.SIGCONT)
+    await eventually("execution-0 hears it again", lambda: ready(cluster, "execution-0"))
+
+
+async def test_a_prover_tells_of_execution_nodes_that_disagree(cluster: Cluster) -> None:
+    liar = cluster.testnet.process("execution-1")
+    path = cluster.testnet.config_path(liar.name)
+    honest = path.read_text()
+
+    async def begin(text: str) -> None:
+        await cluster.supervisor.stop(liar.name)
+        path.write_text(text)
+        await cluster.supervisor.restart(liar.name)
+        await cluster.supervisor.wait_ready(names=[liar.name])
+
+    async def told() -> str:
+        return str((await cluster.status("prover-0"))["disagreement"])
+
+    assert await told() == ""
+    await begin(f'byzantine = "lies"\n{honest}')
+    async with cluster.exchange() as exchange:
+        trader = await exchange.trader("trader-01")
+
+        async def disagree() -> bool:
+            await exchange.ledger.deposit(trader.key, 1_000_000)
+            return liar.public in await told()
+
+        await eventually("the prover names the nodes that disagree", disagree)
+        status, text = await get(cluster, "prover-0", "/readyz")
+        assert (status, text.strip()) == (200, f"ok: {await told()}")
+        found = await samples(cluster, "prover-0")
+        assert found["prover_executions_disagree"] == 1
+        assert found["prover_execution_disagreements_total"] > 0
+        assert cluster.log("prover-0").count("execution nodes disagree") == 1
+        await begin(honest)
+
+        async def agree() -> bool:
+            return await told() == ""
+
+        await eventually("it is held against the repaired one no more", agree)
 
 
 async def test_without_a_quorum_validators_are_not_ready(cluster: Cluster) -> None:

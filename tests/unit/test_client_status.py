@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import io
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from client.status import ProcessRow, Values, base_layer, make_rows, make_table, make_view
+from client.status import ProcessRow, Values, base_layer, make_rows, make_table, make_view, sample
 from store.testnet import Description, ProcessEntry, Testnet
+from tests.bad_input_world import chain_of
 
 TESTNET = Testnet(
     Path("/nowhere"),
@@ -112,6 +115,10 @@ def test_what_a_process_cannot_mend_stands_below_the_table() -> None:
     console.print(make_view(make_rows(TESTNET, found, found, 1.0)))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "prover-0: insufficient_balance" in text and "validator-0:" not in text
+    apart = "execution nodes 10.0.0.1:1 and 10.0.0.2:1 disagree on block 7"
+    found["prover-0"] = {"height": 1, "refusal": "", "disagreement": apart}
+    row = next(row for row in make_rows(TESTNET, found, found, 1.0) if row.name == "prover-0")
+    assert row.trouble == apart
 
 
 def looked_at(**validators: Values | None) -> list[ProcessRow]:
@@ -184,3 +191,24 @@ def test_a_base_layer_without_blocks_for_long_is_told_in_one_line() -> None:
     ]
     # A chain that idles for longer is not said to stand still while it does.
     assert len(shown_below(rows, 116_000, idle_ms=10_000)) == 1
+
+
+async def test_a_process_that_accepts_and_says_nothing_is_down_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    monkeypatch.setattr("client.status.PROBE_TIMEOUT_MS", 20)
+    monkeypatch.setattr(Testnet, "chain", lambda self: chain_of())
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        entries = [ProcessEntry("validator-0", "node", 0, f"127.0.0.1:{port}")]
+        # A request waits ten seconds, and so would everybody's status.
+        async with asyncio.timeout(5):
+            assert await sample(Testnet(Path("/"), Description("t", entries, []))) == {
+                "validator-0": None
+            }

@@ -126,3 +126,83 @@ async def test_the_only_sequencer_is_waited_for(monkeypatch: pytest.MonkeyPatch)
     async with sequencers(world, late) as addresses:
         assert await followed(world, addresses, "a") == [1, 2, 3, 4]
     assert asked == 1
+
+
+# --- noticing that nobody is reached
+
+
+@asynccontextmanager
+async def following(log: LogFollower) -> AsyncIterator[list[OrderedChunk]]:
+    """What a follower has got so far, while it goes on."""
+    chunks: list[OrderedChunk] = []
+
+    async def follow() -> None:
+        async for chunk in log.chunks():
+            chunks.append(chunk)  # noqa: PERF401 - each one counts as soon as it comes
+
+    task = asyncio.ensure_future(follow())
+    try:
+        yield chunks
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in less time."""
+    monkeypatch.setattr("execution.process_log.QUIET_S", 0.05)
+    monkeypatch.setattr("execution.process_log.OPEN_S", 0.05)
+    monkeypatch.setattr("execution.process_log.ANSWER_MS", 100)
+    monkeypatch.setattr("net.readiness.SILENCE_MS", 500)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_log_that_stands_still_is_no_silence(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    impatient(monkeypatch)
+    world = ordered_world()
+    async with sequencers(world, *[serving(world, 4)] * count) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        assert "nothing was heard of the ordered log yet" in log.trouble()
+        async with following(log) as chunks:
+            await until(lambda: len(chunks) == 4)
+            for _ in range(10):  # far longer than a silence may last
+                await asyncio.sleep(0.1)
+                await until(lambda: log.silence_ms() < 500)
+                assert log.trouble() == ""
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_sequencers_that_hang_or_are_gone_are_a_silence(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Their connections may well stand: nothing comes."""
+    impatient(monkeypatch)
+    world = ordered_world()
+    async with sequencers(world, *[serving(world, 4)] * count) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        async with following(log) as chunks:
+            await until(lambda: len(chunks) == 4)
+            with monkeypatch.context() as hanging:
+                hanging.setattr(PublicService, "on_frames", lambda *_: None)
+                await until(lambda: "nothing was heard of the ordered log for" in log.trouble())
+                assert log.silence_ms() > 500
+            await until(lambda: log.trouble() == "")
+
+
+async def test_a_chunk_that_takes_long_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    impatient(monkeypatch)
+    world = ordered_world()
+    async with sequencers(world, serving(world, 4)) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        async for _ in log.chunks():
+            await asyncio.sleep(0.7)
+            assert (log.silence_ms(), log.trouble()) == (0, "")
+            break

@@ -211,3 +211,27 @@ def test_waits_double_to_a_cap_with_jitter(failures: int) -> None:
     span = min(5000, 50 * 2 ** min(failures - 1, 20))
     assert span // 2 <= min(waits) < max(waits) <= span
     assert len(set(waits)) > 10
+
+
+def test_closing_at_the_moment_at_which_the_connection_stands_returns() -> None:
+    """uvloop closes a connection whose dialling is cancelled, and never calls `connection_lost`."""
+
+    async def work() -> None:
+        class Hasty(Dialler):
+            def on_connect(self, session: Session) -> None:
+                closing.append(asyncio.ensure_future(link.close()))
+                super().on_connect(session)
+
+        closing: list[asyncio.Future[None]] = []
+        server = FrameServer("127.0.0.1", 0, Server)
+        await server.start()
+        dialler = Hasty()
+        link = Link("127.0.0.1", server.port, dialler, backoff=FAST)
+        link.start()
+        await dialler.until(lambda: bool(closing))
+        await closing[0]
+        assert dialler.events == ["connect", "disconnect"]
+        assert not link.connected
+        await server.stop()
+
+    run(work())

@@ -15,6 +15,7 @@ import uvloop
 from net.rpc import Connection
 from net.server import FrameServer
 from net.session import Session, SessionLimits
+from net.upstream import Upstream
 from protocol.errors import Code, ConfigError, RemoteFault
 
 LIMITS = SessionLimits(write_high_bytes=64 * 1024, write_hard_bytes=64 * 1024 * 1024)
@@ -249,5 +250,51 @@ def test_close_returns_though_the_transport_never_tells_its_end(
             assert not connection.connected
             with pytest.raises(ConnectionError):
                 await held
+
+    run(work())
+
+
+def test_an_opening_that_is_given_up_once_the_connection_stands_leaves_nothing() -> None:
+    """uvloop closes such a connection itself, and never calls `connection_lost`."""
+
+    async def work() -> None:
+        class Hasty(Connection):
+            def on_open(self, session: Session) -> None:
+                super().on_open(session)
+                opening.cancel()
+
+        server = FrameServer("127.0.0.1", 0, Service, limits=LIMITS)
+        await server.start()
+        connection = Hasty("127.0.0.1", server.port)
+        opening = asyncio.create_task(connection.open())
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert not connection.connected
+        with pytest.raises(ConnectionError):
+            connection.post(pack(1, 1, 0))
+        await connection.close()
+        await server.stop()
+
+    run(work())
+
+
+def test_an_upstream_that_is_given_up_while_the_server_does_not_greet_leaves_no_session() -> None:
+    async def work() -> None:
+        class Mute(Service):
+            def on_frames(self, session: Session, frames: list[bytes]) -> None:
+                self.held += [1] * len(frames)
+                self.changed.set()
+
+        service = Mute()
+        server = FrameServer("127.0.0.1", 0, lambda: service, limits=LIMITS)
+        await server.start()
+        upstream = Upstream([("127.0.0.1", server.port)], b"\0" * 32, "tester")
+        opening = asyncio.create_task(upstream.connection())
+        await service.until(lambda: service.held == [1])
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        await service.until(lambda: not service.sessions[0].open)
+        await server.stop()
 
     run(work())

@@ -23,7 +23,7 @@ from net.mesh import InboxLimits, Peer, PeerMesh
 from net.server import FrameServer
 from net.session import Session
 from net.tls import (
-    certificate_days_left,
+    certificate_end_s,
     certificate_public_key,
     client_context,
     is_usable,
@@ -583,10 +583,9 @@ def test_a_certificate_tells_how_long_it_lasts_and_a_member_warns(
 ) -> None:
     end_s = datetime.datetime(2120, 1, 1, tzinfo=datetime.UTC).timestamp()
     day_s = 86_400
-    assert certificate_days_left(CERTIFICATES[0], end_s - 10 * day_s) == 10
-    assert certificate_days_left(CERTIFICATES[0], end_s + 1) == -1
+    assert certificate_end_s(CERTIFICATES[0]) == end_s
     with pytest.raises(Rejected):
-        certificate_days_left(b"junk", 0)
+        certificate_end_s(b"junk")
     told: list[dict[str, Any]] = []
     monkeypatch.setattr(member_links._log, "warning", lambda _, **fields: told.append(fields))
 
@@ -598,6 +597,7 @@ def test_a_certificate_tells_how_long_it_lasts_and_a_member_warns(
             now_ms = int(end_s + (-days * day_s)) * 1000 + 500
             monkeypatch.setattr(member_links, "now_ms", lambda now_ms=now_ms: now_ms)
             links.connect([], CERTIFICATES[0], [])
+            assert links.certificate_end_s == end_s
 
     asyncio.run(work())
     assert [one["days"] for one in told] == [28, -2], told

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from execution.process_health import Keeping
 from net import observe
-from net.metrics import Histogram, Metrics, Rarely, Traffic
+from net.metrics import Histogram, Metrics, Rarely
 from net.metrics_table import (
     HISTOGRAMS,
     PREFIX,
@@ -80,12 +80,14 @@ async def test_a_value_without_a_place_in_the_table_is_counted() -> None:
 async def test_ready_says_why_not() -> None:
     async with served() as one:
         assert await get(one, "/readyz") == (200, "ok\n")
+        assert "trilemma_ready 1.0" in (await get(one, "/metrics"))[1]
     async with served(note="frozen") as one:
         assert await get(one, "/readyz") == (200, "ok: frozen\n")
     async with served(trouble="no quorum: 1 of 4") as one:
         assert await get(one, "/readyz") == (503, "no quorum: 1 of 4\n")
         assert await get(one, "/healthz") == (200, "ok\n")
         assert (await get(one, "/faults"))[0] == 404
+        assert "trilemma_ready 0.0" in (await get(one, "/metrics"))[1]
 
 
 async def test_a_port_in_use_is_said_with_advice() -> None:
@@ -203,27 +205,6 @@ def test_histograms_count_up_to_and_with_their_bounds() -> None:
     assert (buckets["0.001"], buckets["0.002"], buckets["0.5"]) == (2, 3, 8)
     assert (buckets["60.0"], buckets["+Inf"]) == (9, 10)
     assert histogram.total == pytest.approx(0.001 + 0.0011 + 121.0 + 1.5)
-
-
-class _Session:
-    def __init__(self) -> None:
-        self.bytes_in = self.bytes_out = self.frames_in = self.frames_out = 0
-
-
-def test_traffic_is_counted_once_over_sessions_that_come_and_go() -> None:
-    traffic, first, second = Traffic(), _Session(), _Session()
-    live = [first]
-    traffic.follow("public", lambda: live)  # type: ignore[arg-type,return-value]
-    first.bytes_in = 10
-    traffic.sample()
-    traffic.sample()
-    first.bytes_in, second.bytes_in, second.frames_out = 15, 7, 2
-    traffic.ended("public", first)  # type: ignore[arg-type]
-    live[:] = [second]
-    traffic.sample()
-    traffic.ended("public", second)  # type: ignore[arg-type]
-    total = traffic.totals["public"]
-    assert (total.bytes_in, total.frames_out) == (22, 2)
 
 
 class _Members:

@@ -1,0 +1,196 @@
+"""A prover notices when execution nodes contradict each other, and says which and where."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from pipeline_world import PipelineWorld
+
+from net.service import ClientSession, PublicService
+from protocol.messages_trading import DiffPush, SubscribeDiffs
+from prover.agreement import WINDOW, Agreement
+from prover.process_witnesses import Address, Witnesses
+
+A, B, C = "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"
+
+
+def digest(text: str) -> bytes:
+    return text.encode().ljust(32, b"\0")
+
+
+# --- the machine
+
+
+def test_those_that_say_the_same_agree_whoever_speaks_first() -> None:
+    agreement = Agreement()
+    for height in range(1, 50):
+        for node in (A, B, C) if height % 2 else (C, A, B):
+            assert agreement.told(node, height, digest(f"{height}"))
+    assert (agreement.sentence(), agreement.disagreements) == ("", 0)
+
+
+def test_the_first_block_and_both_nodes_are_named_and_each_block_counts() -> None:
+    agreement = Agreement()
+    for height in range(1, 10):
+        agreement.told(B, height, digest(f"{height}"))
+    assert [agreement.told(A, at, digest("lie")) for at in (3, 4)] == [False, True]
+    assert agreement.told(A, 5, digest("5"))  # right again, which mends nothing
+    assert agreement.sentence() == f"execution nodes {A} and {B} disagree on block 3"
+    assert agreement.disagreements == 2
+
+
+def test_a_node_that_is_heard_anew_begins_anew() -> None:
+    agreement = Agreement()
+    agreement.told(A, 3, digest("lie"))
+    agreement.told(B, 3, digest("3"))
+    agreement.told(C, 3, digest("3"))
+    assert agreement.disagreements == 2
+    agreement.began(A)
+    assert agreement.sentence() == ""
+    for node in (A, B, C):
+        assert agreement.told(node, 3, digest("3"))
+    agreement.told(A, 4, digest("lie"))
+    assert not agreement.told(B, 4, digest("4"))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    agreement = Agreement()
+    for height in range(3 * WINDOW):
+        agreement.told(A, height, digest("x"))
+    assert len(agreement._said) == WINDOW
+    assert agreement.told(B, 0, digest("y")), "too long ago to be compared"
+
+
+# --- with nodes
+
+Serve = Callable[[ClientSession, SubscribeDiffs], None]
+
+
+def saying(*diffs: bytes) -> Serve:
+    """An execution node whose diffs of blocks 1, 2, ... are these."""
+
+    def serve(session: ClientSession, request: SubscribeDiffs) -> None:
+        for diff in diffs[request.from_height - 1 :]:
+            session.send(DiffPush(request.request_id, diff))
+
+    return serve
+
+
+@asynccontextmanager
+async def nodes(world: PipelineWorld, *handlers: Serve) -> AsyncIterator[list[Address]]:
+    services, addresses = [], []
+    for handler in handlers:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            addresses.append(("127.0.0.1", int(found.getsockname()[1])))
+        service = PublicService(world.chain, "execution", "fake", dict)
+        service.on(SubscribeDiffs, handler)
+        await service.start(*addresses[-1])
+        services.append(service)
+    try:
+        yield addresses
+    finally:
+        for service in services:
+            await service.stop()
+
+
+@asynccontextmanager
+async def watching(world: PipelineWorld, addresses: list[Address]) -> AsyncIterator[Witnesses]:
+    witnesses = Witnesses(world.chain, addresses, "prover-0", lambda: 1)
+    async with running(witnesses):
+        yield witnesses
+
+
+@asynccontextmanager
+async def running(witnesses: Witnesses) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(witnesses.run())
+    try:
+        yield
+        assert not task.done(), task.result()
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+def heard(witnesses: Witnesses) -> int:
+    return len(witnesses.agreement._said)
+
+
+async def test_the_others_are_heard_and_compared_with_the_one_that_is_followed() -> None:
+    world = PipelineWorld()
+    async with nodes(
+        world, saying(b"1", b"2", b"3"), saying(b"1", b"2", b"3"), saying(b"1", b"lie", b"3")
+    ) as (first, second, liar):
+        name = f"127.0.0.1:{liar[1]}"
+        async with watching(world, [first, second]) as witnesses:
+            witnesses.follows(first)
+            await until(lambda: heard(witnesses) == 3)
+            for height, diff in enumerate([b"1", b"2", b"3"], 1):
+                witnesses.told(first, diff, height)
+            assert witnesses.agreement.sentence() == ""
+        async with watching(world, [first, second, liar]) as witnesses:
+            witnesses.follows(first)
+            await until(lambda: witnesses.agreement.sentence() != "")
+            assert name in witnesses.agreement.sentence()
+            assert witnesses.agreement.sentence().endswith("on block 2")
+
+
+async def test_who_is_heard_changes_with_who_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prover.process_witnesses.RETRY_S", 0.01)
+    world, asked = PipelineWorld(), [0, 0]
+
+    def counting(at: int) -> Serve:
+        def serve(session: ClientSession, request: SubscribeDiffs) -> None:
+            asked[at] += 1
+            saying(b"1")(session, request)
+
+        return serve
+
+    async with (
+        nodes(world, counting(0), counting(1)) as (first, second),
+        watching(world, [first, second]) as witnesses,
+    ):
+        witnesses.follows(first)
+        await until(lambda: asked == [0, 1])
+        witnesses.follows(second)
+        await until(lambda: asked == [1, 1])
+        witnesses.follows(second)  # the prover asks again: nothing changes for the others
+        witnesses.told(second, b"another", 1)
+        await until(lambda: "on block 1" in witnesses.agreement.sentence())
+        assert asked == [1, 1]
+
+
+async def test_a_witness_that_runs_ahead_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prover.process_witnesses.RETRY_S", 0.01)
+    monkeypatch.setattr("prover.process_witnesses.AHEAD_MAX", 10)
+    world = PipelineWorld()
+    taken = 1
+    async with nodes(world, saying(), saying(*[b"x"] * 200)) as addresses:
+        witnesses = Witnesses(world.chain, addresses, "prover-0", lambda: taken)
+        async with running(witnesses):
+            witnesses.follows(addresses[0])
+            await until(lambda: heard(witnesses) == 11)
+            await asyncio.sleep(0.2)
+            assert heard(witnesses) == 11
+            witnesses.told(addresses[0], b"x", 1)
+            taken = 6
+            await until(lambda: heard(witnesses) == 16)
+
+
+async def test_alone_a_node_has_no_witness() -> None:
+    world = PipelineWorld()
+    async with nodes(world, saying(b"1")) as addresses, watching(world, addresses) as witnesses:
+        witnesses.follows(addresses[0])
+        witnesses.told(addresses[0], b"1", 1)
+        await asyncio.sleep(0.05)
+        assert (witnesses.agreement.sentence(), heard(witnesses)) == ("", 1)
