@@ -12,7 +12,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | \
-		awk -F '\t' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+		awk -F '\t' '{ printf "  make %-18s %s\n", $$1, $$2 }'
 
 install: $(STAMP) ## make the virtual environment in .venv, and compile there what can be
 	@$(BIN)/python deploy/compile.py || :

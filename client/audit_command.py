@@ -313,7 +313,7 @@ async def _feed(
             await asyncio.to_thread(checked.take, futures)
         _told(lambda: auditor.add(blocks, certificate), trusted=auditor.anchored)
         if progress is not None:
-            progress(auditor.height, newest)
+            progress(auditor.height, max(auditor.height, newest))
         await asyncio.sleep(0)
 
     async for chunk in chunks:

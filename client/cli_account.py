@@ -119,9 +119,13 @@ def protection(
     """Market-maker protection: so many fills within the window cancel all orders in the market."""
     from client.orders import parse_span_ms
     from protocol.actions import SetProtection
+    from protocol.errors import ConfigError
 
+    window_ms = parse_span_ms(window)
+    if (fills > 0) != (window_ms > 0):
+        raise ConfigError("give FILLS and a WINDOW, such as 10 1s; or only 0 to switch it off")
     exchange = exchange_of(context)
-    action = SetProtection(exchange.market(market).market, fills, parse_span_ms(window))
+    action = SetProtection(exchange.market(market).market, fills, window_ms)
     data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
     tell(data, None, as_json=as_json)
 

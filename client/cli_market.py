@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Market, Sub, Timeout, trader_of
-from client.console import As, Json, emit, exchange_of, run
+from client.console import As, Json, emit, exchange_of, note, run
 
 if TYPE_CHECKING:
     from client.sdk import Exchange
@@ -167,6 +167,7 @@ def liquidations(
 
     async def tail() -> None:
         async with exchange:
+            note("what comes is shown as it comes; Ctrl-C ends it")
             async for entry in exchange.questions.follow_liquidations(begin):
                 row = liquidation_data(markets, entry)
                 emit(row, liquidation_text(markets, row), as_json=as_json)

@@ -51,7 +51,7 @@ async def _feed(
     seconds: float,
     seed: int,
 ) -> int:
-    from client.units import price_to_ticks
+    from client.units import price_to_ticks, ticks_to_price
     from protocol.errors import ConfigError
 
     rng = random.Random(seed)
@@ -68,6 +68,11 @@ async def _feed(
                 raise ConfigError(f"a price is given as SYMBOL=PRICE, not {text!r}")
             config = exchange.market(symbol)
             ticks[config.market] = float(price_to_ticks(config, amount))
+        told = ", ".join(
+            f"{one.symbol} {ticks_to_price(one, round(ticks[one.market]))}"
+            for one in exchange.chain.genesis.markets
+        )
+        note(f"reporting {told} every {every:g} s" + ("" if seconds else "; Ctrl-C ends it"))
         step = volatility / 100 * (every / 86_400) ** 0.5
         end = loop.time() + seconds
         while not seconds or loop.time() < end:

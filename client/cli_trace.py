@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -84,7 +84,9 @@ def trace_text(found: Trace) -> str:
         said.add(step.state)
         when, after = "time not kept", ""
         if step.time_ms:
-            when = datetime.fromtimestamp(step.time_ms / 1000).strftime("%H:%M:%S.%f")[:-3]
+            when = (
+                datetime.fromtimestamp(step.time_ms / 1000, UTC).strftime("%H:%M:%S.%f")[:-3] + "Z"
+            )
             after = f"+{step.time_ms - first_ms:,} ms"
         line = f"{state:<10}{when:<15}{after:>12}  {step.process:<14}{_where(found, step.state)}"
         lines.append(line.rstrip())
@@ -98,11 +100,15 @@ def _subject(found: Trace) -> str:
     from protocol.meanings import meaning
 
     kinds = ", ".join(dict.fromkeys(found.actions)) or "unknown actions"
-    count = f"action {found.place}: " if found.place else f"{len(found.actions)} actions: "
+    count = f"action {found.place}: " if found.place else f"{_counted(len(found.actions))}: "
     result = ""
     if found.code is not None:
         result = f"; {meaning(found.code)}" if found.code else "; ok"
     return f"{found.batch_id[:16]} of account {found.account}, {count}{kinds}{result}"
+
+
+def _counted(actions: int) -> str:
+    return f"{actions} action" if actions == 1 else f"{actions} actions"
 
 
 def _where(found: Trace, state: str) -> str:

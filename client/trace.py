@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import msgspec
 
+from client.channel import Unreachable
 from client.endpoint import Endpoint
 from protocol.actions import ActionBatch, batch_id, open_batch
 from protocol.codec import Decoder, Wire, encode
@@ -103,9 +104,12 @@ class Tracer:
         self._silent: dict[str, None] = {}
 
     async def trace(self, identity: bytes, place: int = 0) -> Trace:
-        """What is known now; raises `RemoteFault` (not_found) where no sequencer knows it."""
+        """What is known now; raises `RemoteFault` (not_found) where no sequencer knows it, and
+        `Unreachable` where none answers."""
         self._steps, self._silent = [], {}
         await self._ask_all("sequencer", identity, 0, 0)
+        if len(self._silent) == len(self._testnet.of_role("sequencer")):
+            raise Unreachable("no sequencer answers; is the cluster up? start it with: trilemma up")
         if not self._steps:
             raise RemoteFault(
                 Code.NOT_FOUND,

@@ -57,6 +57,7 @@ def main() -> None:
     from client import (
         cli_account,
         cli_audit,
+        cli_evidence,
         cli_exit,
         cli_flow,
         cli_force,
@@ -75,6 +76,7 @@ def main() -> None:
         commands,
         faults_command,
         join_command,
+        rotate_command,
         sim_command,
         stress_command,
     )
@@ -82,11 +84,12 @@ def main() -> None:
     modules = (
         commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt,
         cli_trace, cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit,
-        light_command, sim_command, stress_command, faults_command, backup_command,
+        cli_evidence, light_command, sim_command, stress_command, faults_command, backup_command,
     )  # fmt: skip
     for module in modules:
         module.register(app)
-    join_command.register(cli_validator.validator_app)
+    for module in (join_command, rotate_command):
+        module.register(cli_validator.validator_app)
     try:
         app()
     except BrokenPipeError:

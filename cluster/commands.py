@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from client.console import Directory, Json, note, run, testnet_directory
-from cluster.init_command import init
+from cluster.init_command import CHALLENGERS, init
 
 PROCESSES = {
     "node": "node.process",
@@ -49,10 +49,14 @@ def up(
     from cluster.launch import launch_detached
     from cluster.lock import supervisor_pid
     from cluster.supervisor import Supervisor
-    from cluster.testnet import ensure_testnet
+    from cluster.testnet import TestnetOptions, ensure_testnet
     from protocol.errors import ConfigError
+    from store.testnet import DESCRIPTION_FILE
 
-    testnet = ensure_testnet(testnet_directory(context, directory))
+    folder = testnet_directory(context, directory)
+    if not (folder / DESCRIPTION_FILE).exists():
+        note(f"making a testnet in {folder}, as trilemma init does")
+    testnet = ensure_testnet(folder, TestnetOptions(challengers=CHALLENGERS))
     if detach:
         running = supervisor_pid(testnet.directory)
         if running is not None:
@@ -103,7 +107,7 @@ def restart(
         restart_rolling(testnet, restarter, names, wait_s, note)
     else:
         restart_together(testnet, restarter, names, wait_s)
-    note(f"{len(names)} processes restarted; all of them are ready")
+    note(f"restarted and ready: {', '.join(names)}")
 
 
 def status(

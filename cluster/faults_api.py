@@ -15,6 +15,7 @@ Toxiproxy's toxics where these have the thing.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 
 from cluster.faults_damage import flip_bits, set_byzantine
@@ -44,7 +45,8 @@ class Nemesis(Orders):
         before = {name: await self.ask(self.target.identity, name) for name in names}
         await self._at_once(act, names)
         for name in names:
-            fault.evidence[name] = f"process {before[name]} is gone"
+            pid = before[name]
+            fault.evidence[name] = f"process {pid} is gone" if pid else "it was down already"
         return self.until_end(fault, lambda: self._start(fault, names))
 
     async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> None:
@@ -180,7 +182,8 @@ class Nemesis(Orders):
         self, kind: str, text: str, orders: dict[str, tuple[str, list[str], dict[str, int]]]
     ) -> Fault:
         fault = self.begin(kind, list(orders), text)
-        label = f"{kind}-{self.rng.randrange(1 << 32):08x}"
+        # Not drawn from the seed: another nemesis with the same one may have ordered its own here.
+        label = f"{kind}-{secrets.token_hex(4)}"
 
         changes: dict[str, PlanChange] = {}
         for name, (toxic, peers, attributes) in orders.items():

@@ -151,5 +151,5 @@ class _Connected:
             except StopAsyncIteration:
                 return
             except (TimeoutError, ConnectionError, RemoteFault) as error:
-                raise NotTold(f"{self._name} gives no more: {error or 'silence'}") from None
+                raise NotTold(f"{self._name} gives no more: {str(error) or 'silence'}") from None
             yield decode_answer(frame)

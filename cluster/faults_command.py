@@ -47,7 +47,9 @@ def _order(nemesis: Nemesis, work: Callable[[], Awaitable[Fault]], *, as_json: b
 
     fault = run(go())
     data = {"kind": fault.kind, "text": fault.text, "evidence": fault.evidence}
-    proof = "".join(f"\n  {name}: {text}" for name, text in fault.evidence.items())
+    proof = "".join(
+        f"\n  {name}: {text}" for name, text in fault.evidence.items() if text not in fault.text
+    )
     emit(data, f"{fault.text}{proof}", as_json=as_json)
 
 
@@ -149,7 +151,7 @@ def resume(context: typer.Context, names: Names, as_json: Json = False) -> None:
     """Let paused processes go on."""
     nemesis = _nemesis(context)
     run(nemesis.resume(*names))
-    emit({"resumed": names}, f"{', '.join(names)} go on", as_json=as_json)
+    emit({"resumed": names}, f"{', '.join(names)}: not paused any more", as_json=as_json)
 
 
 @faults_app.command()

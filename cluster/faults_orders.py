@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from random import Random
 from typing import TypeVar
@@ -17,7 +18,7 @@ from cluster.faults_wire import Told, clear_faults, order_faults, read_faults
 from cluster.health import probe
 from net.injection_plan import NOTHING, Clock, Disk, Plan, Toxic
 from protocol.errors import ConfigError, TrilemmaError
-from store.testnet import Testnet
+from store.testnet import ProcessEntry, Testnet
 
 SERVE_S = 60.0
 """How long a process may take to serve after its start."""
@@ -158,7 +159,9 @@ class Orders:
 
     async def heal(self) -> None:
         """End every fault, those of other nemeses too: processes go on, start and are told to
-        suffer nothing; returns once all serve, but those that stopped for safety's sake."""
+        suffer nothing; returns once all serve, but those that stopped for safety's sake.
+
+        Raises `FaultFailed` for those that do not serve, when all others are healed."""
         await self.note()
         for name in self.names:
             if await self.ask(self.target.state, name) == PAUSED:
@@ -175,15 +178,21 @@ class Orders:
                 await self.ask(self.target.stop, entry.name)
         stopped = await self.stopped_for_safety()
         left = [entry for entry in self.testnet.processes if entry.name not in stopped]
-        for entry in left:
+        found = await asyncio.gather(*(self._heal(entry) for entry in left))
+        if troubles := [trouble for trouble in found if trouble]:
+            raise FaultFailed(f"{'; '.join(troubles)}; its log says why. All others are healed")
+
+    async def _heal(self, entry: ProcessEntry) -> str:
+        """Bring a process back and have it suffer nothing; says why where it does not serve."""
+        try:
             if await self.ask(self.target.state, entry.name) == DOWN:
                 await asyncio.to_thread(self.target.start, entry.name)
-        await asyncio.gather(*(self.wait_ready(entry.name) for entry in left))
-        for entry in left:
-            try:
+            await self.wait_ready(entry.name)
+            with contextlib.suppress(ConfigError):  # it takes none, so that it has none
                 await clear_faults(entry)
-            except ConfigError:
-                continue  # it takes none, so that it has none
+        except FaultFailed as trouble:
+            return str(trouble)
+        return ""
 
     async def stopped_for_safety(self) -> list[str]:
         """Processes that stopped because an invariant was broken; another start would do harm."""
@@ -209,7 +218,9 @@ class Orders:
                 if gone and status in (EXIT_USAGE, EXIT_SAFETY):
                     raise FaultFailed(f"{name} stopped for good with status {status}") from None
                 if loop.time() > deadline:
-                    raise FaultFailed(f"{name} does not serve: {error or 'no answer'}") from None
+                    raise FaultFailed(
+                        f"{name} does not serve: {str(error) or 'no answer'}"
+                    ) from None
                 await asyncio.sleep(_POLL_S)
         plan = self._ordered.get(name)
         if plan is not None and plan != NOTHING:

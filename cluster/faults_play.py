@@ -42,9 +42,10 @@ def play(
     note(f"{experiment.about.name}, seed {used}: {experiment.about.description}")
     with timeline(experiment) as (tell, show):
         report = run(run_experiment(experiment, RunOptions(seed=seed, testnet=testnet), tell, show))
+    # First: pictures take their time, and a folder may not be writable.
+    emit(report, "\n".join(report.lines()), as_json=as_json)
     for line in write_report(report, folder):
         note(line)
-    emit(report, "\n".join(report.lines()), as_json=as_json)
     note(f"the report with its pictures: {folder / PAGE}")
     return report.status
 

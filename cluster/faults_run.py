@@ -47,6 +47,10 @@ LOAD_MAX_S = 100_000.0
 JUDGE_S = 300.0
 """What one check may take at the end, and five times the load's length: it is executed again."""
 
+LEADER_S = 20.0
+"""How long it is asked who leads, before a fault at the leader is given up."""
+NOBODY = "nobody says in time who leads"
+
 SPARE_ACCOUNTS = 24
 """Traders beside those of the load, for load spikes and by hand."""
 
@@ -331,7 +335,8 @@ class Run:
         fault: Fault | None = None
         try:
             names = list(step.targets)
-            names += [await self._leader(role, exchange) for role in step.leaders]
+            async with asyncio.timeout(LEADER_S):  # a client's patience is longer
+                names += [await self._leader(role, exchange) for role in step.leaders]
             if names and not (names := await self._able(step.kind, names, scene.nemesis)):
                 self._happened(self._clock.now_s, "skipped", f"{step.kind}: it is down already")
                 return
@@ -346,7 +351,7 @@ class Run:
             await scene.nemesis.end(fault)
             self._happened(self._clock.now_s, "end", fault.text)
         except (TrilemmaError, OSError) as error:
-            text = f"{step.kind} at {step.at_s:g} s: {error}"
+            text = f"{step.kind} at {step.at_s:g} s: {str(error) or NOBODY}"
             self._failed("the schedule is carried out", text)
 
     async def _able(self, kind: str, names: list[str], nemesis: Nemesis) -> list[str]:

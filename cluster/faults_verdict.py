@@ -92,7 +92,7 @@ class Judge:
         except (Violation, SafetyViolation, InvalidProof) as broken:
             self.checks.append(Check(SAFETY, name, False, str(broken)))
         except (NotTold, TrilemmaError, OSError) as missing:
-            text = f"could not be checked: {missing or 'it took too long'}"
+            text = f"could not be checked: {str(missing) or 'it took too long'}"
             self.checks.append(Check(PROGRESS, name, False, text))
 
     async def _ledger(self) -> str:

@@ -56,7 +56,7 @@ async def _call(entry: ProcessEntry, method: str, body: bytes | None = None) -> 
             status = answer.status
     except (TimeoutError, aiohttp.ClientError, OSError) as error:
         raise FaultFailed(
-            f"{entry.name} does not answer on {entry.observe}: {error or 'nothing in time'}"
+            f"{entry.name} does not answer on {entry.observe}: {str(error) or 'nothing in time'}"
         ) from None
     return _told(entry, status, raw)
 

@@ -84,7 +84,7 @@ async def wait_testnet(testnet: Testnet, timeout_s: float) -> list[str]:
                 await probe(entry.public, chain_id)
                 return ""
             except (OSError, TrilemmaError) as error:
-                trouble = f"{entry.name} does not serve: {error or 'no answer in time'}"
+                trouble = f"{entry.name} does not serve: {str(error) or 'no answer in time'}"
             if loop.time() >= deadline:
                 return trouble
             await asyncio.sleep(_PAUSE_S)
@@ -119,7 +119,7 @@ async def _check(path: str) -> list[str]:
     try:
         status = await probe(config.public, load_chain(config).chain_id)
     except (OSError, RemoteFault, Rejected) as error:
-        return [f"{config.name} does not serve: {error or 'no answer in time'}"]
+        return [f"{config.name} does not serve: {str(error) or 'no answer in time'}"]
     print(" ".join(f"{name}={value}" for name, value in sorted(status.values.items())))
     return []
 

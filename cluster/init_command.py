@@ -18,6 +18,8 @@ KEPT_BLOCKS = 512
 """Newest blocks that no validator deletes: it recovers from them."""
 
 BATCHES_OF_A_DAY = 172_800
+CHALLENGERS = 1
+"""Challengers of a testnet where nobody says how many."""
 
 Validators = Annotated[int, typer.Option(help="Base-layer validators.")]
 Sequencers = Annotated[
@@ -95,7 +97,7 @@ def init(
     sequencers: Sequencers = None,
     executions: Executions = None,
     provers: Provers = 1,
-    challengers: Challengers = 1,
+    challengers: Challengers = CHALLENGERS,
     traders: Annotated[int, typer.Option(help="Funded accounts.")] = 64,
     compose: Compose = None,
     kubernetes: Kubernetes = None,

@@ -77,6 +77,8 @@ Place = Literal["host", "compose", "kubernetes"]
 
 SEQUENCER_STAKE = 100
 TRADERS_LIMIT = 10_000
+TARGETS_FILE = "prometheus.json"
+"""What Prometheus scrapes, for `targets/` of deploy/prometheus."""
 
 NAMES: dict[Role, str] = {
     "node": "validator",
@@ -186,6 +188,7 @@ def create_testnet(directory: Path | str, options: TestnetOptions | None = None)
         testnet.genesis_path.write_bytes(raw + b"\n")
         for entry in processes:
             testnet.config_path(entry.name).write_text(_config(options, testnet, entry))
+        (directory / TARGETS_FILE).write_text(_scrape_targets(processes))
         _write_last(directory / DESCRIPTION_FILE, description)
     except OSError as error:
         raise ConfigError(f"cannot create a testnet in {directory}: {error}") from None
@@ -204,7 +207,7 @@ def _check_options(options: TestnetOptions) -> None:
         least = 0 if role == "challenger" else 1
         if not least <= count <= MEMBERS_LIMIT:
             raise ConfigError(
-                f"a testnet has {least} to {MEMBERS_LIMIT} of {NAMES[role]}, not {count}"
+                f"a testnet has {least} to {MEMBERS_LIMIT} {NAMES[role]} processes, not {count}"
             )
     if not 0 <= options.traders <= TRADERS_LIMIT:
         raise ConfigError(f"a testnet has up to {TRADERS_LIMIT} traders, not {options.traders}")
@@ -223,7 +226,9 @@ def _prepare(directory: Path, overwrite: bool) -> None:
     if not present:
         return
     if not overwrite:
-        raise ConfigError(f"the directory {directory} is not empty; take another, or overwrite it")
+        raise ConfigError(
+            f"the directory {directory} is not empty; take another, or --overwrite it"
+        )
     if DESCRIPTION_FILE not in present:
         raise ConfigError(f"{directory} holds something that is no testnet; empty it yourself")
     pid = supervisor_pid(directory)
@@ -370,6 +375,12 @@ def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> s
             address = json.dumps(reach(member, member.peer))
             lines += ["", "[[peers]]", f"name = {json.dumps(member.name)}", f"address = {address}"]
     return "\n".join(lines) + "\n"
+
+
+def _scrape_targets(processes: list[ProcessEntry]) -> str:
+    """What Prometheus scrapes, each process by its name, in the JSON of its file discovery."""
+    found = [{"targets": [one.observe], "labels": {"process": one.name}} for one in processes]
+    return json.dumps(found, indent=2) + "\n"
 
 
 def _write_last(path: Path, description: Description) -> None:

@@ -28,10 +28,14 @@ def ask(environment: str, lock: str, service: str) -> tuple[list[dict[str, objec
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return None, f"no answer within {TIMEOUT_S} s"
+    except OSError as error:
+        return None, f"pip-audit cannot be run: {error}"
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError):
-        return None, (done.stderr.strip().splitlines() or ["no output"])[-1]
+        # The tool's last line may be advice on its own options.
+        told = [line for line in done.stderr.strip().splitlines() if "Tip: " not in line]
+        return None, (told or ["no output"])[-1]
     if all("skip_reason" in one for one in found):
         # A mirror of the index has the packages, and nothing on their vulnerabilities.
         return None, "it knows none of the packages"
@@ -65,7 +69,8 @@ def show(found: list[dict[str, object]], service: str) -> int:
     skipped = [str(one["name"]) for one in found if "skip_reason" in one]
     if skipped:
         print(f"not known to the database: {', '.join(skipped)}")
-    print(f"{len(found) - len(skipped)} packages asked for at {service}: {known} vulnerabilities")
+    asked = len(found) - len(skipped)
+    print(f"{asked} packages asked for at {service}, known vulnerabilities: {known}")
     return 1 if known else 3 if skipped else 0
 
 

@@ -300,10 +300,11 @@ def http_request(random: Random) -> bytes:
 
 
 class Finding(msgspec.Struct):
-    """One process before and after."""
+    """One process before, in the middle (what fills up has grown less since), and after."""
 
     name: str
     before: Measured
+    halfway: Measured
     after: Measured
 
 
@@ -337,17 +338,21 @@ async def fuzz(
     pids = {name: pid for name, pid in cluster.pids().items() if pid is not None}
     await Fuzzer(cluster, seed + 1, pause_s).run(warm_s)
     await asyncio.sleep(calm_s)
-    before = {name: measure(pid) for name, pid in pids.items()}
+    before = _measured(pids)
     done = honest.done
     fuzzer = Fuzzer(cluster, seed, pause_s)
-    await fuzzer.run(seconds)
+    running = asyncio.ensure_future(fuzzer.run(seconds))
+    await asyncio.sleep(seconds / 2)
+    halfway = _measured(pids)
+    await running
     orders = honest.done - done
     await asyncio.sleep(calm_s)
     problems = []
     if {name: pid for name, pid in cluster.pids().items() if pid is not None} != pids:
         problems.append(f"processes died: {pids} are now {cluster.pids()}")
         return _report(fuzzer, seconds, honest, orders, [], problems)
-    found = [Finding(name, before[name], measure(pid)) for name, pid in pids.items()]
+    after = _measured(pids)
+    found = [Finding(name, before[name], halfway[name], after[name]) for name in pids]
     for one in found:
         if one.after.rss_kib > one.before.rss_kib + growth_kib:
             problems.append(f"{one.name} grew from {one.before.rss_kib} to {one.after.rss_kib} KiB")
@@ -363,6 +368,15 @@ async def fuzz(
     if (await cluster.status("execution-0"))["money_conserved"] != "yes":
         problems.append("money is not conserved")
     return _report(fuzzer, seconds, honest, orders, found, problems)
+
+
+def _measured(pids: dict[str, int]) -> dict[str, Measured]:
+    """What each process holds; those that died are missing."""
+    found = {}
+    for name, pid in pids.items():
+        with suppress(FileNotFoundError, ProcessLookupError, StopIteration):
+            found[name] = measure(pid)
+    return found
 
 
 def _report(

@@ -56,11 +56,11 @@ def show(report: Report) -> str:
         "| --- | ---: |",
         *[f"| `{name}` | {count} |" for name, count in report.answers.items()],
         "",
-        "| process | RSS before, MiB | RSS after, MiB | descriptors before | after |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| process | RSS before, MiB | halfway | after | descriptors before | after |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
         *[
-            f"| {one.name} | {one.before.rss_kib / 1024:.1f} | {one.after.rss_kib / 1024:.1f} | "
-            f"{one.before.descriptors} | {one.after.descriptors} |"
+            f"| {one.name} | {one.before.rss_kib / 1024:.1f} | {one.halfway.rss_kib / 1024:.1f} | "
+            f"{one.after.rss_kib / 1024:.1f} | {one.before.descriptors} | {one.after.descriptors} |"
             for one in report.processes
         ],
         "",

@@ -162,5 +162,5 @@ def test_init_refuses_before_it_makes_anything_and_replaces_nobody_elses_file(
     assert target.read_text() == "services: {}\n"
     none = ["init", str(tmp_path / "net"), "--compose", str(tmp_path / "new.yml"), "--sequencers"]
     done = CliRunner().invoke(app, [*none, "0"])
-    assert "1 to 20 of sequencer, not 0" in str(done.exception)
+    assert "1 to 20 sequencer processes, not 0" in str(done.exception)
     assert not (tmp_path / "net").exists() and not (tmp_path / "new.yml").exists()

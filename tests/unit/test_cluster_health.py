@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.health import main, probe
+from cluster.faults_targets import FaultFailed
+from cluster.faults_wire import read_faults
+from cluster.health import main, probe, wait_testnet
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.codec import encode
 from protocol.errors import Rejected, RemoteFault
 from protocol.messages import ErrorFrame, Hello, Status, StatusRequest, Welcome, decode_request
+from store.testnet import ProcessEntry
 
 CHAIN = bytes(range(32))
 PATIENCE_S = 60.0
@@ -84,6 +87,24 @@ async def test_silence_and_absence_are_errors() -> None:
             await probe(address, CHAIN, 0.05)
     with pytest.raises(OSError):
         await probe(address, CHAIN, PATIENCE_S)
+
+
+async def test_what_is_told_of_a_silent_process_says_that_it_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(*_: object) -> Status:
+        raise TimeoutError  # which has no text of its own
+
+    monkeypatch.setattr("cluster.health.probe", silent)
+    testnet = create_testnet(tmp_path, TestnetOptions(traders=0, free_ports=True))
+    troubles = await wait_testnet(testnet, 0.0)
+    assert "validator-0 does not serve: no answer in time" in troubles
+
+    monkeypatch.setattr("cluster.faults_wire.ANSWER_S", 0.05)
+    async with server(lambda _: b"") as address:
+        entry = ProcessEntry("validator-0", "node", 0, address, observe=address)
+        with pytest.raises(FaultFailed, match="nothing in time"):
+            await read_faults(entry)
 
 
 def test_the_command_tells_by_its_exit_status(

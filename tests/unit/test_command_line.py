@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from client.channel import Unreachable
 from client.faults import InvalidProof, NoProgress, explain
 from client.reports import account_data, account_lines
 from client.submission import ActionRejected
 from client.units import UnitError
+from cluster.cli import app
+from cluster.commands import register
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import (
     Code,
@@ -29,6 +32,9 @@ from store.config import load_config
 from store.testnet import Testnet
 
 ROOT = Path(__file__).resolve().parents[2]
+
+if not app.registered_commands:
+    register(app)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +98,9 @@ def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProces
         (["account", "--number", "-1"], "greater than or equal"),
         (["status", "--interval-s", "0"], "greater than or equal"),
         (["withdraw", "ten"], "decimal"),
+        (["protection", "BTC-PERP", "10"], "a WINDOW, such as 10 1s"),
+        (["protection", "BTC-PERP", "0", "1s"], "only 0 to switch it off"),
+        (["init", "net", "--validators", "0"], "1 to 20 validator processes, not 0"),
         (["withdraw", "10", "--to", "abc"], "20 bytes in hex"),
         (["init", "net", "--epoch-s", "-1"], "an epoch takes 0 to"),
         (["init", "net", "--unbonding-s", "59"], "unbonding takes 60 to"),
@@ -128,6 +137,25 @@ def test_init_says_how_to_start_the_testnet_that_it_made(tmp_path: Path) -> None
     done = trilemma("init", "--free-ports", "--traders", "0", testnet=directory)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"Start it with: trilemma up {directory}"
+
+
+def test_up_makes_the_testnet_that_init_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched: list[Path] = []
+
+    def launch(directory: Path, wait_s: float) -> int:
+        launched.append(directory)
+        return 7
+
+    monkeypatch.setattr("cluster.launch.launch_detached", launch)
+    up = CliRunner().invoke(app, ["up", str(tmp_path / "up"), "--detach"])
+    assert up.exit_code == 0 and "making a testnet in" in up.output, up.output
+    made = CliRunner().invoke(app, ["init", str(tmp_path / "init")])
+    assert made.exit_code == 0, made.output
+    ours, usual = Testnet.load(tmp_path / "up"), Testnet.load(tmp_path / "init")
+    assert launched == [tmp_path / "up"]
+    assert [one.name for one in ours.processes] == [one.name for one in usual.processes]
 
 
 def test_init_takes_times_of_staking_and_says_what_follows(tmp_path: Path) -> None:

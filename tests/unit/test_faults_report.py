@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from client.submission import STATES, State, Submission
-from cluster import faults_pictures
+from cluster import faults_pictures, faults_play
 from cluster.faults_expect import (
     Band,
     Seen,
@@ -186,3 +186,20 @@ def test_without_the_extra_there_is_a_note_and_the_page(
 
 def test_a_run_too_short_for_a_picture() -> None:
     assert "too short" in faults_pictures.svg_picture(report(samples=[sample(0.0)]))
+
+
+def test_the_verdict_is_told_though_its_pictures_cannot_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> list[str]:
+        raise OSError("no space left")
+
+    async def ran(*_: object) -> Report:
+        return report()
+
+    monkeypatch.setattr(faults_play, "run_experiment", ran)
+    monkeypatch.setattr(faults_play, "write_report", full)
+    experiment = Path(__file__).parents[2] / "faults" / "slow-disks.toml"
+    with pytest.raises(OSError, match="no space left"):
+        faults_play.play(experiment, seed=1, testnet=None, short=True, out=None, as_json=False)
+    assert report().verdict in capsys.readouterr().out

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.faults_kinds import KINDS, Values, complete
-from cluster.faults_run import fresh_options
-from cluster.faults_schedule import expand, load_experiment, parse_experiment
+from cluster.faults_run import Run, RunClock, fresh_options
+from cluster.faults_schedule import Step, expand, load_experiment, parse_experiment
 from cluster.testnet import NAMES
 from protocol.errors import ConfigError
 
@@ -175,3 +177,28 @@ def test_defaults_complete_what_is_given() -> None:
             p: "x" for p, default in kind.parameters.items() if isinstance(default, type)
         }
         assert set(complete(name, needed)) == set(kind.parameters)
+
+
+def test_a_leader_that_nobody_names_ends_the_step_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Silent:
+        """An exchange whose validators never answer."""
+
+        def channel(self, role: str) -> Silent:
+            return self
+
+        async def ask(self, *question: object) -> object:
+            return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr("cluster.faults_run.LEADER_S", 0.01)
+    nothing: Any = None
+    silent: Any = Silent()
+    told: list[str] = []
+    run = Run(
+        parse_experiment(ABOUT), nothing, 1, RunClock(),
+        (lambda at_s, what, text: told.append(f"{what}: {text}"), lambda one: None),
+    )  # fmt: skip
+    step = Step(0.0, 1.0, "pause", [], ["validator"], {})
+    asyncio.run(asyncio.wait_for(run._act(step, nothing, silent), 10))
+    assert told == ["trouble: pause at 0 s: nobody says in time who leads"]

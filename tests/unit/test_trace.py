@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+
 import pytest
 
+from client.channel import Unreachable
 from client.cli_trace import trace_text
-from client.trace import Step, Trace, parse_action_id
+from client.trace import Step, Trace, Tracer, parse_action_id
+from cluster.testnet import TestnetOptions, create_testnet
 from net.moments import Moments
 from protocol.errors import ConfigError
 
@@ -50,7 +55,13 @@ def test_a_trace_tells_what_is_missing_and_who_is_silent() -> None:
     )  # fmt: skip
     lines = trace_text(trace).splitlines()
     assert lines[0] == f"{ID[:16]} of account 16, 2 actions: Order"
-    assert "+25 ms  sequencer-0   block 7, led by sequencer-0" in lines[2]
+    assert "00:00:01.025Z        +25 ms  sequencer-0   block 7, led by sequencer-0" in lines[2]
     assert "time not kept" in lines[3]
     assert lines[3].startswith(" ")
     assert lines[4:] == ["not yet executed", "no answer from execution-0"]
+
+
+def test_a_testnet_that_does_not_run_is_no_unknown_action(tmp_path: Path) -> None:
+    testnet = create_testnet(tmp_path, TestnetOptions(traders=0, free_ports=True))
+    with pytest.raises(Unreachable, match="no sequencer answers"):
+        asyncio.run(Tracer(testnet).trace(bytes.fromhex(ID)))

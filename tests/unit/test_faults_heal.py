@@ -1,0 +1,126 @@
+"""What a nemesis orders and ends, on processes that are not there: who is told what."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import cast
+
+import pytest
+
+from cluster import faults_orders
+from cluster.faults_api import Nemesis
+from cluster.faults_targets import DOWN, RUNNING, FaultFailed, Target
+from cluster.faults_wire import Told
+from cluster.testnet import TestnetOptions, create_testnet
+from net.injection_plan import NOTHING, Plan
+from protocol.errors import ConfigError
+from store.testnet import ProcessEntry, Testnet
+
+BROKEN = "execution-0"
+
+
+@pytest.fixture(scope="module")
+def testnet(tmp_path_factory: pytest.TempPathFactory) -> Testnet:
+    folder = tmp_path_factory.mktemp("heal") / "testnet"
+    return create_testnet(folder, TestnetOptions(traders=0, free_ports=True))
+
+
+class World:
+    """Plans of processes in a dictionary; `broken` never serves."""
+
+    def __init__(self, broken: str = "") -> None:
+        self.broken = broken
+        self.down: set[str] = set()
+        self.plans: dict[str, Plan] = {}
+        self.started: list[str] = []
+
+    def state(self, name: str) -> str:
+        return DOWN if name in self.down else RUNNING
+
+    def identity(self, name: str) -> str:
+        return "" if name in self.down else "7"
+
+    def exit_status(self, name: str) -> int | None:
+        return None
+
+    def kill(self, name: str) -> None:
+        self.down.add(name)
+
+    def start(self, name: str) -> None:
+        self.started.append(name)
+        if name == self.broken:
+            raise FaultFailed(f"{name} ended at once")
+        self.down.discard(name)
+
+    async def read(self, entry: ProcessEntry) -> Told:
+        return Told(plan=self.plans.get(entry.name, NOTHING))
+
+    async def order(self, entry: ProcessEntry, plan: Plan) -> Told:
+        names = [toxic.name for toxic in plan.toxics]
+        if len(set(names)) < len(names):
+            raise ConfigError("a name is used once")
+        self.plans[entry.name] = plan
+        return Told(plan=plan)
+
+    async def clear(self, entry: ProcessEntry) -> Told:
+        self.plans.pop(entry.name, None)
+        return Told()
+
+
+def nemesis_of(testnet: Testnet, world: World, monkeypatch: pytest.MonkeyPatch) -> Nemesis:
+    async def serves(address: str) -> None:
+        return None
+
+    monkeypatch.setattr(faults_orders, "probe", serves)
+    monkeypatch.setattr(faults_orders, "read_faults", world.read)
+    monkeypatch.setattr(faults_orders, "order_faults", world.order)
+    monkeypatch.setattr(faults_orders, "clear_faults", world.clear)
+    return Nemesis(testnet, cast(Target, world))
+
+
+def test_one_that_does_not_serve_keeps_nobody_else_from_being_healed(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(BROKEN)
+
+    async def flow() -> None:
+        await nemesis_of(testnet, world, monkeypatch).partition(isolate="validator-0")
+        assert set(world.plans) >= {"validator-0", "validator-1", "prover-0"}
+        world.down = {"validator-2", BROKEN}
+        world.plans = {name: plan for name, plan in world.plans.items() if name not in world.down}
+        later = nemesis_of(testnet, world, monkeypatch)
+        with pytest.raises(FaultFailed, match=rf"^{BROKEN} ended at once.*others are healed"):
+            await later.heal()
+
+    asyncio.run(flow())
+    assert not world.plans
+    assert set(world.started) == {"validator-2", BROKEN}
+
+
+def test_nemeses_of_one_seed_order_one_kind_at_one_process(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two commands do: each is a nemesis of its own, with the default seed."""
+    world = World()
+
+    async def flow() -> None:
+        for _ in range(2):
+            nemesis = nemesis_of(testnet, world, monkeypatch)
+            slow = await nemesis.delay("validator-0", latency_ms=50)
+        assert len(world.plans["validator-0"].toxics) == 2
+        await nemesis.end(slow)
+        assert len(world.plans["validator-0"].toxics) == 1
+
+    asyncio.run(flow())
+
+
+def test_what_is_down_already_is_said_to_be(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    world.down = {"prover-0"}
+    killed = asyncio.run(nemesis_of(testnet, world, monkeypatch).kill("prover-0", "validator-1"))
+    assert killed.evidence == {
+        "prover-0": "it was down already",
+        "validator-1": "process 7 is gone",
+    }
