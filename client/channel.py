@@ -52,6 +52,7 @@ class Channel:
     A lost session is opened again at the next address, its signers are proven again, and questions
     are asked again, for at most `patience_ms`. The first address is number `first`; with `spread`
     the first signer's key chooses it, so that clients do not all begin with the same process.
+    Where nobody ever answered, patience ends after `first_patience_ms`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Channel:
         first: int = 0,
         *,
         spread: bool = False,
+        first_patience_ms: int | None = None,
     ) -> None:
         if not addresses:
             raise ConfigError(f"no address of a {role} is known")
@@ -73,6 +75,7 @@ class Channel:
         self._addresses = [parse_address(address) for address in addresses]
         self._next = first % len(addresses)
         self._spread = spread
+        self._first_patience_ms = first_patience_ms
         self._signers: dict[bytes, Key] = {}
         self.on_open: list[Callable[[Endpoint], Awaitable[None]]] = []
         """Awaited with every new session, after its signers are proven and before it is used."""
@@ -118,7 +121,7 @@ class Channel:
             endpoint = self.endpoint
             if endpoint is not None:
                 return endpoint
-            backoff = Backoff(self.patience_ms)
+            backoff = Backoff(self._patience_now_ms)
             others = len(self._addresses) - 1
             limit_s = OPEN_TIMEOUT_MS / 1000 if others else None
             while True:
@@ -141,6 +144,12 @@ class Channel:
                         "is the cluster up? start it with: trilemma up"
                     ) from None
                 others -= 1
+
+    @property
+    def _patience_now_ms(self) -> int:
+        if self.connects or self._first_patience_ms is None:
+            return self.patience_ms
+        return min(self.patience_ms, self._first_patience_ms)
 
     async def _open(self) -> Endpoint:
         host, port = self._addresses[self._next]

@@ -17,7 +17,7 @@ from client.cli_submit import (
     tell,
     trader_of,
 )
-from client.console import As, Json, emit, exchange_of, note, run
+from client.console import SIGNED, As, Json, emit, exchange_of, note, run
 
 Number = Annotated[
     int,
@@ -39,7 +39,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (account, margin, leverage, protection, transfer, deposit, withdraw):
         app.command()(command)
-    app.command("transfer-position")(transfer_position)
+    app.command("transfer-position", context_settings=SIGNED)(transfer_position)
 
 
 def account(
@@ -150,7 +150,7 @@ def transfer(
 def transfer_position(
     context: typer.Context,
     market: Market,
-    size: Annotated[str, typer.Argument(help="Signed: after -- where it is below 0.")],
+    size: Annotated[str, typer.Argument(help="Signed: below 0 of a short position.")],
     to: To,
     trader: As = FIRST_TRADER,
     sub: Sub = "",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_proof import CheckpointFile, GenesisFile
-from client.console import Json, emit, every_few_seconds, note, run, testnet_directory
+from client.console import Json, emit, every_few_seconds, exchange_of, note, run, testnet_directory
 
 if TYPE_CHECKING:
     from client.audit_command import AuditOptions
@@ -154,17 +154,13 @@ def _with_source(
 ) -> Any:
     """Do work with the validators of the testnet, or with a validator's data directory."""
     from client.export_source import stored_ledger
-    from client.sdk import Exchange
     from prover.settlement import genesis as genesis_state
 
     if data is not None:
         with ExitStack() as stack:
             root = genesis_state(chain)[1].root
             return run(work(stack.enter_context(stored_ledger(data, chain, root))))
-    exchange = Exchange.connect(
-        testnet_directory(context), patience_ms=PATIENCE_MS, first_address=validator
-    )
-    return run(_with_exchange(exchange, work))
+    return run(_with_exchange(exchange_of(context, PATIENCE_MS, validator), work))
 
 
 async def _with_exchange(exchange: Exchange, work: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Coroutine
@@ -19,10 +20,14 @@ T = TypeVar("T")
 DEFAULT_TESTNET = Path(".trilemma/testnet")
 PROGRESS_S = 3.0
 COMMAND_PATIENCE_MS = 5_000
-"""How long a single command waits for a process that does not answer."""
+"""How long a single command waits for a process that does not answer, and any command for one that
+never did: more likely, no cluster is up."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
 As = Annotated[str, typer.Option("--as", metavar="TRADER", help="Whose key signs.")]
+SIGNED = {"ignore_unknown_options": True}
+"""Context of a command with an argument that may be below 0, which would be taken for an option."""
+
 Directory = Annotated[
     Path | None, typer.Argument(help="Testnet directory, instead of --testnet.", show_default=False)
 ]
@@ -43,8 +48,9 @@ def exchange_of(
     from client.sdk import Exchange
 
     return Exchange.connect(
-        testnet_directory(context), patience_ms=patience_ms, first_address=validator
-    )
+        testnet_directory(context), patience_ms=patience_ms,
+        first_patience_ms=COMMAND_PATIENCE_MS, first_address=validator,
+    )  # fmt: skip
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -52,6 +58,25 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     import uvloop
 
     return uvloop.run(work)
+
+
+def testnet_option() -> str:
+    """Where a script's testnet is unless it is told: as for commands."""
+    return os.environ.get("TRILEMMA_TESTNET", str(DEFAULT_TESTNET))
+
+
+def run_script(work: Coroutine[Any, Any, T]) -> T:
+    """Run a script's work; a failure becomes one sentence and the exit status of commands."""
+    from client.faults import explain
+
+    try:
+        return run(work)
+    except Exception as error:
+        explained = explain(error)
+        if explained is None:
+            raise
+        note(explained[0])
+        raise SystemExit(explained[1]) from None
 
 
 def note(text: str) -> None:

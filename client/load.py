@@ -69,7 +69,8 @@ class LoadGenerator:
         self._errors: Counter[int] = Counter()
         self._fills = self._batches = self._actions = self._refused = 0
         self._signers: list[tuple[Key, int]] = []
-        self._ready: list[Submission] = []
+        self._ready: list[tuple[Submission, int, list[Action]]] = []
+        """Batches that are signed and not sent, the next one last, with account and actions."""
         self._orders = 0
         self._flow: Flow | None = None
         self._room = asyncio.Event()
@@ -143,7 +144,8 @@ class LoadGenerator:
         if options.rate:
             wanted = min(wanted, int(options.rate * options.seconds / options.batch) + 1)
         for made in range(min(wanted, PRESIGN_LIMIT)):
-            self._ready.append(self._make(*self._flow.next_batch()))
+            account, actions = self._flow.next_batch()
+            self._ready.append((self._make(account, actions), account, actions))
             if made % 50 == 49:
                 await asyncio.sleep(0)
         self._ready.reverse()
@@ -161,7 +163,8 @@ class LoadGenerator:
     async def _send(self) -> None:
         if self._flow is None:
             raise ConfigError("load is sent by run()")
-        submission = self._ready.pop() if self._ready else self._make(*self._flow.next_batch())
+        ready = self._ready
+        submission = ready.pop()[0] if ready else self._make(*self._flow.next_batch())
         self._batches += 1
         self._actions += submission.actions
         self._orders += submission.orders
@@ -252,7 +255,14 @@ class LoadGenerator:
         if self._flow is None:
             return
         last = []
-        for account, actions in self._flow.last_cancels():
+        # A run that was stopped early did not send the cancels that the flow has counted on.
+        unsent: list[tuple[int, list[Action]]] = [
+            (account, [one for one in actions if type(one) is CancelClient])
+            for _, account, actions in self._ready
+        ]
+        for account, actions in unsent + self._flow.last_cancels():
+            if not actions:
+                continue
             key, number = self._signers[account]
             last.append(await self._exchange.submit(self._exchange.sign(key, number, actions)))
         for submission in last:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 from client.console import note
 from client.load import LoadGenerator, LoadOptions
@@ -14,9 +15,17 @@ LINE_EVERY_S = 2.0
 
 
 async def run_load(exchange: Exchange, options: LoadOptions) -> LoadReport:
-    """Run a load with a line of progress every few seconds on stderr."""
+    """Run a load with a line of progress every few seconds on stderr; Ctrl-C ends it early."""
+    loop = asyncio.get_running_loop()
     async with exchange:
         generator = LoadGenerator(exchange, options)
+
+        def end_early() -> None:
+            loop.remove_signal_handler(signal.SIGINT)
+            note("sending ends, what is under way is waited for; Ctrl-C again ends that, too")
+            generator.stop()
+
+        loop.add_signal_handler(signal.SIGINT, end_early)
         running = asyncio.ensure_future(generator.run())
         try:
             while not running.done():
@@ -26,6 +35,7 @@ async def run_load(exchange: Exchange, options: LoadOptions) -> LoadReport:
                     note("  ".join(f"{name} {count:,}" for name, count in counts.items()))
             return await running
         finally:
+            loop.remove_signal_handler(signal.SIGINT)
             running.cancel()
 
 

@@ -63,6 +63,7 @@ class Exchange:
         patience_ms: int = PATIENCE_MS,
         first_address: int = 0,
         spread: bool = False,
+        first_patience_ms: int | None = None,
     ) -> None:
         """`addresses` are asked in their order from `first_address` on; with `spread` the first
         signer's key says with which sequencer submissions begin."""
@@ -74,6 +75,7 @@ class Exchange:
         self._addresses = addresses
         self._first_address = first_address
         self._spread = spread
+        self._first_patience_ms = first_patience_ms
         self._channels: dict[str, Channel] = {}
         self._nonces: dict[bytes, NonceSource] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,12 +90,18 @@ class Exchange:
 
     @classmethod
     def connect(
-        cls, directory: Path | str, *, patience_ms: int = PATIENCE_MS, first_address: int = 0
+        cls,
+        directory: Path | str,
+        *,
+        patience_ms: int = PATIENCE_MS,
+        first_patience_ms: int | None = None,
+        first_address: int = 0,
     ) -> Exchange:
         """The exchange of a testnet directory; connections open when used, and each client has its
         own first sequencer.
 
-        `first_address`: number of the validator that is asked first. Raises `ConfigError`.
+        `first_address`: number of the validator that is asked first. `first_patience_ms`: how long
+        a process is waited for that never answered, where that is less. Raises `ConfigError`.
         """
         testnet = Testnet.load(directory)
         roles: tuple[Role, ...] = ("node", "sequencer", "execution", "prover")
@@ -105,7 +113,7 @@ class Exchange:
             )
         return cls(
             testnet.chain(), addresses, testnet=testnet, patience_ms=patience_ms,
-            first_address=first_address, spread=True,
+            first_address=first_address, spread=True, first_patience_ms=first_patience_ms,
         )  # fmt: skip
 
     async def __aenter__(self) -> Exchange:
@@ -147,6 +155,7 @@ class Exchange:
             channel = self._channels[name] = Channel(
                 self.chain, role, self._addresses.get(role, []), self.patience_ms,
                 self._first_address, spread=self._spread and name == SUBMIT,
+                first_patience_ms=self._first_patience_ms,
             )  # fmt: skip
         return channel
 

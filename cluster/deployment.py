@@ -26,7 +26,7 @@ METRICS_FOLDER = Path(__file__).resolve().parents[1] / "deploy"
 """Where Prometheus' and Grafana's files lie in a checkout."""
 
 TARGETS_FILE = "targets.json"
-"""In the testnet's folder: what Prometheus scrapes."""
+"""In the testnet's folder: what compose's Prometheus scrapes, as the containers name each other."""
 
 _MEANT_BY_COMPOSE = set("$:\"'{}\n")
 

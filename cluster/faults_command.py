@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.console import Json, emit, note, run, testnet_directory
+from client.console import SIGNED, Json, emit, note, run, testnet_directory
 from protocol.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -204,11 +204,11 @@ def heal(context: typer.Context, as_json: Json = False) -> None:
     emit({"healed": nemesis.names}, "every process serves, and suffers nothing", as_json=as_json)
 
 
-@faults_app.command()
+@faults_app.command(context_settings=SIGNED)
 def clock(
     context: typer.Context,
     name: Name,
-    skew_ms: Annotated[int, typer.Argument(help="Ahead; negative after `--`: behind; 0: right.")],
+    skew_ms: Annotated[int, typer.Argument(help="Ahead; negative: behind; 0: right.")],
     as_json: Json = False,
 ) -> None:
     """Set a process's clock wrong by so many milliseconds."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
+from client.console import run_script, testnet_option
 from client.reports import status_data, status_text
 from client.sdk import Exchange
 from client.submission import results_of
@@ -53,13 +54,13 @@ async def trade(directory: str, name: str, market: str, size: str, seconds: floa
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--trader", default="trader-00", help="whose key signs")
     parser.add_argument("--market", default="ETH-PERP", help="symbol")
     parser.add_argument("--size", default="0.1", help="in units of the base asset")
     parser.add_argument("--seconds", type=float, default=10, help="how long to wait for an exit")
     options = parser.parse_args()
-    asyncio.run(
+    run_script(
         trade(options.testnet, options.trader, options.market, options.size, options.seconds)
     )
 

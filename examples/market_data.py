@@ -8,8 +8,8 @@ Usage::
 from __future__ import annotations
 
 import argparse
-import asyncio
 
+from client.console import run_script, testnet_option
 from client.market_reports import (
     candles_data,
     candles_text,
@@ -34,10 +34,10 @@ async def show(directory: str, market: str) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--market", default="BTC-PERP", help="symbol")
     options = parser.parse_args()
-    asyncio.run(show(options.testnet, options.market))
+    run_script(show(options.testnet, options.market))
 
 
 if __name__ == "__main__":

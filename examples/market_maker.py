@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import signal
 
+from client.console import run_script, testnet_option
 from client.nonces import wall_clock_ms
 from client.sdk import Exchange
 from client.submission import results_of
@@ -76,12 +77,12 @@ async def make_market(directory: str, name: str, market: str, seconds: float) ->
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--trader", default="trader-01", help="whose account it is")
     parser.add_argument("--market", default="ETH-PERP", help="symbol")
     parser.add_argument("--seconds", type=float, default=10, help="how long to quote")
     options = parser.parse_args()
-    asyncio.run(make_market(options.testnet, options.trader, options.market, options.seconds))
+    run_script(make_market(options.testnet, options.trader, options.market, options.seconds))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
+from client.console import run_script, testnet_option
 from client.nonces import wall_clock_ms
 from client.sdk import Exchange
 from client.submission import results_of
@@ -61,12 +62,12 @@ async def quote(directory: str, name: str, market: str, seconds: float) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--trader", default="trader-01", help="whose key signs")
     parser.add_argument("--market", default="ETH-PERP", help="symbol")
     parser.add_argument("--seconds", type=float, default=10, help="how long to quote")
     options = parser.parse_args()
-    asyncio.run(quote(options.testnet, options.trader, options.market, options.seconds))
+    run_script(quote(options.testnet, options.trader, options.market, options.seconds))
 
 
 if __name__ == "__main__":

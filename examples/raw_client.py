@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import socket
 import time
 from hashlib import sha256
@@ -69,10 +70,16 @@ class Session:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument(
+        "--testnet",
+        default=os.environ.get("TRILEMMA_TESTNET", ".trilemma/testnet"),
+        help="testnet directory",
+    )
     parser.add_argument("--trader", default="trader-02", help="whose key signs")
     options = parser.parse_args()
     directory = Path(options.testnet)
+    if not (directory / "testnet.json").exists():
+        raise SystemExit(f"there is no testnet in {directory}; make one with: trilemma up")
     genesis_bytes = (directory / "genesis.json").read_bytes()
     shard = json.loads(genesis_bytes)["shard"]
     processes = json.loads((directory / "testnet.json").read_bytes())["processes"]

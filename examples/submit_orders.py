@@ -8,8 +8,8 @@ Usage::
 from __future__ import annotations
 
 import argparse
-import asyncio
 
+from client.console import run_script, testnet_option
 from client.sdk import Exchange
 from client.submission import results_of
 from protocol.actions import BUY, SELL, Order
@@ -48,11 +48,11 @@ async def submit(directory: str, name: str, market: str) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--trader", default="trader-00", help="whose key signs")
     parser.add_argument("--market", default="ETH-PERP", help="symbol")
     options = parser.parse_args()
-    asyncio.run(submit(options.testnet, options.trader, options.market))
+    run_script(submit(options.testnet, options.trader, options.market))
 
 
 if __name__ == "__main__":

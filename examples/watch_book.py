@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 
 from client.book import ProvenBook
+from client.console import run_script, testnet_option
 from client.sdk import Exchange
 from client.units import lots_to_size, ticks_to_price
 from protocol.actions import BUY, SELL
@@ -43,13 +44,13 @@ async def watch(directory: str, market: str, depth: int, seconds: float) -> None
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--market", default="BTC-PERP", help="symbol")
     parser.add_argument("--depth", type=int, default=5, help="levels per side")
     parser.add_argument("--seconds", type=float, default=0, help="stop after so long; 0: never")
     options = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(watch(options.testnet, options.market, options.depth, options.seconds))
+        run_script(watch(options.testnet, options.market, options.depth, options.seconds))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ Usage::
 from __future__ import annotations
 
 import argparse
-import asyncio
 
+from client.console import run_script, testnet_option
 from client.sdk import Exchange
 from client.submission import results_of
 from client.units import usd_to_uusd, uusd_to_usd
@@ -40,11 +40,11 @@ async def there_and_back(directory: str, name: str, amount: str) -> None:
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--testnet", default=".trilemma/testnet", help="testnet directory")
+    parser.add_argument("--testnet", default=testnet_option(), help="testnet directory")
     parser.add_argument("--trader", default="trader-00", help="whose key signs")
     parser.add_argument("--amount", default="250", help="dollars")
     options = parser.parse_args()
-    asyncio.run(there_and_back(options.testnet, options.trader, options.amount))
+    run_script(there_and_back(options.testnet, options.trader, options.amount))
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ class LiquidationFeed:
         """
         count = count or self.receipts
         if not 0 <= number < count or count > self.receipts:
-            raise Rejected(Code.NOT_FOUND, f"there are {self.receipts} receipts, numbered from 0")
+            there = f"there are {self.receipts} receipts, numbered from 0"
+            text = there if self.receipts else "nobody has been liquidated yet"
+            raise Rejected(Code.NOT_FOUND, text)
         if self._first_number:
             raise Rejected(Code.NOT_RETAINED, "the first receipts are not kept here")
         entry = _decode_entry(self._log.read(self._places[number]))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -189,3 +190,24 @@ async def test_what_is_known_survives_a_kill(testnet_cluster: Cluster) -> None:
         )
 
     await eventually("the same answers after a restart", same)
+
+
+async def test_load_that_is_interrupted_reports_what_it_did(testnet_cluster: Cluster) -> None:
+    cluster = testnet_cluster
+    begun = await cluster.number("sequencer-0", "ordered_actions")
+    load = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cluster.cli", "--testnet", str(cluster.testnet.directory), "load",
+        "--rate", "200", "--batch", "5", "--accounts", "4", "--seconds", "600", "--json", cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+    async def flows() -> bool:
+        return await cluster.number("sequencer-0", "ordered_actions") - begun > 100
+
+    await eventually("the load flows", flows)
+    load.send_signal(signal.SIGINT)
+    out, err = await load.communicate()
+    assert load.returncode == 0 and b"sending ends" in err, err
+    report = json.loads(out)
+    assert report["lost"] == 0 and report["actions"] == report["executed"] > 100
+    assert (await data(cluster, "account", "--as", "trader-01"))["orders"] == [], "it cleans up"

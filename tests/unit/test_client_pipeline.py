@@ -168,6 +168,26 @@ async def test_a_sequencer_that_stays_away_is_unreachable(testnet: Testnet) -> N
             await pipeline.submit(submission(fake.chain, 1))
 
 
+async def test_who_never_answered_is_waited_for_less_long(testnet: Testnet) -> None:
+    async with running(testnet) as (fake, _):
+        channel = Channel(
+            fake.chain, "sequencer", [fake.address], 600_000, first_patience_ms=50
+        )  # fmt: skip
+        await channel.session()
+        await fake.stop()
+        await channel.close()
+        waiting = asyncio.ensure_future(channel.session())
+        done, _ = await asyncio.wait([waiting], timeout=0.5)
+        assert not done, "it answered before: it is waited for as long as patience says"
+        waiting.cancel()
+        fresh = Channel(
+            fake.chain, "sequencer", [fake.address], 600_000, first_patience_ms=50
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            with pytest.raises(Unreachable, match="is the cluster up"):
+                await fresh.session()
+
+
 async def test_a_signer_that_is_added_while_the_session_opens_is_proven_too(
     testnet: Testnet,
 ) -> None:

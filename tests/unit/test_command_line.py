@@ -278,3 +278,21 @@ def test_every_failure_has_its_exit_status(error: Exception, status: int) -> Non
 
 def test_a_bug_of_ours_is_not_hidden() -> None:
     assert explain(KeyError("x")) is None
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda one: one.stem)
+def test_an_example_without_a_testnet_says_so_in_a_sentence(path: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "TRILEMMA_TESTNET": str(tmp_path / "nowhere")}
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode in (1, 2) and "there is no testnet in" in done.stderr
+    assert "nowhere" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_argument_may_be_below_zero(testnet: Path) -> None:
+    behind = trilemma("faults", "clock", "nobody-0", "-400", testnet=testnet)
+    assert "does not run" in behind.stderr, behind.stderr
+    short = trilemma("transfer-position", "BTC-PERP", "-0.5", "2", testnet=testnet)
+    assert "No such option" not in short.stderr and short.returncode == 4, short.stderr
