@@ -18,7 +18,7 @@ from client.load_report import LoadReport, Meters
 from client.nonces import wall_clock_ms
 from client.sdk import Exchange
 from client.submission import STATES, State, Submission
-from protocol.actions import Action, CancelClient
+from protocol.actions import Action, CancelClient, Order
 from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.events import BlockEvents, Fill
 from protocol.keys import Key
@@ -255,19 +255,28 @@ class LoadGenerator:
         if self._flow is None:
             return
         last = []
-        # A run that was stopped early did not send the cancels that the flow has counted on.
-        unsent: list[tuple[int, list[Action]]] = [
-            (account, [one for one in actions if type(one) is CancelClient])
-            for _, account, actions in self._ready
-        ]
-        for account, actions in unsent + self._flow.last_cancels():
-            if not actions:
-                continue
+        for account, actions in self._unsent_cancels() + self._flow.last_cancels():
             key, number = self._signers[account]
             last.append(await self._exchange.submit(self._exchange.sign(key, number, actions)))
         for submission in last:
             await submission.wait("executed", int(self.options.drain_s * 1000))
         self._exchange.watchers.remove(self._watch)
+
+    def _unsent_cancels(self) -> list[tuple[int, list[Action]]]:
+        """What a run that was stopped early did not cancel of what it had sent, though the flow
+        counts on it; the flow numbers its orders upwards."""
+        ahead = [(account, actions) for _, account, actions in reversed(self._ready)]
+        orders = (one.client_id for _, actions in ahead for one in actions if type(one) is Order)
+        first_unsent = next(orders, 0)
+        found: list[tuple[int, list[Action]]] = []
+        for account, actions in ahead:
+            cancels: list[Action] = [
+                one for one in actions
+                if type(one) is CancelClient and one.client_id < first_unsent
+            ]  # fmt: skip
+            if cancels:
+                found.append((account, cancels))
+        return found
 
     def _report(self, seconds: float, cpu_s: float) -> LoadReport:
         exchange, meters = self._exchange, self._meters

@@ -131,7 +131,9 @@ class _Connected:
         try:
             await self.endpoint.greet()
         except (OSError, RemoteFault) as error:
-            raise NotTold(f"{self._name} does not answer: {error}") from None
+            await self.endpoint.close()
+            trouble = str(error) or "nothing in time"
+            raise NotTold(f"{self._name} does not answer: {trouble}") from None
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -154,6 +154,7 @@ class Orders:
                 await self.note()
                 del self._undo[place]
                 await undo()
+                self._watched = [one for one in self._watched if one.fault is not fault]
                 self.ended(fault)
                 return
 
@@ -168,7 +169,8 @@ class Orders:
                 await asyncio.to_thread(self.target.resume, name)
         while self._undo:
             fault, undo = self._undo.pop()
-            await undo()
+            with contextlib.suppress(FaultFailed):  # what is left of it, `_heal` ends or names
+                await undo()
             self.ended(fault)
         self._ordered.clear()
         self._watched.clear()
@@ -257,7 +259,8 @@ class Orders:
         """Look at every process with a plan whether its faults hit; a process that does not answer
         is passed over."""
         answers: dict[str, Told] = {}
-        for name in {watched.name for watched in self._watched}:
+        ordered = {name for name, plan in self._ordered.items() if plan != NOTHING}
+        for name in ordered | {watched.name for watched in self._watched}:
             try:
                 if await self.ask(self.target.state, name) == RUNNING:
                     answers[name] = await self._told_again(name)

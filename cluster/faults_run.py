@@ -49,7 +49,6 @@ JUDGE_S = 300.0
 
 LEADER_S = 20.0
 """How long it is asked who leads, before a fault at the leader is given up."""
-NOBODY = "nobody says in time who leads"
 
 SPARE_ACCOUNTS = 24
 """Traders beside those of the load, for load spikes and by hand."""
@@ -86,10 +85,8 @@ async def run_experiment(
             experiment = _sharing(experiment, most)
         run = Run(experiment, testnet, seed, clock, (tell, show))
         report = await run.go()
-    took_s = round(time.monotonic() - began, 1)
-    return msgspec.structs.replace(
-        report, took_s=took_s, rate=experiment.load.rate, capacity=most
-    )  # fmt: skip
+    took_s, rate = round(time.monotonic() - began, 1), experiment.load.rate
+    return msgspec.structs.replace(report, took_s=took_s, rate=rate, capacity=most)
 
 
 def _sharing(experiment: Experiment, most: int) -> Experiment:
@@ -249,9 +246,7 @@ class Run:
             checks.append(check_done(seen))
         checks += check_expectations(experiment.expects, seen)
         checks += check_faults(bands)
-        counts: dict[str, int] = {}
-        for entry in testnet.processes:
-            counts[NAMES[entry.role]] = counts.get(NAMES[entry.role], 0) + 1
+        counts = {word: len(names) for word, names in members.items() if names}
         return Report(
             name=about.name, description=about.description, row=about.row,
             expected=about.expected, seed=self._seed, processes=counts,
@@ -334,9 +329,7 @@ class Run:
         await self._wait(step.at_s)
         fault: Fault | None = None
         try:
-            names = list(step.targets)
-            async with asyncio.timeout(LEADER_S):  # a client's patience is longer
-                names += [await self._leader(role, exchange) for role in step.leaders]
+            names = [*step.targets, *await self._leaders(step.leaders, exchange)]
             if names and not (names := await self._able(step.kind, names, scene.nemesis)):
                 self._happened(self._clock.now_s, "skipped", f"{step.kind}: it is down already")
                 return
@@ -351,7 +344,7 @@ class Run:
             await scene.nemesis.end(fault)
             self._happened(self._clock.now_s, "end", fault.text)
         except (TrilemmaError, OSError) as error:
-            text = f"{step.kind} at {step.at_s:g} s: {str(error) or NOBODY}"
+            text = f"{step.kind} at {step.at_s:g} s: {str(error) or type(error).__name__}"
             self._failed("the schedule is carried out", text)
 
     async def _able(self, kind: str, names: list[str], nemesis: Nemesis) -> list[str]:
@@ -359,6 +352,13 @@ class Run:
         if kind == "restart" or kind in SHAPES:
             return names
         return [name for name in names if await nemesis.ask(nemesis.target.state, name) == RUNNING]
+
+    async def _leaders(self, roles: list[str], exchange: WatchedExchange) -> list[str]:
+        try:
+            async with asyncio.timeout(LEADER_S):  # a client's patience is longer
+                return [await self._leader(role, exchange) for role in roles]
+        except TimeoutError:
+            raise FaultFailed("nobody says in time who leads") from None
 
     async def _leader(self, role: str, exchange: WatchedExchange) -> str:
         """Who proposed the newest ledger block; of sequencers, who leads by most accounts."""

@@ -296,6 +296,11 @@ def _check(experiment: Experiment, place: _Place) -> None:
         try:
             if not scattered.kinds or min(scattered.every_s, scattered.for_s) <= 0:
                 raise ConfigError("name kinds; every_s and for_s are above 0")
+            begin_s, end_s = scattered.from_s, scattered.until_s
+            if not 0 <= begin_s < about.duration_s or (end_s and end_s <= begin_s):
+                raise ConfigError(
+                    f"from_s is 0 to {about.duration_s:g} s, and until_s is above it, or 0"
+                )
             for kind in scattered.kinds:
                 complete(kind, scattered.parameters.get(kind, {}))
                 _check_targets(kind, scattered.targets if kind_of(kind).targets else [])

@@ -23,6 +23,7 @@ from cluster.faults_vitals import (
     UNDECIDED,
     Drift,
     Growth,
+    Slope,
     Vitals,
     drift,
     growth,
@@ -75,10 +76,7 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
             f"{'fds an hour':>16} {'threads':>7}"
         ]
         for one in self.processes:
-            rss = f"{one.rss.per_hour / MIB:+.1f} ± {one.rss.bound / MIB:.1f}"
-            fds = f"{one.descriptor.per_hour:+.1f} ± {one.descriptor.bound:.1f}"
-            if one.rss.bound < 0:
-                rss = fds = "?"
+            rss, fds = _shown(one.rss, MIB), _shown(one.descriptor, 1)
             rows.append(
                 f"{one.name:<14} {one.starts:>6} {one.rss_bytes / MIB:>7.1f} {rss:>18} "
                 f"{one.descriptors:>5} {fds:>16} {one.threads_most:>7}  {one.verdict}"
@@ -91,8 +89,15 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
         end = "; ".join(self.trouble) or "nothing is lost, latency does not drift, nothing grows"
         undecided = sum(1 for one in self.processes if one.verdict == UNDECIDED)
         if undecided:
-            end += f" that could be told; for {undecided} of {len(rows) - 1} this was too short"
+            end += f"; of {undecided} of {len(self.processes)} processes this was too short to tell"
         return [head, *rows, drifted, end]
+
+
+def _shown(slope: Slope, unit: int) -> str:
+    """A slope in units; descriptors may tell where memory's lives were too short."""
+    if slope.bound < 0:
+        return "?"
+    return f"{slope.per_hour / unit:+.1f} ± {slope.bound / unit:.1f}"
 
 
 class Vigil:
@@ -161,9 +166,7 @@ def lasting(experiment: Experiment, minutes: float, rate: int | None) -> Experim
     if rate is not None:
         load = msgspec.structs.replace(load, rate=rate, share=0.0)
     scattered = [
-        msgspec.structs.replace(
-            one, from_s=min(one.from_s, one.from_s * ratio), until_s=one.until_s * ratio
-        )
+        msgspec.structs.replace(one, from_s=one.from_s * ratio, until_s=one.until_s * ratio)
         for one in experiment.random
     ]
     return msgspec.structs.replace(experiment, about=about, load=load, random=scattered)

@@ -13,7 +13,7 @@ import msgspec
 WARM_S = 60.0
 WARM_SHARE = 1 / 3
 """A process may fill its caches and windows after its start, for so long or for this share of the
-run, whichever is longer; slopes begin then."""
+run, whichever is longer; slopes of memory begin then, those of descriptors after `WARM_S`."""
 
 LEAST_SAMPLES = 6
 HOUR_S = 3_600.0
@@ -167,8 +167,8 @@ class Drift(msgspec.Struct, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """Of the medians, the last quarter's to the first's."""
-        return self.last_p50 / self.first_p50 if self.first_p50 else inf
+        """Of the medians, the last quarter's to the first's; infinite where one has none."""
+        return self.last_p50 / self.first_p50 if self.first_p50 and self.last_p50 else inf
 
 
 def drift(looks: Sequence[tuple[float, float, float]], duration_s: float) -> Drift:

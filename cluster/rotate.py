@@ -28,7 +28,7 @@ from cluster.restart import readiness
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal
 from cluster.rotate_quorum import next_stakes, require_quorum
 from protocol.actions import Withdraw
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.keys import Key, address_of
 from protocol.messages import BlocksFrom, BlocksView, HeaderRequest, HeaderView
 from store.config import load_config, parse_address
@@ -96,7 +96,9 @@ class Rotation:
             if journal is None:
                 journal = await self._begin()
             else:
-                self._report(f"going on with the new key {_address(journal.new)}")
+                self._report(
+                    f"going on with the new key {_address(journal.new)}, dialled at {journal.peer}"
+                )
             old, new = self._files.keys(journal)
             await self._change_stakes(journal, old, new)
             await self._await_epoch(journal)
@@ -127,10 +129,6 @@ class Rotation:
                 f"{self._name} has its key in {config.key}, not in {self._files.key_path}; have it "
                 "there first"
             )
-        if self._peer and parse_address(self._peer) == parse_address(entry.peer):
-            # Under one address others would dial both keys, and one of the links would always
-            # displace the other.
-            raise ConfigError(f"the new key needs another peer port than the old one, {entry.peer}")
 
     async def _begin(self) -> Journal:
         others = self._files.unfinished()
@@ -139,6 +137,11 @@ class Rotation:
                 f"the rotation of {others[0]} is not done; first: "
                 f"trilemma validator rotate {others[0]}"
             )
+        old_peer = self._testnet.process(self._name).peer
+        if self._peer and parse_address(self._peer) == parse_address(old_peer):
+            # Under one address others would dial both keys, and one of the links would always
+            # displace the other.
+            raise ConfigError(f"the new key needs another peer port than the old one, {old_peer}")
         found = await validator_set(self._exchange)
         old = load_key(self._files.key_path)
         known = _find(found, old.public.hex())
@@ -191,8 +194,7 @@ class Rotation:
     async def _change_stakes(self, journal: Journal, old: Key, new: Key) -> None:
         """Bond the new key and unbond the old one, as far as that is not done."""
         found = await validator_set(self._exchange)
-        leaving, joining = _find(found, journal.old), _find(found, journal.new)
-        bonded = joining is not None and joining.stake_uusd >= self._rules.min_stake_uusd
+        leaving, bonded = _find(found, journal.old), self._bonded(found, journal)
         if leaving is None or not leaving.stake_uusd:
             if not bonded:
                 raise ConfigError(
@@ -204,12 +206,21 @@ class Rotation:
         await self._require_quorum(found, journal.old, journal.new, leaving.stake_uusd)
         if not bonded:
             await self._fund(journal, new, leaving.stake_uusd + FEES_UUSD)
+            # That took as long as a batch to be final: who is up, and who has bonded, may be
+            # others by now.
+            found = await validator_set(self._exchange)
+            await self._require_quorum(found, journal.old, journal.new, leaving.stake_uusd)
+        if not self._bonded(found, journal):
             certificate = self._files.certificate(new)
             await bond(self._exchange, new, leaving.stake_uusd, journal.peer, certificate)
             self._report(f"the new key has bonded {uusd_to_usd(leaving.stake_uusd)} dollars")
         # Only now: the set is never smaller than it was.
         await unbond(self._exchange, old, 0)
         self._report("the old key has unbonded")
+
+    def _bonded(self, found: ValidatorSetView, journal: Journal) -> bool:
+        joining = _find(found, journal.new)
+        return joining is not None and joining.stake_uusd >= self._rules.min_stake_uusd
 
     async def _fund(self, journal: Journal, new: Key, needed_uusd: int) -> None:
         """Have the payer's account pay what the new key lacks."""
@@ -231,7 +242,13 @@ class Rotation:
         self._report(f"{signed.payer} pays {uusd_to_usd(lacking_uusd)} dollars, once that is final")
         if not signed.number:
             signed = await self._withdraw(journal, signed, key)
-        await ledger.pay_out(key, signed.number, self._left_ms())
+        try:
+            await ledger.pay_out(key, signed.number, self._left_ms())
+        except RemoteFault as fault:
+            # Anybody may have had it paid. Should a little be missing now, as the fee of a bond
+            # that was refused, what is there may still do.
+            if fault.code != Code.ALREADY_PAID:
+                raise
 
     async def _withdraw(
         self, journal: Journal, signed: SignedWithdrawal, key: Key

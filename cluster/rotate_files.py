@@ -89,7 +89,10 @@ class RotationFiles:
     def begin(self, peer: str) -> Journal:
         """Make the new key; the journal of what begins. `peer` is where others will dial it."""
         if not self._next_path.exists():
-            save_key(Key.generate(), self._next_path)
+            part = self._next_path.with_suffix(".part")
+            part.unlink(missing_ok=True)  # of a beginning that was interrupted
+            save_key(Key.generate(), part)
+            os.replace(part, self._next_path)
             sync_directory(self._next_path.parent)
         old, new = load_key(self.key_path), load_key(self._next_path)
         return self.keep(Journal(old.public.hex(), new.public.hex(), peer))

@@ -10,22 +10,15 @@ import structlog
 from execution.log import VerifiedLog
 from net.readiness import Hearing
 from net.rpc import Connection, Subscription
-from net.upstream import Upstream
+from net.upstream import QUIET_S, Upstream, next_frame
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.genesis import Chain
-from protocol.messages import LogChunk, StatusRequest, SubscribeLog, decode_answer
+from protocol.messages import LogChunk, SubscribeLog, decode_answer
 from protocol.ordering import OrderedChunk
 
 OPEN_S = 2.0
 """Where there are several sequencers, one that does not greet for so long is passed over."""
-
-QUIET_S = 3.0
-"""After so long without a block the log may stand still, or this sequencer hangs, lags behind or
-keeps blocks back: the next one is asked, and where there is no other, whether it still answers."""
-
-ANSWER_MS = 5_000
-"""The only sequencer is dialled anew where it does not answer for so long."""
 
 _log = structlog.get_logger()
 
@@ -99,16 +92,12 @@ class LogFollower(VerifiedLog):
 
     async def _next_frame(self, connection: Connection, frames: Subscription) -> bytes:
         """What the sequencer sends next; raises `TimeoutError` where another should be asked."""
-        while True:
-            try:
-                async with asyncio.timeout(QUIET_S):
-                    return await frames.get()
-            except TimeoutError:
-                if self._several:
-                    raise
-            request_id = connection.next_request_id()
-            await connection.request(encode(StatusRequest(request_id)), request_id, ANSWER_MS)
-            self._hearing.heard()
+        # Without a block for a while the log may stand still, or this sequencer hangs, lags behind
+        # or keeps blocks back: the next one is asked, and the only one whether it still answers.
+        if not self._several:
+            return await next_frame(connection, frames, on_answer=self._hearing.heard)
+        async with asyncio.timeout(QUIET_S):
+            return await frames.get()
 
     async def _connection(self) -> Connection:
         """A session with the sequencer whose turn it is; raises `TimeoutError`.

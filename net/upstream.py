@@ -11,7 +11,7 @@ import structlog
 
 from net.injection import injection
 from net.link import Backoff
-from net.rpc import Connection
+from net.rpc import Connection, Subscription
 from protocol.codec import Wire, encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.keys import SCHEME_ED25519, Key
@@ -20,12 +20,19 @@ from protocol.messages import (
     Answer,
     Authenticate,
     Hello,
+    StatusRequest,
     Welcome,
     decode_answer,
     session_digest,
 )
 
 A = TypeVar("A")
+
+QUIET_S = 3.0
+"""A server that says nothing for so long is asked whether it lives."""
+
+ANSWER_MS = 5_000
+"""It answers in this time, or hangs."""
 
 _log = structlog.get_logger()
 
@@ -49,6 +56,25 @@ async def say_hello(connection: Connection, chain_id: bytes, name: str) -> Welco
         raise Rejected(Code.WRONG_CHAIN, "the server is of another chain")
     injection.welcomed(connection.session, (connection.host, connection.port), welcome.name)
     return welcome
+
+
+async def next_frame(
+    connection: Connection,
+    frames: Subscription,
+    on_answer: Callable[[], None] | None = None,
+) -> bytes:
+    """What a server sends next for a subscription, however long it has nothing to say: after each
+    `QUIET_S` it is asked for its status. Raises `TimeoutError` where it does not answer (it hangs,
+    or the connection is half open), and as `Subscription.get`."""
+    while True:
+        try:
+            async with asyncio.timeout(QUIET_S):
+                return await frames.get()
+        except TimeoutError:
+            request_id = connection.next_request_id()
+        await connection.request(encode(StatusRequest(request_id)), request_id, ANSWER_MS)
+        if on_answer is not None:
+            on_answer()
 
 
 async def prove_signer(connection: Connection, welcome: Welcome, key: Key) -> None:

@@ -16,7 +16,7 @@ from execution.process_log import LogFollower
 from net.logs import set_log_place
 from net.runner import run_process, until_stopped
 from net.service import ClientSession, PublicService, StatusValues
-from net.upstream import Upstream
+from net.upstream import Upstream, next_frame
 from protocol.codec import Wire, encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import decode_block_diff
@@ -37,10 +37,10 @@ from prover.batcher import Batch, Batcher
 from prover.contest import Defending
 from prover.defence import Defence
 from prover.posting import Poster, Standing
+from prover.process_agreement import ExecutionWatch
 from prover.process_contest import ProcessContest
 from prover.process_health import SettlementLag, trouble
 from prover.process_settled import SettledBatches
-from prover.process_witnesses import Witnesses
 from prover.settlement import (
     Settlement,
     genesis,
@@ -90,7 +90,9 @@ class ProverProcess:
         self._poster = Poster(self, self._store, self._batcher, self._settlement)
         executions = [parse_address(one) for one in config.execution]
         self._execution = Upstream(executions, chain.chain_id, config.name)
-        self._witnesses = Witnesses(chain, executions, config.name, lambda: self._batcher.next_diff)
+        self._others = ExecutionWatch(
+            chain, executions, config.name, lambda: self._batcher.next_diff
+        )
         self._ledger = Upstream(
             [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
         )
@@ -120,7 +122,7 @@ class ProverProcess:
             metrics.histogram("settled_to_final_seconds"),
         )
         self._service.trouble = self._trouble
-        self._service.note = self._witnesses.agreement.sentence
+        self._service.note = self._others.agreement.sentence
         set_log_place(self._place)
         self._disagreements = 0
         self._settled = 0
@@ -152,7 +154,7 @@ class ProverProcess:
             asyncio.ensure_future(self._follow()),
             asyncio.ensure_future(self._poster.run(self._store.posting())),
             asyncio.ensure_future(self._proven.stay_fresh()),
-            asyncio.ensure_future(self._witnesses.run()),
+            asyncio.ensure_future(self._others.run()),
             *self._defend(),
         ]
         _log.info("prover ready", batch=self._batcher.position.number, port=port)
@@ -213,11 +215,12 @@ class ProverProcess:
             try:
                 connection = await self._execution.connection()
                 address = connection.host, connection.port
-                self._witnesses.follows(address)
+                self._others.follows(address)
                 request_id = connection.next_request_id()
                 request = encode(SubscribeDiffs(request_id, self._batcher.next_diff))
-                async for frame in connection.subscribe(request, request_id, capacity=64):
-                    answer = decode_answer(frame)
+                frames = connection.subscribe(request, request_id, capacity=64)
+                while True:
+                    answer = decode_answer(await next_frame(connection, frames))
                     if not isinstance(answer, DiffPush):
                         raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
                     if self._again.is_set():
@@ -225,7 +228,7 @@ class ProverProcess:
                     diff = decode_block_diff(answer.diff)
                     if diff.height != self._batcher.next_diff:
                         raise Rejected(Code.MALFORMED, "execution skipped a state diff")
-                    self._witnesses.told(address, answer.diff, diff.height)
+                    self._others.told(address, answer.diff, diff.height)
                     self._batcher.add_diff(diff)
                     self._lag.executed(diff)
                     self._news.set()
@@ -368,8 +371,8 @@ class ProverProcess:
             "tree_ms": self._tree_ns // 1_000_000,
             "store_bytes": self._store.stored_bytes,
             "refusal": self._refusal,
-            "disagreement": self._witnesses.agreement.sentence(),
-            "execution_disagreements": self._witnesses.agreement.disagreements,
+            "disagreement": self._others.agreement.sentence(),
+            "execution_disagreements": self._others.agreement.disagreements,
         }
 
     def _trouble(self) -> str:

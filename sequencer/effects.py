@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from consensus import Effect, RecoveredState
@@ -59,13 +61,14 @@ class RecoveredSequencer(msgspec.Struct, frozen=True):
     """What the shell reads back: consensus state, accepted batches, and recently committed ones.
 
     `accepted` are stored batches in their order, committed ones among them; `recent` are committed
-    blocks, oldest first, reaching back at least to the oldest batch in `accepted`. `passed_by`
-    tells, by batch id, which sequencer passed on what was not promised here.
+    blocks, oldest first, reaching back at least to the oldest batch in `accepted`. Both are read as
+    they are taken: go through them once, before anything is written. `passed_by` tells, by batch
+    id, which sequencer passed on what was not promised here.
     """
 
     consensus: RecoveredState
-    accepted: list[bytes]
-    recent: list[Block]
+    accepted: Iterable[bytes]
+    recent: Iterable[Block]
     inbox_height: int
     inbox_cursor: int
     passed_by: dict[bytes, int] = {}

@@ -146,13 +146,15 @@ class Sequencer:
         return len(self.members) > 1
 
     def _restore_pool(self, recovered: RecoveredSequencer) -> None:
+        ordered: set[bytes] = set()  # more of them than the pool remembers
         for block in recovered.recent:
             if block.payload:
                 for identity in self.pool.contents(block.payload).identities:
                     self.pool.remember(identity, block.header.height)
+                    ordered.add(identity)
         for raw in recovered.accepted:
             identity = batch_id(raw)
-            if self.knows(identity):
+            if identity in ordered or identity in self.pool:
                 continue
             origin = recovered.passed_by.get(identity, OWN)
             try:

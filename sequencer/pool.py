@@ -87,6 +87,9 @@ class BatchPool:
         self.false_batches: Counter[int] = Counter()
         """Batches found here that are signed falsely, by the sequencer that passed them on."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()
+        """Heights of committed batches, in ascending order."""
+        self._judged: tuple[bytes, list[int] | Rejected] = (b"", [])
+        """The payload that was checked last, and what `_works` said of it."""
 
     # --- admission
 
@@ -306,7 +309,7 @@ class BatchPool:
                 f"{self._max_payload_bytes} may commit together",
             )
         self._check_new(contents.identities, seen, self._height + len(ancestors) + 1)
-        self._check_work(contents, self._allowed_us(ancestors, block.header.time_ms))
+        self._check_work(block.payload, self._allowed_us(ancestors, block.header.time_ms))
 
     def _check_new(self, identities: Sequence[bytes], seen: set[bytes], height: int) -> None:
         """Raise `Rejected` for a batch that stands in the block twice, in an ancestor (`seen`), or
@@ -317,13 +320,30 @@ class BatchPool:
                 raise Rejected(Code.NONCE_USED, "the block repeats a batch that has its place")
             seen.add(identity)
 
-    def _check_work(self, contents: Contents, allowed_us: int) -> None:
-        """Raise `Rejected` for a malformed batch, a false price or too many, and for more work than
-        the block's time allows; what is one batch always fits."""
-        pairs = zip(contents.identities, contents.batches, strict=True)
+    def _check_work(self, payload: bytes, allowed_us: int) -> None:
+        """Raise `Rejected` where `_works` does, and for more work than the block's time allows;
+        what is one batch always fits."""
+        if payload != self._judged[0]:
+            # Kept, since a leader can send a block that gets no vote as often as it likes.
+            try:
+                self._judged = payload, self._works(self.contents(payload))
+            except Rejected as error:
+                self._judged = payload, error
+        works = self._judged[1]
+        if isinstance(works, Rejected):
+            raise works.with_traceback(None)
+        if len(works) > 1 and sum(works) > allowed_us:
+            raise Rejected(
+                Code.TOO_MANY_ACTIONS,
+                f"the block holds {sum(works)} us of work, its time allows {allowed_us} us",
+            )
+
+    def _works(self, contents: Contents) -> list[int]:
+        """What each batch of a block costs execution, prices left out; raises `Rejected` for a
+        malformed batch, a false price, and too many prices."""
         works: list[int] = []
         prices = 0
-        for identity, raw in pairs:
+        for identity, raw in zip(contents.identities, contents.batches, strict=True):
             lane, work_us = self._lane_and_work(identity, raw)
             if lane != Lane.ORACLE:
                 works.append(work_us)
@@ -333,11 +353,7 @@ class BatchPool:
                 raise Rejected(
                     Code.TOO_MANY_ACTIONS, f"more than {BLOCK_PRICES_MAX} batches of prices"
                 )
-        if len(works) > 1 and sum(works) > allowed_us:
-            raise Rejected(
-                Code.TOO_MANY_ACTIONS,
-                f"the block holds {sum(works)} us of work, its time allows {allowed_us} us",
-            )
+        return works
 
     def _lane_and_work(self, identity: bytes, raw: bytes) -> tuple[Lane, int]:
         """The lane of a batch of a block, and what it costs execution; raises `Rejected` where it
@@ -378,10 +394,13 @@ class BatchPool:
         if waiting is not None:
             self.ordered_actions += waiting.actions
         self._recent[identity] = height
-        if len(self._recent) > RECENT_MAX:
+        # In its old place, one that is ordered again would keep all behind it from being forgotten.
+        self._recent.move_to_end(identity)
+        while len(self._recent) > RECENT_MAX:
             oldest = next(iter(self._recent))
-            if self._recent[oldest] <= height - REPEAT_BLOCKS:
-                del self._recent[oldest]
+            if self._recent[oldest] > height - REPEAT_BLOCKS:
+                break
+            del self._recent[oldest]
 
     def epoch(self) -> MemberSet | None:
         """Sequencers are fixed by genesis."""

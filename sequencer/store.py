@@ -22,6 +22,9 @@ from sequencer.effects import PersistBatches, RecoveredSequencer
 from sequencer.lanes import OWN
 from store.segments import SegmentLog
 
+SEGMENT_BYTES = 16 << 20
+"""Of what is soon dropped again: a start reads whole segments."""
+
 CACHED_BLOCKS = 512
 RECENT_BLOCKS = 2_000
 
@@ -68,8 +71,8 @@ class SequencerStore:
 
     def __init__(self, directory: Path) -> None:
         self._log = SegmentLog(directory / "log")
-        self._consensus = SegmentLog(directory / "consensus")
-        self._pool = SegmentLog(directory / "pool")
+        self._consensus = SegmentLog(directory / "consensus", SEGMENT_BYTES)
+        self._pool = SegmentLog(directory / "pool", SEGMENT_BYTES)
         self._dirty: dict[SegmentLog, None] = {}
         self._commits: list[bytes] = []
         self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
@@ -99,13 +102,11 @@ class SequencerStore:
             elif record.block.header.height > self.height:
                 blocks.append(record.block)
                 self._block_at.append((index, record.block.header.height))
-        accepted: list[bytes] = []
         passed_by: dict[bytes, int] = {}
         promised: set[bytes] = set()
         oldest = max(0, self.height - RECENT_BLOCKS)
         for index, raw in self._pool.iterate(self._pool.first_index):
             pooled = _decode_pool(raw)
-            accepted += pooled.batches
             oldest = min(oldest, pooled.height)
             identities = [batch_id(batch) for batch in pooled.batches]
             self._pool_at.append((index, identities))
@@ -113,8 +114,13 @@ class SequencerStore:
                 promised.update(identities)
             else:
                 passed_by |= dict.fromkeys(identities, pooled.origin)
-        recent = [self._read(height).block for height in range(oldest + 1, self.height + 1)]
-        inbox_height = self._inbox_height(recent, oldest)
+        # Read as they are taken: whole segments of records that are long ordered are among them.
+        accepted = (
+            batch
+            for _, raw in self._pool.iterate(self._pool.first_index)
+            for batch in _decode_pool(raw).batches
+        )
+        recent = (self._read(height).block for height in range(oldest + 1, self.height + 1))
         consensus = RecoveredState(
             state,
             None if tip is None else tip.block,
@@ -123,7 +129,9 @@ class SequencerStore:
         )
         cursor = 0 if tip is None else tip.inbox_cursor
         passed_by = {one: peer for one, peer in passed_by.items() if one not in promised}
-        return RecoveredSequencer(consensus, accepted, recent, inbox_height, cursor, passed_by)
+        return RecoveredSequencer(
+            consensus, accepted, recent, self._inbox_height(), cursor, passed_by
+        )  # fmt: skip
 
     def _cut_torn_step(self) -> list[Block]:
         """Take back the blocks of a commit step whose end is missing: to the replica they are
@@ -137,11 +145,8 @@ class SequencerStore:
             self._log.truncate_after(last - 1)
         return blocks
 
-    def _inbox_height(self, recent: list[Block], oldest: int) -> int:
-        for block in reversed(recent):
-            if block.payload:
-                return decode_payload(block.payload).inbox_height
-        for height in range(oldest, 0, -1):
+    def _inbox_height(self) -> int:
+        for height in range(self.height, 0, -1):
             block = self._read(height).block
             if block.payload:
                 return decode_payload(block.payload).inbox_height

@@ -6,19 +6,22 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from client.faults import NoProgress
+from client.sdk import Exchange
 from client.validators import ValidatorSetView, ValidatorView
-from cluster import cli, rotate_files
+from cluster import cli, rotate, rotate_files
+from cluster.rotate import Rotation
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal, with_fields
 from cluster.rotate_quorum import next_stakes, require_quorum
 from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
 from node.process_peers import read_certificate
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.genesis import Staking
 from protocol.keys import Key
 from store.config import JOINING, load_chain, load_config, load_process_key
@@ -131,6 +134,149 @@ def test_a_rotation_keeps_its_key_its_withdrawal_and_its_name(testnet: Testnet) 
     testnet.key_path(f"{NAME}-next").unlink()
     with pytest.raises(ConfigError, match="in none of the files"):
         again.keys(journal)
+
+
+def test_a_new_key_that_was_not_written_to_its_end_is_made_anew(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(_: Key, path: Path) -> None:
+        path.touch(0o600)
+        raise Killed
+
+    files = RotationFiles(testnet, NAME)
+    with monkeypatch.context() as patch, files.lock():
+        patch.setattr(rotate_files, "save_key", save)
+        with pytest.raises(Killed):
+            files.begin(PEER)
+    with files.lock():
+        journal = files.begin(PEER)
+    assert files.keys(journal)[1].public.hex() == journal.new
+    names = {path.name for path in files.key_path.parent.glob(f"{NAME}*")}
+    assert names == {f"{NAME}.key", f"{NAME}-next.key"}
+    assert testnet.key_path(f"{NAME}-next").stat().st_mode & 0o777 == 0o600
+
+
+# --- the steps on the ledger
+
+
+class World:
+    """A rotation whose ledger is made up: `told` is what it does to it, in order."""
+
+    def __init__(self, testnet: Testnet, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.files, self.journal = begun(testnet)
+        self.old, self.new = self.files.keys(self.journal)
+        self.exchange = Exchange.connect(testnet.directory)
+        self.told: list[str] = []
+        self.stakes = {self.journal.old: 1_000, self.journal.new: 0}
+        self.has_quorum = True
+        monkeypatch.setattr(rotate, "validator_set", self.found)
+        monkeypatch.setattr(rotate, "bond", self.bond)
+        monkeypatch.setattr(rotate, "unbond", self.unbond)
+        monkeypatch.setattr(rotate, "supervisor_pid", lambda _: 1)
+        monkeypatch.setattr(Rotation, "_require_quorum", self.require_quorum)
+        monkeypatch.setattr(Rotation, "_fund", self.fund)
+
+    def rotation(self, peer: str = "") -> Rotation:
+        """The command, run anew."""
+        testnet = Testnet.load(self.files.testnet.directory)
+        made = Rotation(self.exchange, testnet, NAME, payer="trader-00", peer=peer)
+        made._rules = Staking(epoch_ms=1_000, min_stake_uusd=100)
+        return made
+
+    async def change_stakes(self) -> None:
+        await self.rotation()._change_stakes(self.journal, self.old, self.new)
+
+    async def found(self, _: Exchange) -> ValidatorSetView:
+        rows = [
+            ValidatorView("", "", key, 0, 0, stake_uusd, False, 0, [], "")
+            for key, stake_uusd in self.stakes.items()
+        ]
+        return ValidatorSetView(1, 1, 0, rows)
+
+    async def bond(self, _: Exchange, key: Key, amount_uusd: int, *__: object) -> None:
+        assert key.public == self.new.public
+        self.stakes[self.journal.new] += amount_uusd
+        self.told.append("bond")
+
+    async def unbond(self, _: Exchange, key: Key, amount_uusd: int) -> None:
+        assert key.public == self.old.public and not amount_uusd
+        self.stakes[self.journal.old] = 0
+        self.told.append("unbond")
+
+    async def require_quorum(self, *_: object) -> None:
+        if not self.has_quorum:
+            raise NoProgress("no quorum")
+
+    async def fund(self, *_: object) -> None:
+        self.told.append("fund")
+
+
+async def test_a_set_that_changed_while_the_money_came_is_looked_at_again(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(testnet, monkeypatch)
+
+    async def others_fail(*_: object) -> None:
+        world.has_quorum = False
+
+    async def bonded_before(*_: object) -> None:
+        world.stakes[world.journal.new] = 1_000
+
+    monkeypatch.setattr(Rotation, "_fund", others_fail)
+    with pytest.raises(NoProgress):
+        await world.change_stakes()
+    assert world.told == [], "nobody's stake has moved"
+    world.has_quorum = True
+    monkeypatch.setattr(Rotation, "_fund", bonded_before)
+    await world.change_stakes()
+    assert world.told == ["unbond"], "what was sent before an interruption came in meanwhile"
+    await world.change_stakes()
+    assert world.stakes == {world.journal.old: 0, world.journal.new: 1_000}
+
+
+async def test_the_same_command_goes_on_after_the_swap_with_the_port_that_it_names(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(testnet, monkeypatch)
+    world.files.install(world.journal)
+
+    async def reached(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(Rotation, "_change_stakes", reached)
+    with pytest.raises(Killed):
+        await world.rotation(PEER).run()
+    world.files.finish()
+    with pytest.raises(ConfigError, match="another peer port"):
+        await world.rotation(PEER).run()
+
+
+async def test_what_was_paid_already_is_no_obstacle(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fund = Rotation._fund
+    world = World(testnet, monkeypatch)
+    ledger: Any = world.exchange.ledger
+    code = Code.ALREADY_PAID
+
+    async def balance(_: bytes) -> SimpleNamespace:
+        return SimpleNamespace(balance_uusd=999)
+
+    async def pay_out(_: Key, number: int, __: int) -> None:
+        assert number == 5
+        raise RemoteFault(code, "")
+
+    monkeypatch.setattr(ledger, "balance", balance)
+    monkeypatch.setattr(ledger, "pay_out", pay_out)
+    signed = SignedWithdrawal("trader-00", "ab", 7, 1, 3, number=5)
+    journal = Journal(world.journal.old, world.journal.new, PEER, signed)
+    await fund(world.rotation(), journal, world.new, 1_000)
+    code = Code.BAD_PROOF
+    with pytest.raises(RemoteFault):
+        await fund(world.rotation(), journal, world.new, 1_000)
+
+
+# --- the configuration, and the quorum
 
 
 def test_fields_are_set_and_everything_else_stays() -> None:

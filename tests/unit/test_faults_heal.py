@@ -33,11 +33,13 @@ class World:
         self.down: set[str] = set()
         self.plans: dict[str, Plan] = {}
         self.started: list[str] = []
+        self.looks = 0
 
     def state(self, name: str) -> str:
         return DOWN if name in self.down else RUNNING
 
     def identity(self, name: str) -> str:
+        self.looks += 1
         return "" if name in self.down else "7"
 
     def exit_status(self, name: str) -> int | None:
@@ -97,6 +99,24 @@ def test_one_that_does_not_serve_keeps_nobody_else_from_being_healed(
     assert set(world.started) == {"validator-2", BROKEN}
 
 
+def test_one_that_its_own_nemesis_cannot_bring_back_keeps_nobody_else_from_being_healed(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(BROKEN)
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        await nemesis.delay("validator-0", latency_ms=50)
+        await nemesis.kill("validator-2")
+        await nemesis.kill(BROKEN)
+        with pytest.raises(FaultFailed, match=rf"^{BROKEN} ended at once.*others are healed"):
+            await nemesis.heal()
+        assert all(fault.ended_s is not None for fault in nemesis.faults)
+
+    asyncio.run(flow())
+    assert not world.plans and world.down == {BROKEN}
+
+
 def test_nemeses_of_one_seed_order_one_kind_at_one_process(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +130,29 @@ def test_nemeses_of_one_seed_order_one_kind_at_one_process(
         assert len(world.plans["validator-0"].toxics) == 2
         await nemesis.end(slow)
         assert len(world.plans["validator-0"].toxics) == 1
+
+    asyncio.run(flow())
+
+
+def test_faults_that_are_over_are_not_looked_for_any_more(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of a day orders thousands, and looks each second."""
+    world = World()
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        lasting = await nemesis.delay("validator-0", latency_ms=50)
+        for _ in range(20):
+            await nemesis.end(await nemesis.loss("validator-0", loss_ppm=1_000))
+        world.looks = 0
+        await nemesis.note()
+        assert world.looks == 1
+        world.plans.clear()  # it started again
+        await nemesis.note()
+        assert len(world.plans["validator-0"].toxics) == 1
+        await nemesis.end(lasting)
+        assert not nemesis._watched
 
     asyncio.run(flow())
 

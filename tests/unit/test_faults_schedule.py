@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -52,6 +53,10 @@ def fault(*lines: str, at: str = "at_s = 1") -> str:
     return "\n".join([ABOUT, "[[fault]]", at, *lines])
 
 
+def scattered(line: str) -> str:
+    return f"{ABOUT}\n[[random]]\nkinds = ['kill']\ntargets = ['prover-0']\n{line}\n"
+
+
 def test_every_row_of_the_failure_model_has_an_experiment() -> None:
     rows = {load_experiment(path).about.row for path in FILES}
     assert set(ROWS) <= rows
@@ -61,7 +66,7 @@ def test_every_row_of_the_failure_model_has_an_experiment() -> None:
 def test_experiments_of_the_project_are_right(path: Path) -> None:
     experiment = load_experiment(path)
     assert experiment.about.name == path.stem
-    assert experiment.expects and (experiment.faults or experiment.random is not None)
+    assert experiment.expects and (experiment.faults or experiment.random)
     options = fresh_options(experiment)
     members = {
         NAMES[role]: [f"{NAMES[role]}-{number}" for number in range(count)]
@@ -149,6 +154,8 @@ def test_a_leader_is_found_when_the_fault_begins() -> None:
         (f"{ABOUT}\n[[expect]]\nwhat = 'joy'", r"\[\[expect\]\] 1 \(line 9\)"),
         (f"{ABOUT}\n[load]\nshare = 1.5", "share is 0"),
         (f"{ABOUT}\n[[random]]\nkinds = ['boom']\ntargets = ['a']", "no fault 'boom'"),
+        (scattered("from_s = 20"), r"\[\[random\]\] 1 \(line 9\).*from_s is 0 to 20 s"),
+        (scattered("from_s = 9\nuntil_s = 9"), "until_s is above it"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, said: str) -> None:
@@ -179,6 +186,18 @@ def test_defaults_complete_what_is_given() -> None:
         assert set(complete(name, needed)) == set(kind.parameters)
 
 
+def acted(step: Step, scene: Any, exchange: Any) -> list[str]:
+    """What a run tells of one step."""
+    nothing: Any = None
+    told: list[str] = []
+    run = Run(
+        parse_experiment(ABOUT), nothing, 1, RunClock(),
+        (lambda at_s, what, text: told.append(f"{what}: {text}"), lambda one: None),
+    )  # fmt: skip
+    asyncio.run(asyncio.wait_for(run._act(step, scene, exchange), 10))
+    return told
+
+
 def test_a_leader_that_nobody_names_ends_the_step_and_not_the_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -192,13 +211,17 @@ def test_a_leader_that_nobody_names_ends_the_step_and_not_the_run(
             return await asyncio.get_running_loop().create_future()
 
     monkeypatch.setattr("cluster.faults_run.LEADER_S", 0.01)
-    nothing: Any = None
-    silent: Any = Silent()
-    told: list[str] = []
-    run = Run(
-        parse_experiment(ABOUT), nothing, 1, RunClock(),
-        (lambda at_s, what, text: told.append(f"{what}: {text}"), lambda one: None),
-    )  # fmt: skip
     step = Step(0.0, 1.0, "pause", [], ["validator"], {})
-    asyncio.run(asyncio.wait_for(run._act(step, nothing, silent), 10))
+    told = acted(step, None, Silent())
     assert told == ["trouble: pause at 0 s: nobody says in time who leads"]
+
+
+def test_an_order_that_takes_too_long_is_not_laid_to_a_leader(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def late(*order: object) -> object:
+        raise TimeoutError
+
+    monkeypatch.setattr("cluster.faults_run.apply", late)
+    told = acted(Step(0.0, 1.0, "oracle-silence", [], [], {}), SimpleNamespace(nemesis=None), None)
+    assert told == ["trouble: oracle-silence at 0 s: TimeoutError"]

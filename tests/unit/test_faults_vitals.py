@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from random import Random
 
@@ -43,6 +44,21 @@ def looks(per_hour: float, noise: float, seconds: int, seed: int = 1) -> list[Vi
         rss = level + per_hour * age_s / HOUR_S + rng.gauss(0, noise)
         found.append(Vitals("p-0", 100 + life, float(at_s), round(rss), 30, 4))
     return found
+
+
+def sample_at(at_s: float) -> Sample:
+    return Sample(
+        at_s=at_s, counts={}, per_s={}, latency_ms={"executed": (5.0, 9.0)}, lag=0,
+        bad_debt_uusd=0, ledger_height=1, ordered_height=1, down=[], active=[],
+    )  # fmt: skip
+
+
+def report_of(*samples: Sample) -> Report:
+    return Report(
+        name="soak", description="", row="", expected="", seed=1, processes={}, where="local",
+        duration_s=3_600.0, took_s=0.0, status=0, checks=[], bands=[], moments=[],
+        samples=[*samples], load=None, audit=None,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,6 +112,8 @@ def test_drift_compares_the_first_quarter_with_the_last() -> None:
     found = drift(seen, 600)
     assert (found.first_p50, found.last_p50, found.first_p99, found.ratio) == (10, 30, 50, 3)
     assert drift([], 600).ratio == float("inf")
+    stopped = [look for look in seen if look[0] < 300]
+    assert drift(stopped, 600).ratio == float("inf"), "nothing in the last quarter is no speed"
 
 
 def test_a_soak_lasts_as_long_as_it_is_told_with_the_same_faults_a_minute() -> None:
@@ -107,6 +125,9 @@ def test_a_soak_lasts_as_long_as_it_is_told_with_the_same_faults_a_minute() -> N
     assert [one.until_s * 6 for one in ten.random] == [one.until_s for one in hour.random]
     assert ten.short() == ten
     assert lasting(hour, 60, None) == hour, "and it takes half of what the cluster takes"
+    for minutes in (10, 60, 180):
+        early, often, _ = lasting(hour, minutes, None).random
+        assert early.until_s == often.from_s == 20 * minutes, "one follows the other"
 
 
 def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
@@ -123,6 +144,23 @@ def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
     assert growth("p-0", "prover", life).verdict != FLAT
 
 
+def test_descriptors_are_told_of_lives_too_short_to_tell_of_memory() -> None:
+    experiment = load_experiment(SOAK_FILE)
+    leak = [Vitals("p-0", 1, float(at_s), MIB, at_s // 5, 4) for at_s in range(0, 900, 5)]
+    grown = growth("p-0", "prover", leak, warm_s(HOUR_S))
+    assert grown.lives == 0 and grown.verdict == GROWS
+    row = judged(experiment, report_of(), [grown]).lines()[2]
+    assert re.search(r" \? .* \+720\.0 ± ", row), row
+
+
+def test_what_grows_and_what_was_too_short_are_told_apart() -> None:
+    short = growth("p-1", "prover", looks(0, MIB, 30))
+    grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600))
+    report = report_of(sample_at(10.0), sample_at(3_500.0))
+    found = judged(lasting(load_experiment(SOAK_FILE), 60, None), report, [grown, short])
+    assert found.lines()[-1] == "p-0 grows; of 1 of 2 processes this was too short to tell"
+
+
 def test_the_picture_draws_every_process() -> None:
     picture = soak_picture(looks(0, MIB, 600))
     assert picture.count("<polyline") > 3 and "p-0" in picture
@@ -132,18 +170,9 @@ def test_the_picture_draws_every_process() -> None:
 def test_a_process_that_grows_fails_a_soak_and_the_client_may() -> None:
     experiment = lasting(load_experiment(SOAK_FILE), 60, None)
     grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600))
-    sample = Sample(
-        at_s=10.0, counts={}, per_s={}, latency_ms={"executed": (5.0, 9.0)}, lag=0,
-        bad_debt_uusd=0, ledger_height=1, ordered_height=1, down=[], active=[],
-    )  # fmt: skip
+    sample = sample_at(10.0)
     late = msgspec.structs.replace(sample, at_s=3_500.0, latency_ms={"executed": (8.0, 9.0)})
-    report = Report(
-        name="soak", description="", row="", expected="", seed=1, processes={}, where="local",
-        duration_s=3_600.0, took_s=0.0, status=0, checks=[], bands=[], moments=[],
-        samples=[sample], load=None, audit=None,
-    )  # fmt: skip
-    steady = msgspec.structs.replace(sample, at_s=3_500.0)
-    report = msgspec.structs.replace(report, samples=[sample, steady])
+    report = report_of(sample, sample_at(3_500.0))
     assert judged(experiment, report, [grown]).trouble == ["p-0 grows"]
     client = msgspec.structs.replace(grown, role=CLIENT)
     assert judged(experiment, report, [client]).status == 0

@@ -114,7 +114,7 @@ async def test_a_follower_leaves_a_sequencer_that_lies(monkeypatch: pytest.Monke
 
 
 async def test_the_only_sequencer_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("execution.process_log.QUIET_S", 0.05)
+    monkeypatch.setattr("net.upstream.QUIET_S", 0.05)
     world, asked = ordered_world(), 0
 
     def late(session: ClientSession, request: SubscribeLog) -> None:
@@ -158,7 +158,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same in less time."""
     monkeypatch.setattr("execution.process_log.QUIET_S", 0.05)
     monkeypatch.setattr("execution.process_log.OPEN_S", 0.05)
-    monkeypatch.setattr("execution.process_log.ANSWER_MS", 100)
+    monkeypatch.setattr("net.upstream.QUIET_S", 0.05)
+    monkeypatch.setattr("net.upstream.ANSWER_MS", 100)
     monkeypatch.setattr("net.readiness.SILENCE_MS", 500)
 
 

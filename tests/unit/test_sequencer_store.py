@@ -47,7 +47,8 @@ def never(identity: bytes) -> bool:
 def test_a_new_directory_is_empty(tmp_path: Path) -> None:
     store = SequencerStore(tmp_path)
     found = store.recover()
-    assert (found.accepted, found.recent, found.inbox_height, found.inbox_cursor) == ([], [], 0, 0)
+    assert (list(found.accepted), list(found.recent)) == ([], [])
+    assert (found.inbox_height, found.inbox_cursor) == (0, 0)
     assert found.consensus.tip is None and found.consensus.voting_state is None
     assert store.height == 0 and store.stored(1) is None and store.chunk(1) is None
     store.close()
@@ -71,7 +72,7 @@ def test_everything_is_there_after_reopening(tmp_path: Path) -> None:
     store = SequencerStore(tmp_path)
     found = store.recover()
     assert store.height == 2
-    assert found.accepted == [batch(1), batch(2)] and found.recent == [first, empty]
+    assert list(found.accepted) == [batch(1), batch(2)] and list(found.recent) == [first, empty]
     assert found.consensus.tip == empty and found.consensus.certificate == blocks.certificate(2)
     assert list(found.consensus.blocks) == [waiting]
     assert (found.inbox_height, found.inbox_cursor) == (3, 7)
@@ -97,14 +98,14 @@ def test_pruning_keeps_what_still_waits(tmp_path: Path) -> None:
     store.close()
     store = SequencerStore(tmp_path)
     found = store.recover()
-    assert found.accepted[-3:] == [batch(2), batch(3), batch(4)]
+    assert list(found.accepted)[-3:] == [batch(2), batch(3), batch(4)]
     assert list(found.consensus.blocks) == [above]
     store.prune(never)
     store.close()
     store = SequencerStore(tmp_path)
     found = store.recover()
     assert list(found.consensus.blocks) == [above], "an uncommitted block is never pruned"
-    assert found.recent == [committed]
+    assert list(found.recent) == [committed]
     store.close()
 
 
@@ -171,7 +172,7 @@ def test_a_commit_step_that_was_torn_is_taken_back(tmp_path: Path) -> None:
         store = SequencerStore(tmp_path)
         found = store.recover()
         assert found.consensus.tip == made[1] and store.height == 2
-        assert found.inbox_cursor == 2 and found.recent == made[:2]
+        assert found.inbox_cursor == 2 and list(found.recent) == made[:2]
         store.close()
     store = SequencerStore(tmp_path)
     store.recover()
@@ -190,7 +191,7 @@ def test_what_others_passed_on_waits_for_the_next_sync(tmp_path: Path) -> None:
     store.sync()
     assert store._pool.synced_index == 2
     store.close()
-    assert SequencerStore(tmp_path).recover().accepted == [batch(1), batch(2)]
+    assert list(SequencerStore(tmp_path).recover().accepted) == [batch(1), batch(2)]
 
 
 def test_who_passed_a_batch_on_is_known_again_until_it_is_promised_here(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_who_passed_a_batch_on_is_known_again_until_it_is_promised_here(tmp_path
     store.write_batches(PersistBatches(0, [batch(3)]))
     store.close()
     found = SequencerStore(tmp_path).recover()
-    assert found.accepted == [batch(number) for number in (1, 2, 3, 4, 3)]
+    assert list(found.accepted) == [batch(number) for number in (1, 2, 3, 4, 3)]
     assert found.passed_by == {batch_id(batch(2)): 2, batch_id(batch(4)): 1}
 
 
@@ -212,7 +213,7 @@ def test_a_pool_of_an_earlier_release_is_read_as_promised_here(tmp_path: Path) -
     store._pool.append(msgspec.msgpack.encode([0, [batch(1)]]))
     store.close()
     found = SequencerStore(tmp_path).recover()
-    assert (found.accepted, found.passed_by) == ([batch(1)], {})
+    assert (list(found.accepted), found.passed_by) == ([batch(1)], {})
 
 
 def test_a_whole_life_over_two_restarts(tmp_path: Path) -> None:
@@ -241,6 +242,24 @@ def test_a_whole_life_over_two_restarts(tmp_path: Path) -> None:
         ordered.append(raw)
         assert all(machine.pool.committed_at(batch_id(one)) for one in ordered)
         store.close()
+
+
+def test_what_was_ordered_long_ago_does_not_wait_again_after_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sequencer.pool.RECENT_MAX", 2)
+    monkeypatch.setattr("sequencer.pool.REPEAT_BLOCKS", 1)
+    blocks, store = Blocks(), SequencerStore(tmp_path)
+    store.recover()
+    store.write_batches(PersistBatches(0, [batch(number) for number in range(7)]))
+    for number in range(6):
+        store.write_committed(blocks.next(0, batch(number)), blocks.certificate(number + 1), 0)
+    store.prune(lambda identity: identity == batch_id(batch(6)))
+    store.close()
+    store = SequencerStore(tmp_path)
+    pool = started(store, store.recover()).pool
+    assert len(pool) == 1 and batch_id(batch(6)) in pool
+    store.close()
 
 
 def started(store: SequencerStore, found: RecoveredSequencer) -> Sequencer:

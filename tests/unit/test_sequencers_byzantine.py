@@ -22,13 +22,14 @@ from protocol.actions import (
     open_batch,
     sign_batch,
 )
-from protocol.chain import Block, Proposal, Vote, proposal_digest
+from protocol.chain import Block, Proposal, Vote, payload_hash, proposal_digest
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
-from protocol.genesis import parse_genesis
+from protocol.genesis import Capacity, parse_genesis
 from protocol.keys import Key
 from protocol.ordering import OrderedPayload
 from sequencer.lanes import OWN, Lane
+from sequencer.machine import Sequencer
 from sequencer.peer import PassedBatches, PeerMessage
 
 ORACLE = key_of("oracle")
@@ -47,6 +48,18 @@ def passed(world: SharedWorld, batches: list[bytes], sender: int = 1) -> Member:
     member = world.members[0]
     member.take(member.machine.receive([(sender, PassedBatches(batches))], world.now_ms))
     return member
+
+
+def count_checks(machine: Sequencer, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The signatures that the pool of this sequencer checks from now on."""
+    checked: list[bytes] = []
+
+    def count(signed: SignedBatch) -> None:
+        checked.append(signed.signature)
+        machine.require_signature(signed)
+
+    monkeypatch.setattr(machine.pool, "_require_signature", count)
+    return checked
 
 
 def cut_off() -> SharedWorld:
@@ -136,9 +149,57 @@ def test_voters_refuse_false_prices_and_more_than_may_be_free(
     pool = world.members[0].machine.pool
     for raw in prices:
         pool.add(batch_id(raw), raw, *open_batch(raw))
-    assert refusal_of(world, prices) == Code.TOO_MANY_ACTIONS, "also of those that wait here"
+    waiting = prices[::-1]
+    assert refusal_of(world, waiting) == Code.TOO_MANY_ACTIONS, "also of those that wait here"
     chosen = pool.propose([], world.now_ms)
     assert pool.contents(chosen).batches == prices[:3], "and so none are proposed"
+
+
+def test_a_block_that_is_sent_again_and_again_is_looked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = SharedWorld()
+    leader = world.members[0].machine.replica.leader or 0
+    voter = world.members[(leader + 1) % COUNT].machine
+    checked = count_checks(voter, monkeypatch)
+    world.drop = lambda *_: True
+    world.members[leader].submit(world.batch())
+    good = next(one[2].block for one in world.sent if isinstance(one[2], Proposal))
+    payload = encode(OrderedPayload(0, [*(price(world) for _ in range(5)), price(world)[:-1]]))
+    header = msgspec.structs.replace(good.header, payload_hash=payload_hash(payload))
+    signature = key_of(f"sequencer-{leader}").sign(proposal_digest(header.block_id()))
+    bad = Proposal(msgspec.structs.replace(good, header=header, payload=payload), signature)
+    voter.receive([(leader, bad) for _ in range(20)], world.now_ms)
+    assert voter.replica.counters["rejected_malformed"] == 20
+    assert len(checked) == 5
+
+
+def test_a_block_that_was_looked_at_may_still_be_too_much_for_its_time() -> None:
+    world = SharedWorld(Capacity(busy_ppm=100_000, batch_us=1_000))
+    world.members[0].submit(world.batch())
+    world.run(500)
+    pool = world.members[0].machine.pool
+    block = block_with(world, [world.batch() for _ in range(3)])
+    header = msgspec.structs.replace(block.header, time_ms=block.header.time_ms + 60_000)
+    pool.check(msgspec.structs.replace(block, header=header), [])
+    with pytest.raises(Rejected, match="us of work"):
+        pool.check(block, [])
+
+
+def test_what_is_ordered_again_later_does_not_keep_older_places_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "RECENT_MAX", 30)
+    monkeypatch.setattr(pool_module, "REPEAT_BLOCKS", 4)
+    pool = cut_off().members[0].machine.pool
+    for height in range(1, 200):
+        old = [one for one, before in pool._recent.items() if before < height - 4]
+        for identity in old[:1]:  # voters let it pass
+            pool.remember(identity, height)
+        for place in range(3):
+            pool.remember(batch_id(b"%d/%d" % (height, place)), height)
+    assert len(pool._recent) == 30
+    assert pool.committed_at(batch_id(b"195/0")) == 195
 
 
 def test_guardians_are_of_the_committee_too() -> None:
@@ -216,14 +277,7 @@ def test_one_signature_is_checked_for_a_cancel_however_many_orders_wait(
 ) -> None:
     world = cut_off()
     member = passed(world, [world.batch() for _ in range(30)])
-    checked: list[bytes] = []
-    check = member.machine.require_signature
-
-    def count(signed: SignedBatch) -> None:
-        checked.append(signed.signature)
-        check(signed)
-
-    monkeypatch.setattr(member.machine.pool, "_require_signature", count)
+    checked = count_checks(member.machine, monkeypatch)
     for _ in range(10):
         passed(world, [cancel(world)], sender=2)
     assert len(checked) == 1

@@ -8,7 +8,7 @@ from hashlib import sha256
 
 import structlog
 
-from net.upstream import Upstream
+from net.upstream import Upstream, next_frame
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.genesis import Chain
@@ -17,7 +17,7 @@ from protocol.messages_trading import DiffPush, SubscribeDiffs
 from prover.agreement import Agreement
 
 AHEAD_MAX = 4_096
-"""Blocks by which a witness may be ahead of what the prover has itself."""
+"""Blocks by which another node may be ahead of what the prover has itself."""
 
 RETRY_S = 1.0
 
@@ -26,10 +26,10 @@ Address = tuple[str, int]
 _log = structlog.get_logger()
 
 
-class Witnesses:
+class ExecutionWatch:
     """The execution nodes at `addresses`, beside the one that is followed.
 
-    `next_diff()` is the block whose diff the prover takes next. Nothing that a witness says changes
+    `next_diff()` is the block whose diff the prover takes next. Nothing that they say changes
     what is posted: it is compared, counted and told.
     """
 
@@ -78,7 +78,7 @@ class Witnesses:
                 finally:
                     moved.cancel()
                 for task in done:
-                    task.result()  # a witness that hears on never ends
+                    task.result()  # whoever is heard is heard for ever
         finally:
             for task in hearing.values():
                 task.cancel()
@@ -90,7 +90,7 @@ class Witnesses:
                 try:
                     await self._compare(upstream, address)
                 except (ConnectionError, TimeoutError, RemoteFault, EOFError, Rejected) as error:
-                    _log.debug("witness lost", error=str(error))
+                    _log.debug("execution node lost", error=str(error))
                 await upstream.drop()
                 await asyncio.sleep(RETRY_S)
         finally:
@@ -101,8 +101,9 @@ class Witnesses:
         self.agreement.began(_named(address))
         request_id, height = connection.next_request_id(), self._next_diff()
         request = encode(SubscribeDiffs(request_id, height))
-        async for frame in connection.subscribe(request, request_id, capacity=64):
-            answer = decode_answer(frame)
+        frames = connection.subscribe(request, request_id, capacity=64)
+        while True:
+            answer = decode_answer(await next_frame(connection, frames))
             if not isinstance(answer, DiffPush):
                 raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
             # The diff names its block: one that is skipped contradicts what others say of it.

@@ -13,7 +13,7 @@ from pipeline_world import PipelineWorld
 from net.service import ClientSession, PublicService
 from protocol.messages_trading import DiffPush, SubscribeDiffs
 from prover.agreement import WINDOW, Agreement
-from prover.process_witnesses import Address, Witnesses
+from prover.process_agreement import Address, ExecutionWatch
 
 A, B, C = "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"
 
@@ -99,15 +99,15 @@ async def nodes(world: PipelineWorld, *handlers: Serve) -> AsyncIterator[list[Ad
 
 
 @asynccontextmanager
-async def watching(world: PipelineWorld, addresses: list[Address]) -> AsyncIterator[Witnesses]:
-    witnesses = Witnesses(world.chain, addresses, "prover-0", lambda: 1)
-    async with running(witnesses):
-        yield witnesses
+async def watching(world: PipelineWorld, addresses: list[Address]) -> AsyncIterator[ExecutionWatch]:
+    others = ExecutionWatch(world.chain, addresses, "prover-0", lambda: 1)
+    async with running(others):
+        yield others
 
 
 @asynccontextmanager
-async def running(witnesses: Witnesses) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(witnesses.run())
+async def running(others: ExecutionWatch) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(others.run())
     try:
         yield
         assert not task.done(), task.result()
@@ -122,8 +122,8 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-def heard(witnesses: Witnesses) -> int:
-    return len(witnesses.agreement._said)
+def heard(others: ExecutionWatch) -> int:
+    return len(others.agreement._said)
 
 
 async def test_the_others_are_heard_and_compared_with_the_one_that_is_followed() -> None:
@@ -132,21 +132,21 @@ async def test_the_others_are_heard_and_compared_with_the_one_that_is_followed()
         world, saying(b"1", b"2", b"3"), saying(b"1", b"2", b"3"), saying(b"1", b"lie", b"3")
     ) as (first, second, liar):
         name = f"127.0.0.1:{liar[1]}"
-        async with watching(world, [first, second]) as witnesses:
-            witnesses.follows(first)
-            await until(lambda: heard(witnesses) == 3)
+        async with watching(world, [first, second]) as others:
+            others.follows(first)
+            await until(lambda: heard(others) == 3)
             for height, diff in enumerate([b"1", b"2", b"3"], 1):
-                witnesses.told(first, diff, height)
-            assert witnesses.agreement.sentence() == ""
-        async with watching(world, [first, second, liar]) as witnesses:
-            witnesses.follows(first)
-            await until(lambda: witnesses.agreement.sentence() != "")
-            assert name in witnesses.agreement.sentence()
-            assert witnesses.agreement.sentence().endswith("on block 2")
+                others.told(first, diff, height)
+            assert others.agreement.sentence() == ""
+        async with watching(world, [first, second, liar]) as others:
+            others.follows(first)
+            await until(lambda: others.agreement.sentence() != "")
+            assert name in others.agreement.sentence()
+            assert others.agreement.sentence().endswith("on block 2")
 
 
 async def test_who_is_heard_changes_with_who_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prover.process_witnesses.RETRY_S", 0.01)
+    monkeypatch.setattr("prover.process_agreement.RETRY_S", 0.01)
     world, asked = PipelineWorld(), [0, 0]
 
     def counting(at: int) -> Serve:
@@ -158,39 +158,61 @@ async def test_who_is_heard_changes_with_who_is_followed(monkeypatch: pytest.Mon
 
     async with (
         nodes(world, counting(0), counting(1)) as (first, second),
-        watching(world, [first, second]) as witnesses,
+        watching(world, [first, second]) as others,
     ):
-        witnesses.follows(first)
+        others.follows(first)
         await until(lambda: asked == [0, 1])
-        witnesses.follows(second)
+        others.follows(second)
         await until(lambda: asked == [1, 1])
-        witnesses.follows(second)  # the prover asks again: nothing changes for the others
-        witnesses.told(second, b"another", 1)
-        await until(lambda: "on block 1" in witnesses.agreement.sentence())
+        others.follows(second)  # the prover asks again: nothing changes for the others
+        others.told(second, b"another", 1)
+        await until(lambda: "on block 1" in others.agreement.sentence())
         assert asked == [1, 1]
 
 
-async def test_a_witness_that_runs_ahead_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prover.process_witnesses.RETRY_S", 0.01)
-    monkeypatch.setattr("prover.process_witnesses.AHEAD_MAX", 10)
+async def test_one_that_runs_ahead_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prover.process_agreement.RETRY_S", 0.01)
+    monkeypatch.setattr("prover.process_agreement.AHEAD_MAX", 10)
     world = PipelineWorld()
     taken = 1
     async with nodes(world, saying(), saying(*[b"x"] * 200)) as addresses:
-        witnesses = Witnesses(world.chain, addresses, "prover-0", lambda: taken)
-        async with running(witnesses):
-            witnesses.follows(addresses[0])
-            await until(lambda: heard(witnesses) == 11)
+        others = ExecutionWatch(world.chain, addresses, "prover-0", lambda: taken)
+        async with running(others):
+            others.follows(addresses[0])
+            await until(lambda: heard(others) == 11)
             await asyncio.sleep(0.2)
-            assert heard(witnesses) == 11
-            witnesses.told(addresses[0], b"x", 1)
+            assert heard(others) == 11
+            others.told(addresses[0], b"x", 1)
             taken = 6
-            await until(lambda: heard(witnesses) == 16)
+            await until(lambda: heard(others) == 16)
 
 
-async def test_alone_a_node_has_no_witness() -> None:
+async def test_alone_a_node_is_compared_with_nobody() -> None:
     world = PipelineWorld()
-    async with nodes(world, saying(b"1")) as addresses, watching(world, addresses) as witnesses:
-        witnesses.follows(addresses[0])
-        witnesses.told(addresses[0], b"1", 1)
+    async with nodes(world, saying(b"1")) as addresses, watching(world, addresses) as others:
+        others.follows(addresses[0])
+        others.told(addresses[0], b"1", 1)
         await asyncio.sleep(0.05)
-        assert (witnesses.agreement.sentence(), heard(witnesses)) == ("", 1)
+        assert (others.agreement.sentence(), heard(others)) == ("", 1)
+
+
+async def test_one_that_hangs_is_dialled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("net.upstream.QUIET_S", 0.02)
+    monkeypatch.setattr("net.upstream.ANSWER_MS", 50)
+    monkeypatch.setattr("prover.process_agreement.RETRY_S", 0.01)
+    monkeypatch.setattr(PublicService, "_answer_status", lambda *_: None)
+    world, asked = PipelineWorld(), 0
+
+    def hangs_at_first(session: ClientSession, request: SubscribeDiffs) -> None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            saying(b"1", b"2")(session, request)
+
+    async with (
+        nodes(world, saying(), hangs_at_first) as (first, other),
+        watching(world, [first, other]) as others,
+    ):
+        others.follows(first)
+        await until(lambda: heard(others) == 2)
+    assert asked >= 2
