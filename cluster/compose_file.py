@@ -6,12 +6,10 @@ its root file system is read-only, its data lie in a volume of its own.
 
 from __future__ import annotations
 
-import json
-
 import msgspec
 
 from cluster.layout import DEFAULT_BASE_PORT
-from cluster.testnet import COMPOSE_OPTIONS, process_entries
+from cluster.testnet import COMPOSE_OPTIONS, process_entries, scrape_targets
 from store.config import Role, parse_address
 from store.testnet import CONFIG_FOLDER, GENESIS_FILE, KEY_FOLDER, ProcessEntry
 
@@ -72,10 +70,11 @@ def default_compose_file() -> str:
     return compose_file(process_entries(COMPOSE_OPTIONS, DEFAULT_BASE_PORT))
 
 
-def scrape_targets(processes: list[ProcessEntry]) -> str:
-    """The list of what Prometheus scrapes, in the JSON of its file-based discovery."""
-    addresses = [f"{entry.name}:{parse_address(entry.observe)[1]}" for entry in processes]
-    return json.dumps([{"targets": addresses}], indent=2) + "\n"
+def container_targets(processes: list[ProcessEntry]) -> str:
+    """What compose's Prometheus scrapes, as containers name each other."""
+    return scrape_targets(
+        {one.name: f"{one.name}:{parse_address(one.observe)[1]}" for one in processes}
+    )
 
 
 def _head(options: ComposeOptions) -> str:

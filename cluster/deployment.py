@@ -14,19 +14,16 @@ from cluster.compose_file import (
     FIRST_LINE,
     ComposeOptions,
     compose_file,
-    scrape_targets,
+    container_targets,
 )
 from cluster.kubernetes import SECRETS_FILE, prepare_folder, write_manifests
 from cluster.kubernetes_pods import Deployment
-from cluster.testnet import TestnetOptions, contained, create_testnet
+from cluster.testnet import TARGETS_FILE, TestnetOptions, contained, create_testnet
 from protocol.errors import ConfigError
 from store.testnet import Testnet
 
 METRICS_FOLDER = Path(__file__).resolve().parents[1] / "deploy"
 """Where Prometheus' and Grafana's files lie in a checkout."""
-
-TARGETS_FILE = "targets.json"
-"""In the testnet's folder: what compose's Prometheus scrapes, as the containers name each other."""
 
 _MEANT_BY_COMPOSE = set("$:\"'{}\n")
 
@@ -70,7 +67,7 @@ def create_deployment(
         user=f"{uid}:{gid}",
     )
     try:
-        (testnet.directory / TARGETS_FILE).write_text(scrape_targets(testnet.processes))
+        (testnet.directory / TARGETS_FILE).write_text(container_targets(testnet.processes))
         give_to(testnet.directory, uid, gid)
         compose.write_text(compose_file(testnet.processes, choice))
     except OSError as error:

@@ -82,6 +82,8 @@ async def run_experiment(
         if experiment.load.share:
             tell(0.0, "load", "what the cluster takes is measured")
             most = await capacity(testnet, experiment.load, seed)
+            if not most:
+                raise FaultFailed("nothing is executed of which the load could be a share")
             experiment = _sharing(experiment, most)
         run = Run(experiment, testnet, seed, clock, (tell, show))
         report = await run.go()

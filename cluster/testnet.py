@@ -188,7 +188,8 @@ def create_testnet(directory: Path | str, options: TestnetOptions | None = None)
         testnet.genesis_path.write_bytes(raw + b"\n")
         for entry in processes:
             testnet.config_path(entry.name).write_text(_config(options, testnet, entry))
-        (directory / TARGETS_FILE).write_text(_scrape_targets(processes))
+        watched = {one.name: one.observe for one in processes}
+        (directory / TARGETS_FILE).write_text(scrape_targets(watched))
         _write_last(directory / DESCRIPTION_FILE, description)
     except OSError as error:
         raise ConfigError(f"cannot create a testnet in {directory}: {error}") from None
@@ -377,9 +378,9 @@ def _config(options: TestnetOptions, testnet: Testnet, entry: ProcessEntry) -> s
     return "\n".join(lines) + "\n"
 
 
-def _scrape_targets(processes: list[ProcessEntry]) -> str:
-    """What Prometheus scrapes, each process by its name, in the JSON of its file discovery."""
-    found = [{"targets": [one.observe], "labels": {"process": one.name}} for one in processes]
+def scrape_targets(watched: dict[str, str]) -> str:
+    """What Prometheus scrapes, addresses by process, in the JSON of its file discovery."""
+    found = [{"targets": [at], "labels": {"process": name}} for name, at in watched.items()]
     return json.dumps(found, indent=2) + "\n"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
+
 from consensus import Broadcast, Committed, Misbehaviour, Persist, PersistBlock, Send
 from protocol.chain import (
     BlocksRequest,
@@ -85,7 +87,9 @@ class SimSequencer(Process):
         disks = self.disks
         self.store = SimSequencerStore(disks["log"], disks["consensus"], disks["pool"])
         recovered = self.store.recover()
-        self.history.count("recovered_batches", len(recovered.accepted))
+        accepted = list(recovered.accepted)
+        self.history.count("recovered_batches", len(accepted))
+        recovered = msgspec.structs.replace(recovered, accepted=accepted)
         self.machine = Sequencer(self.chain, self.index, self.key, recovered, self.store.stored)
         self._sessions: dict[str, _Session] = {}
         self._clients: dict[int, str] = {}

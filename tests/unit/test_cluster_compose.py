@@ -18,8 +18,8 @@ from cluster.compose import main
 from cluster.compose_file import (
     ComposeOptions,
     compose_file,
+    container_targets,
     default_compose_file,
-    scrape_targets,
 )
 from cluster.layout import peer_port
 from cluster.testnet import COMPOSE_OPTIONS, TestnetOptions, contained, process_entries
@@ -50,7 +50,7 @@ def test_the_repositorys_file_is_what_the_generator_writes() -> None:
 
 def test_prometheus_scrapes_every_process_of_the_repositorys_file() -> None:
     shipped = json.loads((ROOT / "deploy/prometheus/targets/compose.json").read_text())
-    assert shipped == json.loads(scrape_targets(process_entries(COMPOSE_OPTIONS)))
+    assert shipped == json.loads(container_targets(process_entries(COMPOSE_OPTIONS)))
     volumes = parsed(default_compose_file())["services"]["grafana"]["volumes"]
     for mount in volumes[:-1]:
         assert (ROOT / mount.split(":")[0]).is_dir(), mount
@@ -141,10 +141,12 @@ def test_init_writes_the_file_beside_its_testnet(tmp_path: Path) -> None:
     assert service["image"] == "${TRILEMMA_IMAGE:-example.org/trilemma:0.2}"
     uid = os.getuid() or 10_001
     assert service["user"].split(":")[0] == str(uid)
-    watched = json.loads((testnet.directory / "targets.json").read_text())[0]["targets"]
-    assert "validator-4:26744" in watched and len(watched) == len(testnet.processes)
+    watched = json.loads((testnet.directory / "prometheus.json").read_text())
+    assert len(watched) == len(testnet.processes)
+    there = {"targets": ["validator-4:26744"], "labels": {"process": "validator-4"}}
+    assert there in watched, "as containers name each other"
     mounts = parsed(target.read_text())["services"]["prometheus"]["volumes"]
-    assert "./net/targets.json:/etc/prometheus/targets/compose.json:ro" in mounts
+    assert "./net/prometheus.json:/etc/prometheus/targets/compose.json:ro" in mounts
     key = testnet.key_path("validator-4").stat()
     assert (key.st_uid, stat.S_IMODE(key.st_mode)) == (uid, 0o600)
 
