@@ -35,7 +35,7 @@ from protocol.actions import (
 )
 from protocol.codec import encode
 from protocol.events import Fill, OrderChanged, OrderOpened
-from protocol.genesis import Chain, Genesis, Identity, MarketConfig, Pace, parse_genesis
+from protocol.genesis import Chain, Genesis, Identity, Limits, MarketConfig, Pace, parse_genesis
 from protocol.keys import address_of
 from protocol.settlement import FIRST_ACCOUNT, InboxDeposit
 
@@ -48,7 +48,7 @@ BLOCK_MS = 20
 MID_TICKS = 60_000
 
 
-def chain() -> Chain:
+def chain(limits: Limits | None = None) -> Chain:
     """A chain with three markets and one oracle."""
     pace = Pace(20, 100, 1_000, 500, 5_000, 1 << 20)
     peer = Identity("v0", "11" * 32, 1, "00")
@@ -60,8 +60,9 @@ def chain() -> Chain:
         for number in range(MARKETS)
     ]  # fmt: skip
     genesis = Genesis(
-        "bench", START_MS, 0, [peer], [peer], [], [ORACLE.hex()], markets, [], pace, pace
-    )
+        "bench", START_MS, 0, [peer], [peer], [], [ORACLE.hex()], markets, [], pace, pace,
+        limits=limits or Limits(),
+    )  # fmt: skip
     return parse_genesis(msgspec.json.encode(genesis))
 
 

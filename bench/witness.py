@@ -26,7 +26,7 @@ from protocol.chain import EMPTY_HASH, Header
 from protocol.codec import encode
 from protocol.dispute import STEPS_PER_BLOCK, cuts
 from protocol.events import LiquidationBegun
-from protocol.genesis import Chain
+from protocol.genesis import Chain, Limits
 from protocol.ordering import OrderedBlock, OrderedPayload
 from protocol.settlement import FIRST_ACCOUNT, InboxDeposit
 from prover.step_input import StepInput
@@ -52,8 +52,10 @@ def valid(key: bytes, signature: bytes, digest: bytes) -> bool:
 class Population:
     """An engine, its tree, and blocks that are shown step by step."""
 
-    def __init__(self, accounts: int, orders: int, failing: int) -> None:
-        self.rules: Chain = chain()
+    def __init__(
+        self, accounts: int, orders: int, failing: int, limits: Limits | None = None
+    ) -> None:
+        self.rules: Chain = chain(limits)
         self.engine = Engine(self.rules, valid)
         self.tree = StateTree(self.engine.leaves().items())
         self.flow = Flow(1, accounts)
@@ -117,7 +119,8 @@ class Population:
         with walk(self.rules, self.tree, step, valid) as walked:
             plan = step.steps(Engine.restore(self.rules, self.tree.iterate(), valid)).plan
             actions = [n for n, one in enumerate(plan) if one.stage in (Stage.MAKING, Stage.TAKING)]
-            shown = set(range(len(plan))) - set(actions)
+            # Of stages in many steps the first ones find something due, if any.
+            shown = {n for n, one in enumerate(plan) if n not in actions and one.batch < SAMPLE}
             # The first action takes as much as it may.
             shown |= {*self.rng.sample(actions, min(SAMPLE, len(actions))), actions[0]}
             for number in sorted(shown):

@@ -5,8 +5,9 @@
 So many accounts with so many resting orders each meet in one step, signatures count as valid:
 
 - sweep: one action takes an order of each of them;
-- refused: the same, but the mark has moved by so much that margin lets none of them trade: all of
-  their orders are needed to show that;
+- linked: the same, and fifty of the other orders of each are linked with stops;
+- refused: as the first, but the mark has moved by so much that margin lets none of them trade: all
+  of their orders are needed to show that, of as many as an action meets;
 - cancel: one of them cancels everything;
 - expiries: an order of each expires; switches: the dead-man's switch of each goes off;
 - triggers: a stop of each fires at once, into the others' orders.
@@ -33,11 +34,13 @@ from protocol.actions import (
     SELL,
     STOP,
     CancelAll,
+    Oco,
     Order,
     ScheduleCancel,
     TriggerOrder,
     Withdraw,
 )
+from protocol.genesis import Limits
 from protocol.settlement import FIRST_ACCOUNT
 from prover.steps import walk
 from prover.witness import decode_witness, execute
@@ -46,6 +49,7 @@ LATER_MS = 20_000
 TIGHT_UUSD = 100_000
 """Money of an account above what its orders ask for."""
 REFUSED_TICKS = 40
+LINKED = 50
 WITHDRAWALS = 100
 """As there is a most for each."""
 
@@ -53,9 +57,9 @@ WITHDRAWALS = 100
 class Crowd(Population):
     """Accounts with resting orders, and one more who takes them."""
 
-    def __init__(self, accounts: int, orders: int, case: str) -> None:
+    def __init__(self, accounts: int, orders: int, case: str, limits: Limits | None = None) -> None:
         self.case, self.taker = case, accounts
-        super().__init__(accounts + 1, 0, 0)
+        super().__init__(accounts + 1, 0, 0, limits)
         tight = case == "refused"
         for owner in range(accounts):
             placed = [*self._placed(orders, not tight)]
@@ -83,7 +87,12 @@ class Crowd(Population):
         while len(found) < orders:
             market, side = (rng.randrange(MARKETS), rng.randrange(2)) if spread else (0, SELL)
             away = rng.randint(100, 1_100) * (1 if side == SELL else -1)
-            found.append(Order(market, side, MID_TICKS + away, 1, POST_ONLY))
+            order = Order(market, side, MID_TICKS + away, 1, POST_ONLY)
+            if case == "linked" and len(found) <= LINKED:
+                stop = TriggerOrder(market, side, 1, STOP, MID_TICKS - away, slippage_ppm=50_000)
+                found.append(Oco(order, stop))
+            else:
+                found.append(order)
         if case == "switches":
             found.append(ScheduleCancel(later_ms))
         elif case == "triggers":
@@ -104,8 +113,8 @@ class Crowd(Population):
 
 
 STAGES = {
-    "sweep": Stage.TAKING, "refused": Stage.TAKING, "cancel": Stage.TAKING,
-    "expiries": Stage.EXPIRIES, "switches": Stage.SCHEDULES, "triggers": Stage.TRIGGERS,
+    "sweep": Stage.TAKING, "linked": Stage.TAKING, "refused": Stage.TAKING, "cancel": Stage.TAKING,
+    "expiries": Stage.EXPIRIES, "switches": Stage.SWITCHES, "triggers": Stage.TRIGGERS,
 }  # fmt: skip
 
 

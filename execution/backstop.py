@@ -130,20 +130,28 @@ class Backstop:
 
     def unwind(self) -> None:
         """Sell a part of every position when it is time."""
+        if self.unwinds():
+            for market in self._state.markets:
+                self.unwind_in(market)
+
+    def unwinds(self) -> bool:
+        """Whether it is time."""
+        row = self._state.funds.get(lv.BACKSTOP_KEY)
+        return row is not None and self._state.time_ms >= row.next_unwind_ms
+
+    def unwind_in(self, market: Market) -> None:
+        """Sell a part of the position in a market; behind the last one the next time is fixed."""
         state, rules = self._state, self._state.chain.genesis.liquidation
-        row = state.funds.get(lv.BACKSTOP_KEY)
-        if row is None or state.time_ms < row.next_unwind_ms:
-            return
         backstop = state.backstop
         self._trading.touch(backstop)
-        for number, e in sorted(backstop.exposures.items()):
-            market = state.markets[number]
-            if not e.size_lots or not in_book(market):
-                continue
+        e = backstop.exposures.get(market.number)
+        if e is not None and e.size_lots and in_book(market):
             side = SELL if e.size_lots > 0 else BUY
             limit = slippage_limit(market, side, rules.unwind_slippage_ppm)
             lots = first_part_lots(abs(e.size_lots), rules.unwind_ppm)
             self._trading.close_out(backstop, market, side, limit, lots, Unwinding())
+        if market is not state.markets[-1]:
+            return
         if self._holds():
             next_ms = state.time_ms + rules.unwind_ms
             state.funds.put(lv.BACKSTOP_KEY, lv.BackstopLeaf(next_ms))

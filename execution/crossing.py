@@ -65,9 +65,10 @@ class Crossing:
     """
 
     __slots__ = (
-        "_state", "account", "closing", "decrement_lots", "exposure", "flags", "maker",
-        "maker_exposure", "maker_out", "market", "on_gone", "on_linked", "on_protected",
-        "order_id", "own_removed", "policy", "reason", "side", "stopped", "taker_out", "touch",
+        "_state", "account", "closing", "decrement_lots", "exposure", "flags", "last_fills",
+        "maker", "maker_exposure", "maker_out", "market", "on_gone", "on_linked", "on_protected",
+        "order_id", "own_removed", "policy", "reason", "refused", "side", "stopped", "taker_out",
+        "touch",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +96,10 @@ class Crossing:
         self.reason = REASON_MARGIN
         self.own_removed = 0
         """Orders that self-trade prevention took out so far, for all takers."""
+        self.last_fills = 0
+        """What the taker leaves of the block's fills when it has used up its own."""
+        self.refused: dict[int, None] = {}
+        """Accounts of whose orders all counted for this taker."""
         self.maker: Account = state.fees
         self.maker_exposure = self.exposure
         self.maker_out: Outcome | None = None
@@ -109,8 +114,10 @@ class Crossing:
         order_id: int,
         flags: int,
         closing: bool,
+        max_fills: int,
     ) -> None:
-        """The next taker: an order. `closing`: fill by fill, each must reduce risk."""
+        """The next taker: an order. `closing`: fill by fill, each must reduce risk. It ends after
+        `max_fills` fills and removals, of which some count more than once."""
         self.account = account
         self.exposure = exposure
         self.market = market
@@ -121,6 +128,8 @@ class Crossing:
         self.policy = None
         self.stopped = _OK
         self.decrement_lots = 0
+        self.last_fills = self._state.fills_left - max_fills
+        self.refused = {}
 
     @property
     def risk(self) -> Risk:
@@ -131,9 +140,9 @@ class Crossing:
 
     def allowed_lots(self, maker: Resting, lots: int) -> int:
         """Whether and how much may trade now; see `matching.Gate`."""
-        if self.stopped:
-            return STOP
         state = self._state
+        if self.stopped or state.fills_left <= self.last_fills:
+            return STOP
         taker = self.account
         owner = state.accounts[maker.account]
         self.maker = owner
@@ -223,7 +232,18 @@ class Crossing:
         self._state.fills_left -= 1
         if self.reason == REASON_SELF_TRADE:
             self.own_removed += 1
+            if self.policy is not None:
+                self.last_fills -= 1
+        elif self.reason == REASON_MARGIN:
+            self.count_refused(self.maker)
         self.on_gone(self.maker, maker, lots, self.reason)
+
+    def count_refused(self, account: Account) -> None:
+        """Of this maker's orders all counted: whoever proves the step has to show them all, and an
+        action must not meet more of these than can be shown. Counts once for each taker."""
+        if account.number not in self.refused:
+            self.refused[account.number] = None
+            self._state.fills_left -= self._state.limits.refusal_fills - 1
 
     def filled(self, maker: Resting, lots: int) -> None:
         """Book a fill: positions, cash and fees of both sides, open interest, last price."""

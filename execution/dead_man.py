@@ -17,8 +17,12 @@ from protocol.genesis import DAY_MS
 
 UNSET = DeadManLeaf(0, 0, 0)
 
-LOOKED_AT = 4
-"""Of the switches whose time has come a block looks at so many times what it may cancel."""
+LOOKED_AT, MOST_LOOKED_AT = 4, 256
+"""Of the switches whose time has come a block looks at so many times what it may cancel, and at so
+many at most."""
+
+MUCH = 32
+"""What has so much to cancel, or more, is all alike: nobody has to show how much it is."""
 
 
 class DeadMen:
@@ -70,18 +74,20 @@ class DeadMen:
         least to cancel, so that they do not wait for others who have much. In each part the last
         one may exceed it.
         """
-        state = self._state
-        budget = state.limits.expiries_per_block
-        due = []
-        for time_ms, number in islice(self._due, LOOKED_AT * budget):
-            if time_ms > state.time_ms:
-                break
-            due.append(number)
+        budget = self._state.limits.expiries_per_block
+        due = self.looked_at()
         if not due:
             return
         rest, left = self._go_off(due, budget - budget // 2)
-        rest.sort(key=self._count)
+        rest.sort(key=lambda number: min(self._count(number), MUCH))
         self._go_off(rest, max(left, 0) + budget // 2)
+
+    def looked_at(self) -> list[int]:
+        """The accounts whose switches the block looks at, the earliest first."""
+        state = self._state
+        most = min(LOOKED_AT * state.limits.expiries_per_block, MOST_LOOKED_AT)
+        due = islice(self._due, most)
+        return [number for time_ms, number in due if time_ms <= state.time_ms]
 
     def _count(self, number: int) -> int:
         """What a switch costs."""

@@ -18,7 +18,7 @@ from protocol.actions import BUY, SELL, STP_CANCEL_MAKER, STP_MASTER, STP_MODES
 class _Shadow:
     """A copy of an account, what is left of its reduce-only orders, and its protection."""
 
-    __slots__ = ("_state", "account", "exposure", "fills_left", "reducing")
+    __slots__ = ("_state", "account", "exposure", "fills_left", "reducing", "refused")
 
     def __init__(self, state: State, account: Account, market: Market) -> None:
         self._state = state
@@ -26,10 +26,16 @@ class _Shadow:
         self.exposure = self.account.exposures[market.number]
         self.reducing = {key: order.remaining_lots for key, order in self.exposure.reducing.items()}
         self.fills_left = -1
+        self.refused = False
         row = state.settings.get(settings_key(account.number, market.number))
         if row is not None and row.fills:
             counted = row.counted if state.time_ms - row.began_ms < row.window_ms else 0
             self.fills_left = row.fills - counted
+
+    def count_refused(self) -> int:
+        """Of the maker's orders all counted: steps that this takes, beside the one itself."""
+        counted, self.refused = self.refused, True
+        return 0 if counted else self._state.limits.refusal_fills - 1
 
     def fit(self) -> None:
         """Shrink the copies of reduce-only orders to the position."""
@@ -109,6 +115,7 @@ def _fill(
             return -1, steps
         steps += 1
         if maker_out is None or taker_out is None:
+            steps += shadow.count_refused()
             left = resting.remaining_lots
             resting.remaining_lots = 0
             risk.release(shadow.account, resting, left)
@@ -124,6 +131,8 @@ def _fill(
         shadow.fit()
         taker.fit()
         shadow.fills_left -= 1
+        if not shadow.fills_left:
+            steps += shadow.count_refused()
         filled += fill
     return filled, steps
 

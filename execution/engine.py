@@ -192,6 +192,16 @@ class Engine:
         work = work_of(self._state.chain.genesis, inbox, inbox_cursor, batches)
         return Steps(self._state, self._phases, self.verify_signature, time_ms, work)
 
+    @property
+    def switches_due(self) -> list[int]:
+        """The accounts among whose dead-man's switches the present block chooses."""
+        return self._schedules.switches.looked_at()
+
+    @property
+    def liquidations_looked_at(self) -> list[int]:
+        """The accounts on which the choices of the last liquidations rested, changed or not."""
+        return self._phases.liquidations.looked_at
+
     # -- views
 
     @property

@@ -24,6 +24,10 @@ from protocol.events import REASON_LIQUIDATION, LiquidationBegun, LiquidationEnd
 LONGEST_SHARE = 4
 """One part in so many of the budget goes to those waiting longest, before all others."""
 
+NOTED_SHARE, LEAST_NOTED = 8, 16
+"""Of accounts that only rose or fell, a block writes down one part in so many of the budget, and so
+many at least."""
+
 
 class Liquidations:
     """Finds accounts below maintenance and brings them back above it, or closes them.
@@ -32,11 +36,15 @@ class Liquidations:
     longest, in turn: where a block ends is kept in the state, and the next one goes on behind it,
     so that everybody has a turn however large others are. The rest goes by MM - TV, then number,
     also to whoever had a turn that was cut short.
+
+    However many accounts fall or rise at once, a block concerns no more than the budget allows: of
+    those who have no turn the most urgent are written down as waiting, and of those who rose, those
+    who waited longest are struck off; the others follow in the next blocks.
     """
 
     __slots__ = (
-        "_backstop", "_deleveraging", "_seller", "_since", "_state", "_sweep", "_trading",
-        "_waiting",
+        "_deleveraging", "_seller", "_since", "_state", "_sweep", "_trading", "_waiting",
+        "backstop", "looked_at",
     )  # fmt: skip
 
     def __init__(
@@ -47,7 +55,7 @@ class Liquidations:
         moves = Moves(state, trading)
         opposites = Opposites(state, realised, moves)
         self._deleveraging = Deleveraging(state, trading, receipts, moves, opposites)
-        self._backstop = Backstop(state, trading, receipts, moves)
+        self.backstop = Backstop(state, trading, receipts, moves)
         self._seller = Seller(state, trading, receipts, moves)
         self._sweep = Sweep(state.risk, state.accounts)
         self._since = {
@@ -57,6 +65,8 @@ class Liquidations:
         self._waiting: SortedList[tuple[int, int]] = SortedList(
             (since_ms, number) for number, since_ms in self._since.items()
         )
+        self.looked_at: list[int] = []
+        """The accounts on whose number or place the last block's choices rested."""
         state.touched.clear()
 
     def run(self) -> None:
@@ -69,26 +79,34 @@ class Liquidations:
         self._deleveraging.opposites.begin(changed)
         changed.clear()
         below = self._sweep.below()
-        self._note(below)
         items = Items(state.limits.liquidation_items_per_block)
+        self.looked_at = self._first_risen(below)
+        for number in self.looked_at:
+            self._end(state.accounts[number])
         self._check_backstop(items)
         if below:
             self._handle_all(dict(below), items)
         elif state.turns.rows:
             state.turns.drop(lv.TURN_KEY)
-        self._backstop.unwind()
 
-    def _note(self, below: dict[int, Below]) -> None:
-        """Write down who has fallen below maintenance and who has risen above it."""
+    @property
+    def _most_noted(self) -> int:
+        share = self._state.limits.liquidation_items_per_block // NOTED_SHARE
+        return max(share, LEAST_NOTED)
+
+    def _first_risen(self, below: dict[int, Below]) -> list[int]:
+        """Of those who have risen above maintenance, as many as a block strikes off, those waiting
+        longest first."""
+        risen = (number for _, number in self._waiting if number not in below)
+        return list(islice(risen, self._most_noted))
+
+    def _begin(self, number: int, below: Below) -> None:
+        """Write down who has fallen below maintenance."""
         state = self._state
-        for number in sorted(number for number in self._since if number not in below):
-            self._end(state.accounts[number])
-        for number in sorted(number for number in below if number not in self._since):
-            self._since[number] = state.time_ms
-            self._waiting.add((state.time_ms, number))
-            state.distressed.put(lv.distress_key(number), lv.DistressLeaf(state.time_ms, []))
-            waiting = len(self._waiting)
-            state.events.append(LiquidationBegun(number, *below[number], waiting))
+        self._since[number] = state.time_ms
+        self._waiting.add((state.time_ms, number))
+        state.distressed.put(lv.distress_key(number), lv.DistressLeaf(state.time_ms, []))
+        state.events.append(LiquidationBegun(number, *below, len(self._waiting)))
 
     def _end(self, account: Account) -> None:
         number = account.number
@@ -114,7 +132,12 @@ class Liquidations:
         state = self._state
         order = sorted(below, key=lambda number: (below[number].excess_uusd, number))
         ranks = {number: rank for rank, number in enumerate(order)}
+        lowest = self._most_noted
         handled: set[int] = set()
+        fallen = list(islice((one for one in order if one not in self._since), lowest))
+        for number in sorted(fallen):
+            self._begin(number, below[number])
+        self.looked_at += [*fallen, *order[:lowest]]
         turn = state.turns.get(lv.TURN_KEY)
         last = None
         items.kept_back = items.left - max(items.left // LONGEST_SHARE, 1)
@@ -122,27 +145,32 @@ class Liquidations:
             if items.free <= 0:
                 break
             last = (since_ms, number)
-            self._handle(state.accounts[number], ranks[number], items)
+            self.looked_at.append(number)
+            self._handle(state.accounts[number], min(ranks.get(number, lowest), lowest), items)
             if not items.over or number not in self._since:
                 handled.add(number)
         items.kept_back = 0
         for number in order:
+            self.looked_at.append(number)
             if items.free <= 0:
                 break
             if number not in handled:
                 handled.add(number)
+                if number not in self._since:
+                    self._begin(number, below[number])
                 self._handle(state.accounts[number], ranks[number], items)
-        self._end_relieved()
-        if len(handled) == len(order):
+        self._end_relieved(below)
+        if handled.issuperset(order):
             state.turns.drop(lv.TURN_KEY)
         elif last is not None:
             state.turns.put(lv.TURN_KEY, lv.TurnLeaf(*last))
 
-    def _end_relieved(self) -> None:
+    def _end_relieved(self, below: dict[int, Below]) -> None:
         """What was done to others can lift an account, too: as a maker or a counterparty."""
         state = self._state
         accounts, changed = state.accounts, state.dirty_accounts
-        for number in sorted(number for number in self._since if accounts[number] in changed):
+        waiting = [number for number in below if number in self._since]
+        for number in sorted(number for number in waiting if accounts[number] in changed):
             if stage(*state.risk.liquidation(accounts[number])) == SAFE:
                 self._end(accounts[number])
 
@@ -164,7 +192,7 @@ class Liquidations:
             if reached == ORDERS:
                 self._seller.sell(account, rank, items, gently=True)
             elif reached == BACKSTOP:
-                self._backstop.take(account, rank, items)
+                self.backstop.take(account, rank, items)
                 if self._seller.meets_orders(account, risk.liquidation(account)[1]):
                     self._seller.sell(account, rank, items, gently=False)
             elif reached == DELEVERAGED:
@@ -184,7 +212,7 @@ class Liquidations:
         reached = stage(tv, mm)
         if reached in (SAFE, DELEVERAGED) or self._seller.meets_orders(account, mm):
             return False
-        return reached == ORDERS or not self._backstop.has_room(account)
+        return reached == ORDERS or not self.backstop.has_room(account)
 
     def _cancel(self, account: Account, items: Items) -> bool:
         """Take out what rests and waits, oldest first, as far as the budget goes; orders in halted

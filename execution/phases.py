@@ -16,9 +16,13 @@ from execution.realised import Realised
 from execution.schedules import Schedules
 from execution.state import State
 from execution.triggers import Triggers
+from protocol.actions import Transfer, TransferPosition, Withdraw
 from protocol.errors import SafetyViolation
 from protocol.genesis import Genesis
 from protocol.settlement import InboxDeposit, InboxEntry, InboxForced
+
+LEAVING = (Withdraw, Transfer, TransferPosition)
+"""Actions by which something leaves an account."""
 
 
 class Work(NamedTuple):
@@ -29,6 +33,17 @@ class Work(NamedTuple):
     committee: list[Opened]
     making: list[Opened]
     taking: list[Opened]
+
+    def left(self) -> list[int]:
+        """The accounts that something may leave by an action, ascending."""
+        return sorted(
+            {
+                opened.batch.account
+                for opened in (*self.making, *self.taking)
+                if opened.batch is not None
+                and any(isinstance(action, LEAVING) for action in opened.batch.actions)
+            }
+        )
 
 
 def work_of(
@@ -96,7 +111,8 @@ class Phases:
         self.take_in(work)
         for batch in work.committee:
             batches.run_committee(batch, verify)
-        self.schedules.expire()
+        self.schedules.begin()
+        self.schedules.expire(self.schedules.left)
         self.pricing.begin_block()
         for batch in work.making:
             batches.run(batch, verify)
@@ -104,6 +120,7 @@ class Phases:
         self.schedules.run()
         self.triggers.run()
         self.liquidations.run()
+        self.liquidations.backstop.unwind()
         for batch in work.taking:
             batches.run(batch, verify)
         self.triggers.drop_unbacked()

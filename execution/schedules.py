@@ -29,21 +29,21 @@ class Schedules:
     """
 
     __slots__ = (
-        "_dated", "_dead_men", "_expiring", "_state", "_sweep_at", "_trading", "_triggers",
-        "_twaps", "left",
+        "_dated", "_expiring", "_state", "_sweep_at", "_trading", "_triggers", "left", "switches",
+        "twaps",
     )  # fmt: skip
 
     def __init__(self, state: State, trading: Trading, triggers: Triggers) -> None:
         self._state = state
         self._trading = trading
         self._triggers = triggers
-        self._twaps = Twaps(state, trading)
-        self._dead_men = DeadMen(state, trading)
+        self.twaps = Twaps(state, trading)
+        self.switches = DeadMen(state, trading)
         self._dated = [market for market in state.markets if market.config.expires_ms]
         self._expiring: list[tuple[int, int, Resting]] = []
         """Heap of (expires_ms, id, order) of resting orders, some of them gone."""
         self.left = 0
-        """What `expire` left of the block's budget."""
+        """What is left of the block's budget."""
         self._sweep_at = SPARE_NOTES
         for account in state.accounts.values():
             for order in account.orders.values():
@@ -62,62 +62,87 @@ class Schedules:
 
     def twap(self, account: Account, action: Twap) -> Result:
         """A new TWAP; see `Twaps`."""
-        return self._twaps.twap(account, action)
+        return self.twaps.twap(account, action)
 
     def schedule_cancel(self, account: Account, action: ScheduleCancel) -> Result:
         """A dead-man's switch; see `DeadMen`."""
-        return self._dead_men.schedule_cancel(account, action)
+        return self.switches.schedule_cancel(account, action)
 
     # -- everything that waits
 
     def cancel(self, account: Account, waiting_id: int, market: int, reason: int) -> bool:
         """Cancel a trigger or TWAP, if the account has it in this market."""
-        return self._triggers.cancel(account, waiting_id, market, reason) or self._twaps.cancel(
+        return self._triggers.cancel(account, waiting_id, market, reason) or self.twaps.cancel(
             account, waiting_id, market, reason
         )
 
     def cancel_all(self, account: Account, market: int, reason: int) -> None:
         """Cancel an account's triggers and TWAPs in a market (`ALL_MARKETS`: everywhere)."""
         self._triggers.cancel_all(account, market, reason)
-        self._twaps.cancel_all(account, market, reason)
+        self.twaps.cancel_all(account, market, reason)
 
     # -- the clock
 
-    def expire(self) -> None:
-        """Orders and triggers whose time is over, before the block's prices are fixed: what nobody
-        can take any more must not move a mark."""
-        self.left = self._expire(self._state.limits.expiries_per_block)
+    def begin(self) -> None:
+        """A block begins."""
+        self.left = self._state.limits.expiries_per_block
 
     def run(self) -> None:
         """Closed markets with what `expire` left of the budget, dead-man's switches, TWAP slices,
         in this order."""
-        budget = self.left
+        self.close(self.left)
+        self.switches.run()
+        self.twaps.run()
+
+    def expires(self) -> bool:
+        """Whether there is something whose time is over, and a budget for it."""
+        return self.left > 0 and self._first_expired() is not None
+
+    def expire(self, most: int) -> None:
+        """Orders and triggers whose time is over, by expiry and id, before the block's prices are
+        fixed: what nobody can take any more must not move a mark."""
+        for _ in range(min(most, self.left)):
+            first = self._first_expired()
+            if first is None:
+                return
+            if isinstance(first, Resting):
+                heappop(self._expiring)
+                self._remove(first, REASON_EXPIRED)
+            else:
+                self._triggers.expire(*first)
+            self.left -= 1
+
+    def _first_expired(self) -> Resting | tuple[int, int] | None:
+        """The order, or market and id of the trigger, whose time was over first, if one's is."""
+        expiring, now_ms = self._expiring, self._state.time_ms
+        while expiring and not expiring[0][2].remaining_lots:
+            heappop(expiring)
+        order = expiring[0] if expiring else None
+        trigger = self._triggers.book.first_expiry()
+        if trigger is not None and (order is None or trigger[:2] < order[:2]):
+            expires_ms, trigger_id, market = trigger
+            return (market, trigger_id) if expires_ms < now_ms else None
+        return order[2] if order is not None and order[0] < now_ms else None
+
+    def closes(self) -> bool:
+        """Whether an expired market is to be emptied, and there is a budget for it."""
+        return self.left > 0 and any(
+            market.settled_ticks
+            and (
+                market.book.orders
+                or self._triggers.book.waits(market.number)
+                or self.twaps.waits(market.number)
+            )
+            for market in self._dated
+        )
+
+    def close(self, most: int) -> None:
+        """Empty expired markets."""
+        budget = most = min(most, self.left)
         for market in self._dated:
             if market.settled_ticks and budget:
                 budget = self._close(market.number, budget)
-        self._dead_men.run()
-        self._twaps.run()
-
-    def _expire(self, budget: int) -> int:
-        """Take out orders and triggers whose time is over, by expiry and id."""
-        state, expiring = self._state, self._expiring
-        while budget:
-            while expiring and not expiring[0][2].remaining_lots:
-                heappop(expiring)
-            order = expiring[0] if expiring else None
-            trigger = self._triggers.book.first_expiry()
-            if trigger is not None and (order is None or trigger[:2] < order[:2]):
-                expires_ms, trigger_id, market = trigger
-                if expires_ms >= state.time_ms:
-                    break
-                self._triggers.expire(market, trigger_id)
-            elif order is not None and order[0] < state.time_ms:
-                heappop(expiring)
-                self._remove(order[2], REASON_EXPIRED)
-            else:
-                break
-            budget -= 1
-        return budget
+        self.left -= most - budget
 
     def _close(self, market: int, budget: int) -> int:
         """Empty an expired market: orders by their priority, bids first, then what waits."""
@@ -126,7 +151,7 @@ class Schedules:
         for order in orders:
             self._remove(order, REASON_MARKET_CLOSED)
         budget = self._triggers.close(market, budget - len(orders))
-        return self._twaps.close(market, budget)
+        return self.twaps.close(market, budget)
 
     def _remove(self, order: Resting, reason: int) -> None:
         account = self._state.accounts[order.account]
@@ -140,5 +165,5 @@ class Schedules:
             for order in account.orders.values():
                 if order.expires_ms and order.order_id not in noted:
                     raise SafetyViolation(f"nobody knows that order {order.order_id} expires")
-        self._twaps.check()
-        self._dead_men.check()
+        self.twaps.check()
+        self.switches.check()

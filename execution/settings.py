@@ -89,6 +89,7 @@ class Settings:
             key, lv.SettingsLeaf(row.leverage, row.fills, row.window_ms, counted, began_ms)
         )
         if not counted:
+            self._trading.crossing.count_refused(account)
             self._trading.cancel_orders(account, number, REASON_PROTECTION)
 
     def _row(self, account: Account, market: int) -> lv.SettingsLeaf:

@@ -230,11 +230,11 @@ class Trading:
         crossing = self.crossing
         closing = bool(code) or bool(flags & REDUCE_ONLY)
         if tif == FOK:
-            crossing.begin(account, exposure, market, side, 0, flags, closing)
+            crossing.begin(account, exposure, market, side, 0, flags, closing, max_fills)
             if not fillable(crossing, state, limit, lots, max_fills):
                 return REFUSED[Code.NOT_FILLABLE]
         order_id = self.next_id()
-        crossing.begin(account, exposure, market, side, order_id, flags, closing)
+        crossing.begin(account, exposure, market, side, order_id, flags, closing, max_fills)
         remaining, shrunk = self._take(limit, lots, max_fills)
         filled = lots - remaining - shrunk
         if filled == lots:
@@ -328,7 +328,8 @@ class Trading:
             return 0
         crossing = self.crossing
         exposure = account.exposure(market.number)
-        crossing.begin(account, exposure, market, side, self.next_id(), 0, True)
+        order_id = self.next_id()
+        crossing.begin(account, exposure, market, side, order_id, 0, True, max_fills)
         crossing.policy = policy
         remaining, steps = lots, max_fills
         while steps > 0 and remaining:

@@ -32,7 +32,7 @@ class TriggerBook:
     """Keeps `state.triggers`, the accounts' lists of triggers and client ids, and the indexes
     together. Who is linked with whom is `Triggers`' business."""
 
-    __slots__ = ("_expiring", "_families", "_fresh", "_markets", "_state", "reducing")
+    __slots__ = ("_expiring", "_families", "_markets", "_state", "reducing")
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -41,8 +41,6 @@ class TriggerBook:
         """(expires_ms, id, market)."""
         self._families: dict[int, int] = {}
         """Number of triggers of all accounts of a master, where there are some."""
-        self._fresh: list[tuple[int, int]] = []
-        """(market, id) of those that became due in this block."""
         self.reducing: dict[int, dict[int, int]] = {}
         """Number of reduce-only triggers by account and market, where there are some."""
         rows = [(*parse_trigger_key(key), row) for key, row in sorted(state.triggers.rows.items())]
@@ -179,16 +177,20 @@ class TriggerBook:
         found = self._markets.get(market)
         return [] if found is None else list(found.ids)
 
+    def waits(self, market: int) -> bool:
+        """Whether there are triggers in a market."""
+        found = self._markets.get(market)
+        return found is not None and bool(found.ids)
+
     def first_expiry(self) -> tuple[int, int, int] | None:
         """(expires_ms, id, market) of the trigger that expires first."""
         return self._expiring[0] if self._expiring else None
 
     # -- the mark
 
-    def follow_marks(self) -> list[int]:
-        """Look at every mark that moved: trailing stops follow it, and what it touches is due.
-        Returns the markets in which something is due and may fire."""
-        firing = []
+    def follow_marks(self) -> None:
+        """Look at every mark that moved: trailing stops follow it, and what it touches is due,
+        whatever the mark does from then on."""
         for number in sorted(self._markets):
             found = self._markets[number]
             if not found.ids:
@@ -197,28 +199,27 @@ class TriggerBook:
             mark_ticks = market.mark_ticks
             if mark_ticks != found.followed_ticks:
                 self._record(number, found.follow(mark_ticks))
-            if not fires(market):
-                continue
-            if mark_ticks != found.touched_ticks:
+            if fires(market) and mark_ticks != found.touched_ticks:
                 ids, heirs = found.touch(mark_ticks)
                 self._record(number, heirs)
-                self._fresh += [(number, trigger_id) for trigger_id in ids]
-            if found.due:
-                firing.append(number)
-        return firing
+                for trigger_id in ids:
+                    row = self.row(number, trigger_id)
+                    self._put(number, trigger_id, msgspec.structs.replace(row, due=True))
 
-    def first_due(self, market: int) -> int:
-        """The oldest trigger of a market that is due; 0: none."""
-        due = self._markets[market].due
-        return due[0] if due else 0
+    def any_due(self) -> bool:
+        """Whether a trigger is due in a market in which triggers fire now."""
+        markets = self._state.markets
+        return any(one.due and fires(markets[number]) for number, one in self._markets.items())
 
-    def remember_due(self) -> None:
-        """Write down what became due and did not fire, so that it does whatever the mark does."""
-        for market, trigger_id in self._fresh:
-            row = self._state.triggers.get(trigger_key(market, trigger_id))
-            if row is not None:
-                self._put(market, trigger_id, msgspec.structs.replace(row, due=True))
-        self._fresh = []
+    def first_due(self) -> tuple[int, int]:
+        """(market, id) of the first trigger that is due and may fire, by market and placement;
+        there is one."""
+        markets = self._state.markets
+        return min(
+            (number, one.due[0])
+            for number, one in self._markets.items()
+            if one.due and fires(markets[number])
+        )
 
     def best_ticks(self, market: int, trigger_id: int) -> int:
         """The best mark since a trailing stop was armed; 0: it is not armed, or due."""

@@ -11,6 +11,8 @@ the market only reduces. The order has the trigger's client id, flags and expiry
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from execution.leaves import TriggerLeaf, parse_trigger_key
@@ -54,7 +56,7 @@ class Triggers:
     the bracket's parent; the ids of the others follow it.
     """
 
-    __slots__ = ("_backing", "_checks", "_state", "_trading", "book", "left")
+    __slots__ = ("_backing", "_checks", "_idle", "_state", "_trading", "book", "left")
 
     def __init__(self, state: State, trading: Trading) -> None:
         self._state = state
@@ -63,7 +65,9 @@ class Triggers:
         self._backing = TriggerBacking(state)
         self.left: dict[int, None] = {}
         """Accounts that cash or a position left in this block, other than by trading."""
-        """Accounts that something left in this block other than by trading."""
+        self._idle: dict[tuple[int, int], None] | None = None
+        """Accounts and markets where blocks before this one may have left reduce-only triggers
+        nothing to reduce; None: not known."""
         self.book = TriggerBook(state)
 
     # -- actions
@@ -239,19 +243,21 @@ class Triggers:
 
     def run(self) -> None:
         """Fire what is due, as much as the block allows."""
-        state, book = self._state, self.book
-        firing = book.follow_marks()
-        if not firing:
-            return
-        budget = state.limits.triggers_per_block
-        kept_fills = state.limits.fills_per_block // 2
-        for number in firing:
-            trigger_id = book.first_due(number)
-            while trigger_id and budget and state.fills_left > kept_fills:
-                budget -= 1
-                self._fire(state.markets[number], trigger_id)
-                trigger_id = book.first_due(number)
-        book.remember_due()
+        self.book.follow_marks()
+        budget = self._state.limits.triggers_per_block
+        while budget and self.due():
+            budget -= 1
+            self.run_next()
+
+    def due(self) -> bool:
+        """Whether there is a trigger that is due and may fire."""
+        limits = self._state.limits
+        return self._state.fills_left > limits.fills_per_block // 2 and self.book.any_due()
+
+    def run_next(self) -> None:
+        """Fire the first trigger that is due, by market and then placement."""
+        market, trigger_id = self.book.first_due()
+        self._fire(self._state.markets[market], trigger_id)
 
     def _fire(self, market: Market, trigger_id: int) -> None:
         state, trading, number = self._state, self._trading, market.number
@@ -291,20 +297,49 @@ class Triggers:
         """Cash or a position left an account other than by trading."""
         self.left[account.number] = None
 
-    def drop_unbacked(self, *, everywhere: bool = False) -> None:
-        """At the end of a block, take out what nothing stands behind any more, by account:
-        reduce-only triggers where nothing is left that they could reduce, by market and the oldest
-        first; and where something left the account, the newest that its margin does not cover."""
-        idle = self._idle(everywhere)
-        for number in sorted(idle.keys() | self.left.keys()):
-            account = self._state.accounts[number]
-            self._trading.touch(account)
-            for market in sorted(idle.get(number, ())):
-                self._drop_reducing(account, market)
-            while number in self.left and (first := self._backing.first_unbacked(account)):
-                market = parse_trigger_key(account.triggers[first])[0]
-                self._take_out(account, market, first, REASON_UNBACKED)
-        self.left = {}
+    def drop_unbacked(self) -> None:
+        """At the end of a block, take out what nothing stands behind any more: of the accounts that
+        something left, what their margin does not cover, the newest first; and reduce-only triggers
+        where nothing is left that they could reduce, by account and market, the oldest first. Of
+        the latter a block looks at `triggers_per_block` accounts, the next one at the others."""
+        for number in sorted(self.left):
+            self.drop_left(number)
+        idle = self._touched_idle()
+        accounts = sorted(idle)
+        most = self._state.limits.triggers_per_block
+        for number in accounts[:most]:
+            self._drop_idle(number, idle[number])
+        self._idle = {(one, market): None for one in accounts[most:] for market in idle[one]}
+
+    def drop_left(self, number: int) -> None:
+        """Take out what nothing stands behind any more of an account, if something left it."""
+        if number not in self.left:
+            return
+        del self.left[number]
+        account = self._state.accounts[number]
+        self._trading.touch(account)
+        there = [(number, market) for market in self.book.reducing.get(number, ())]
+        self._drop_idle(number, self._only_idle(there).get(number, set()))
+        while first := self._backing.first_unbacked(account):
+            market = parse_trigger_key(account.triggers[first])[0]
+            self._take_out(account, market, first, REASON_UNBACKED)
+
+    def idle(self) -> dict[int, set[int]]:
+        """All markets by account where reduce-only triggers have nothing to reduce."""
+        reducing = self.book.reducing
+        return self._only_idle([(one, market) for one in reducing for market in reducing[one]])
+
+    def drop_first_idle(self, most: int) -> None:
+        """Take out what has nothing to reduce, of so many accounts."""
+        idle = self.idle()
+        for number in sorted(idle)[:most]:
+            self._drop_idle(number, idle[number])
+
+    def _drop_idle(self, number: int, markets: set[int]) -> None:
+        account = self._state.accounts[number]
+        self._trading.touch(account)
+        for market in sorted(markets):
+            self._drop_reducing(account, market)
 
     def _drop_reducing(self, account: Account, market: int) -> None:
         for trigger_id, key in sorted(account.triggers.items()):
@@ -312,24 +347,27 @@ class Triggers:
             if row is not None and row.flags & REDUCE_ONLY and parse_trigger_key(key)[0] == market:
                 self._take_out(account, market, trigger_id, REASON_UNBACKED)
 
-    def _idle(self, everywhere: bool) -> dict[int, set[int]]:
-        """Where this block left reduce-only triggers nothing to reduce: markets by account. What is
-        in expired markets goes as `close` comes to it. `everywhere`: what the block touched is not
-        known; blocks before it left nothing."""
+    def _touched_idle(self) -> dict[int, set[int]]:
+        """`idle`, found among what this block touched and those before it left."""
+        state, reducing = self._state, self.book.reducing
+        if self._idle is None:
+            return self.idle()
+        if not reducing:
+            return {}
+        exposures = [e for e in state.dirty_exposures if e.account in reducing]
+        orders = [o for o in state.dirty_orders if o.account in reducing]
+        touched = [*self._idle, *((e.account, e.market) for e in exposures)]
+        touched += [(o.account, o.market) for o in orders if not o.remaining_lots]
+        return self._only_idle(touched)
+
+    def _only_idle(self, places: Iterable[tuple[int, int]]) -> dict[int, set[int]]:
+        """Of accounts and markets those where reduce-only triggers have nothing to reduce: markets
+        by account. What is in expired markets goes as `close` comes to it."""
         state, reducing = self._state, self.book.reducing
         found: dict[int, set[int]] = {}
-        if not reducing:
-            return found
-        if everywhere:
-            touched = [(number, one) for number, those in reducing.items() for one in those]
-        else:
-            exposures = [e for e in state.dirty_exposures if e.account in reducing]
-            orders = [o for o in state.dirty_orders if o.account in reducing]
-            touched = [(e.account, e.market) for e in exposures]
-            touched += [(o.account, o.market) for o in orders if not o.remaining_lots]
-        for number, market in touched:
+        for number, market in places:
             if (
-                market in reducing[number]
+                market in reducing.get(number, ())
                 and nothing_to_reduce(state.accounts[number], market)
                 and not state.markets[market].settled_ticks
             ):

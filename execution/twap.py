@@ -127,6 +127,10 @@ class Twaps:
             self._take_out(account, twap_id, REASON_MARKET_CLOSED)
         return budget
 
+    def waits(self, market: int) -> bool:
+        """Whether there are TWAPs in a market."""
+        return bool(self._markets.get(market))
+
     def _row(self, twap_id: int) -> TwapLeaf:
         found = self._state.twaps.get(twap_key(twap_id))
         if found is None:
@@ -155,15 +159,23 @@ class Twaps:
     def run(self) -> None:
         """Execute the slices that are due, those due longest first: at most `triggers_per_block`,
         and while half of the block's fills are left."""
-        state = self._state
-        budget = state.limits.triggers_per_block
-        kept_fills = state.limits.fills_per_block // 2
-        while self._due and budget and state.fills_left > kept_fills:
-            next_ms, twap_id = self._due[0]
-            if next_ms > state.time_ms:
-                return
+        budget = self._state.limits.triggers_per_block
+        while budget and self.due():
             budget -= 1
-            self._slice(twap_id, self._row(twap_id))
+            self.run_next()
+
+    def due(self) -> bool:
+        """Whether there is a slice that is due and may be executed."""
+        state = self._state
+        kept_fills = state.limits.fills_per_block // 2
+        return (
+            bool(self._due) and self._due[0][0] <= state.time_ms and state.fills_left > kept_fills
+        )
+
+    def run_next(self) -> None:
+        """Execute the slice that has been due for longest."""
+        _, twap_id = self._due[0]
+        self._slice(twap_id, self._row(twap_id))
 
     def _slice(self, twap_id: int, row: TwapLeaf) -> None:
         state = self._state

@@ -104,7 +104,8 @@ class Capacity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds that everybody enforces alike. `reduce_only_orders`: resting ones of an account in a
     market, since each fill of the account may have to shrink them. `positions_per_account`: markets
-    in which an account holds a position or orders."""
+    in which an account holds a position or orders. `refusals_per_action`: makers that an action may
+    meet of whose orders all count, as their margin forbids a fill or their protection ends them."""
 
     orders_per_account: int = 2_000
     fills_per_action: int = 500
@@ -121,6 +122,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expiries_per_block: int = 1_000
     liquidation_items_per_block: int = 500
     deleverage_counterparties: int = 100
+    refusals_per_action: int = 64
+
+    @property
+    def refusal_fills(self) -> int:
+        """As many of an action's fills as a maker counts for of whose orders all count."""
+        return -(-self.fills_per_action // self.refusals_per_action)
 
 
 class Liquidation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -301,9 +308,10 @@ def _check_bounds(genesis: Genesis) -> None:
 
 
 def action_leaves(genesis: Genesis) -> int:
-    """Most leaves of the state that show what an action does whose makers trade: its own account
-    with all that rests and waits, and of each maker the account, agents, positions, settings,
-    profits, and reduce-only orders that shrink. See docs/adr/0031-witnesses-in-parts.md."""
+    """Most leaves of the state that show what an action does: its own account with all that rests
+    and waits, and of each maker the account, agents, positions, settings, profits, and reduce-only
+    orders that shrink; of makers who may not trade also all that rests and waits, but these are
+    fewer. See docs/adr/0031-witnesses-in-parts.md."""
     limits, markets = genesis.limits, len(genesis.markets)
     account = (
         ACCOUNT_LEAVES + limits.agents_per_account + min(limits.positions_per_account, markets)
@@ -311,7 +319,9 @@ def action_leaves(genesis: Genesis) -> int:
     )  # fmt: skip
     waits = limits.orders_per_account + limits.triggers_per_account + limits.twaps_per_account
     frame = markets * (MARKET_LEAVES + len(genesis.oracles) + len(genesis.guardians))
-    return frame + waits + (limits.fills_per_action + 1) * account
+    refused = -(-limits.fills_per_action // limits.refusal_fills)
+    makers = max(limits.fills_per_action * account, refused * (account + waits))
+    return frame + waits + account + makers
 
 
 def _check_steps(genesis: Genesis) -> None:
@@ -320,7 +330,8 @@ def _check_steps(genesis: Genesis) -> None:
     if genesis.settlement.window_ms and leaves > WITNESS_LEAVES:
         raise ConfigError(
             f"genesis: an action may look at {leaves} leaves of the state, a dispute shows "
-            f"{WITNESS_LEAVES} at most: lower limits.fills_per_action or orders_per_account"
+            f"{WITNESS_LEAVES} at most: lower limits.fills_per_action, refusals_per_action or "
+            "orders_per_account"
         )
 
 

@@ -14,16 +14,20 @@ from protocol.genesis import Chain
 from protocol.ordering import OrderedBlock, OrderedPayload, decode_payload
 from protocol.settlement import InboxEntry
 
-_BOOKLESS = (Stage.INBOX, Stage.COMMITTEE, Stage.EXPIRIES, Stage.END)
+_BOOKLESS = (
+    Stage.INBOX, Stage.COMMITTEE, Stage.EXPIRIES, Stage.LEFT, Stage.UNBACKED, Stage.END,
+)  # fmt: skip
 
 WHOLE = -1
 
 
 class Scope(NamedTuple):
-    """What is executed: a stage (None: all), and batches."""
+    """What is executed: a stage (None: all), batches, and an account that something may have
+    left."""
 
     stage: Stage | None
     batches: list[Opened]
+    left: Sequence[int] = ()
 
     @property
     def signers(self) -> set[bytes]:
@@ -32,8 +36,9 @@ class Scope(NamedTuple):
 
     @property
     def accounts(self) -> list[int]:
-        """Whose batches they are."""
-        return [opened.batch.account for opened in self.batches if opened.batch is not None]
+        """Whose batches they are, or whom it is about."""
+        owners = [opened.batch.account for opened in self.batches if opened.batch is not None]
+        return [*owners, *self.left]
 
     def looks_at(self, market: int) -> bool:
         """Whether it may look at the book of a market."""
@@ -64,10 +69,12 @@ class StepInput(NamedTuple):
         work = work_of(chain.genesis, self.inbox, self.inbox_cursor, self.payload().batches)
         if self.number == WHOLE:
             return Scope(None, [*work.committee, *work.making, *work.taking])
-        steps = plan(work)
+        steps = plan(work, chain.genesis)
         if self.number >= len(steps):
             return Scope(Stage.END, [])
         step = steps[self.number]
+        if step.stage == Stage.LEFT:
+            return Scope(step.stage, [], [work.left()[step.batch]])
         opened = batch_of(step, work)
         return Scope(step.stage, [] if opened is None else [opened])
 

@@ -36,14 +36,24 @@ class Walk:
 
     def to(self, number: int) -> bytes:
         """Go on to the state before step `number`, or behind the block; its root (32 bytes)."""
-        height = self._block.block.header.height
-        while self.number < min(number, len(self._steps.plan)):
-            changes = self.step(height)
-            for key in changes:
-                self.undo.setdefault(key, self._tree.get(key))
-            self._tree.update(changes)
+        height, upto = self._block.block.header.height, min(number, len(self._steps.plan))
+        while self.number < upto:
+            self._take_over(self.step(height))
             self.number += 1
+            self.pass_idle(upto)
         return self._tree.root
+
+    def pass_idle(self, upto: int) -> None:
+        """Pass by the steps up to there for which nothing is due."""
+        changes = self._steps.pass_idle(upto)
+        if changes:
+            self._take_over(changes)
+            self.number = self._steps.done
+
+    def _take_over(self, changes: dict[bytes, bytes | None]) -> None:
+        for key in changes:
+            self.undo.setdefault(key, self._tree.get(key))
+        self._tree.update(changes)
 
     def step(self, height: int) -> dict[bytes, bytes | None]:
         """Execute the next step; the leaves that it changed."""

@@ -7,16 +7,17 @@ on all of the state, and otherwise more is shown, in the end every account.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
 from itertools import islice
 from typing import NamedTuple
 
 from execution import leaves as lv
 from execution.batches import VerifySignature
+from execution.dead_man import MUCH
 from execution.engine import Engine
 from execution.steps import Stage
-from protocol.actions import BUY, SELL, TRAILING
+from protocol.actions import BUY, REDUCE_ONLY, SELL, TRAILING
 from protocol.codec import encode
 from protocol.dispute import WITNESS_BYTES, WITNESS_LEAVES
 from protocol.errors import Code, Rejected
@@ -74,8 +75,10 @@ def make(
     orders that the result needs. Raises `Rejected` (bad_witness) where that is too large, too.
     """
     engine = Engine.restore(chain, tree.iterate(), verify_signature)
-    changes = step.run(engine)
     gathered = Gathered(tree, step.scope(chain))
+    gathered.take_choices(Stage.SWITCHES, engine.switches_due)
+    changes = step.run(engine)
+    gathered.take_choices(Stage.LIQUIDATIONS, engine.liquidations_looked_at)
     gathered.take(changes, engine.state.events)
     if beside:
         gathered.add(decode_witness(beside))
@@ -84,7 +87,7 @@ def make(
     while depth <= 4 * len(tree):
         witness = gathered.within(room, depth)
         if not witness:
-            if gathered.lean:
+            if gathered.lean and not gathered.spare():
                 break
             gathered.lean, depth = True, FIRST_DEPTH
             continue
@@ -122,24 +125,57 @@ class Gathered:
             self.keys.update(_all(tree, lv.NONCE + signer))
         self._accounts: set[int] = set(SYSTEM_ACCOUNTS)
         self.lean = False
-        """Whether only accounts that were opened are shown with what of theirs rests or waits and
-        hangs on nothing else."""
+        """Whether only accounts that were opened are shown with what of theirs rests or waits, and
+        those whose batches they are with what hangs on something else."""
         self._opened: set[int] = set()
-        # Items of accounts that are no leaves of their own prefix: orders, triggers, TWAPs.
+        # Items of accounts that are no leaves of their own prefix: orders, triggers, TWAPs; those
+        # that hang on another one, and those that do not.
         self._items: dict[int, list[bytes]] = {}
         self._free: dict[int, list[bytes]] = {}
+        self._counted: set[int] = set()
+        """Accounts of which it counts how many items they have, up to `MUCH`."""
+        self._reducing: dict[int, set[bytes]] = {}
+        """Accounts with triggers that reduce no position; an order in the market of each."""
         for prefix, decode in ITEMS:
             for key, value in tree.iterate(prefix):
                 row = decode(value)
                 bound = getattr(row, "link", 0) or getattr(row, "parent", 0)
                 items = self._items if bound else self._free
                 items.setdefault(row.account, []).append(key)
+        self._own = set(scope.accounts)
         self.note(scope.accounts)
-        progress = tree.get(lv.PROGRESS_KEY)
-        if progress is not None:
-            self.note(lv.decode_progress(progress).left)
-        if scope.stage in (None, Stage.LIQUIDATIONS):
-            self.note(lv.parse_account_key(key) for key, _ in tree.iterate(lv.DISTRESS))
+        self._opened.update(scope.left)
+        if scope.stage in (None, Stage.UNBACKED):
+            self._take_reducing()
+
+    def _take_reducing(self) -> None:
+        """Show who has triggers that reduce no position, and an order that stands behind them:
+        without it they look as if nothing did, whoever shows them."""
+        orders: dict[tuple[int, int], bytes] = {}
+        for key, value in self._tree.iterate(lv.ORDER):
+            order = lv.decode_order(value)
+            if not order.flags & REDUCE_ONLY:
+                orders.setdefault((order.account, lv.parse_order_key(key)[0]), key)
+        for key, value in self._tree.iterate(lv.TRIGGER):
+            row = lv.decode_trigger(value)
+            place = row.account, lv.parse_trigger_key(key)[0]
+            position = self._tree.get(lv.position_key(*place))
+            held = position is not None and lv.decode_position(position).size_lots
+            if row.flags & REDUCE_ONLY and not held:
+                found = self._reducing.setdefault(row.account, set())
+                found.update([orders[place]] if place in orders else [])
+
+    def spare(self) -> bool:
+        """Leave out what is shown only so that nobody can hide what goes with it; whether there was
+        any of that."""
+        found, self._reducing = self._reducing, {}
+        return bool(found)
+
+    def take_choices(self, stage: Stage, numbers: Sequence[int]) -> None:
+        """Note among whom a stage chooses."""
+        if self._scope.stage in (None, stage):
+            self.note(numbers)
+            self._counted.update(numbers)
 
     def note(self, numbers: Iterable[int]) -> None:
         """Show these accounts whole, and their masters; anything can be named in a batch."""
@@ -156,6 +192,8 @@ class Gathered:
         """Note who took part in a step, and what it changed."""
         self.keys.update(changes)
         for key, value in changes.items():
+            if key[:1] == lv.DEAD_MAN:
+                self._opened.update(accounts_of(key, value))
             self.note(accounts_of(key, value))
             self.note(accounts_of(key, self._tree.get(key)))
         for event in events:
@@ -173,7 +211,9 @@ class Gathered:
             if values[0] != values[1] or (key in mine) != (key in theirs):
                 for value in (*values, self._tree.get(key)):
                     found = accounts_of(key, value)
-                    self._opened.update(one for one in found if one in self._free)
+                    self._opened.update(
+                        one for one in found if one in self._free or one in self._items
+                    )
         return len(self._opened) > before
 
     def within(self, room: Room, depth: int) -> bytes:
@@ -194,6 +234,8 @@ class Gathered:
 
     def _shown(self, depth: int) -> tuple[set[int], set[bytes]]:
         tree, keys, accounts = self._tree, set(self.keys), set(self._accounts)
+        accounts.update(self._reducing)
+        keys.update(*self._reducing.values())
         for key, value in [*self._best(depth), *self._newest(depth)]:
             keys.add(key)
             accounts.update(accounts_of(key, value))
@@ -205,9 +247,13 @@ class Gathered:
             keys.update(_all(tree, prefix))
         for number in accounts:
             keys.update(account_keys(number))
-            keys.update(self._items.get(number, ()))
+            if not self.lean or number in self._opened or number in self._own:
+                keys.update(self._items.get(number, ()))
             if not self.lean or number in self._opened:
                 keys.update(self._free.get(number, ()))
+            elif number in self._counted:
+                items = [*self._free.get(number, ()), *self._items.get(number, ())]
+                keys.update(items[:MUCH])
             for prefix in account_prefixes(number):
                 keys.update(_all(tree, prefix))
         return accounts, keys

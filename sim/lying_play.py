@@ -60,6 +60,7 @@ LIAR = b"liar" * 5
 SHARES_PPM = (0, 300_000, PPM)
 """Of all accounts, that a liar shows while it looks for a witness on which its lie is true."""
 
+BATCHED = (Stage.COMMITTEE, Stage.MAKING, Stage.TAKING)
 HIDEABLE = (Stage.TRIGGERS, Stage.LIQUIDATIONS, Stage.TAKING)
 
 
@@ -92,6 +93,10 @@ class StepWalk(Walk):
         super().__init__(chain, tree, block._replace(number=0), lambda *_: True)
         self._lie = number
         self._said = said
+
+    def pass_idle(self, upto: int) -> None:
+        """As it ought to be, but for the lie."""
+        super().pass_idle(min(upto, self._lie) if self.number <= self._lie else upto)
 
     def step(self, height: int) -> Changes:
         """Execute the next step, or tell the lie."""
@@ -267,8 +272,9 @@ def _find_step(truth: Truth, steps: BatchSteps, index: int, player: StepLiar, hi
         walked = Walk(truth.chain, tree, steps.step(index, 0), lambda *_: True)
         try:
             plan = walked._steps.plan
-            chosen = range(len(plan)) if hides else [player.random.below(len(plan))]
-            for number in chosen:
+            # Of stages in many steps without batches the first one finds something due, if any.
+            chosen = [n for n, one in enumerate(plan) if one.stage in BATCHED or not one.batch]
+            for number in chosen if hides else [player.random.pick(chosen)]:
                 walked.to(number)
                 if not hides:
                     return _mint(tree, steps.step(index, number), number, player)

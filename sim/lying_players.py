@@ -40,6 +40,11 @@ class LyingWalk(Walk):
             (place for place, step in enumerate(plan) if step.stage >= stage), len(plan) - 1
         )
 
+    def pass_idle(self, upto: int) -> None:
+        """As it ought to be up to the lie."""
+        if self.number <= self._lies_at:
+            super().pass_idle(min(upto, self._lies_at))
+
     def step(self, height: int) -> dict[bytes, bytes | None]:
         """As it ought to be up to the lie, from which on nothing changes any more."""
         if self.number < self._lies_at:

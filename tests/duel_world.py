@@ -175,6 +175,9 @@ class LyingWalk(Walk):
         self._lie = number
         self._said = said
 
+    def pass_idle(self, upto: int) -> None:
+        super().pass_idle(min(upto, self._lie) if self.number <= self._lie else upto)
+
     def step(self, height: int) -> Changes:
         if self.number != self._lie:
             return super().step(height)

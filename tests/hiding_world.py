@@ -8,6 +8,7 @@ from ledger_world import key_of
 from witness_world import Block
 
 from execution.engine import Engine
+from execution.steps import Stage
 from protocol.actions import BUY, SELL, Order
 from protocol.genesis import Chain
 from protocol.keys import verify
@@ -43,7 +44,8 @@ def traded(rests: int = 0, chain: Chain | None = None) -> tuple[DisputeWorld, Ly
     step = StepInput(world.log.blocks[3], [], cursor, 0)
     assert cursor == world.cursors[3]
     block = Block(world.chain, tree, step, result, world.changes[3])
-    number = len(block.step.steps(Engine.restore(world.chain, tree.iterate())).plan) - 2
+    plan = block.step.steps(Engine.restore(world.chain, tree.iterate())).plan
+    number = next(n for n, one in enumerate(plan) if one.stage == Stage.TAKING)
     with walk(world.chain, tree, block.step) as walked:
         walked.to(number)
         taking = block.step._replace(number=number)

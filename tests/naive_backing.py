@@ -79,16 +79,26 @@ def margin_code(x: Books, account: int, legs: list[act.Order | act.TriggerOrder]
 
 
 def drop_unbacked(x: Books) -> None:
-    """At the end of a block: of every account, what has nothing to reduce; of those that something
-    left, the newest ones without margin."""
-    for owner in x.traders():
-        account = owner.number
-        mine = [t for t in x.triggers if t.account == account and t.flags & REDUCE_ONLY]
-        for t in sorted(mine, key=lambda t: (t.market, t.id)):
-            if t in x.triggers and nothing_to_reduce(x, account, t.market):
-                drop_trigger(x, t, ev.REASON_UNBACKED)
-        while account in x.left and (newest := without_margin(x, account)):
+    """At the end of a block: of those that something left, what has nothing to reduce, and the
+    newest ones without margin; of as many others as a block may, what has nothing to reduce."""
+    for account in sorted(x.left):
+        drop_idle(x, account)
+        while newest := without_margin(x, account):
             drop_trigger(x, newest, ev.REASON_UNBACKED)
+    others = 0
+    for owner in x.traders():
+        if others < x.limits.triggers_per_block:
+            others += drop_idle(x, owner.number)
+
+
+def drop_idle(x: Books, account: int) -> bool:
+    """Drop an account's triggers that have nothing to reduce; whether there are any."""
+    mine = [t for t in x.triggers if t.account == account and t.flags & REDUCE_ONLY]
+    idle = [t for t in mine if nothing_to_reduce(x, account, t.market)]
+    for t in sorted(idle, key=lambda t: (t.market, t.id)):
+        if t in x.triggers:
+            drop_trigger(x, t, ev.REASON_UNBACKED)
+    return bool(idle)
 
 
 def without_margin(x: Books, account: int) -> NaiveTrigger | None:

@@ -24,7 +24,8 @@ def chain_of(markets: list[MarketConfig], limits: Limits, **changes: Any) -> Cha
 def plain_chain() -> Chain:
     """Two simple markets; small limits, so that they are met."""
     markets = [market(0), market(1, maker_fee_ppm=-300, lot_micro=7_000, max_position_lots=60)]
-    return chain_of(markets, Limits(orders_per_account=6, fills_per_action=4))
+    limits = Limits(orders_per_account=6, fills_per_action=4, refusals_per_action=2)
+    return chain_of(markets, limits)
 
 
 def tiered_chain(**changes: Any) -> Chain:
@@ -58,7 +59,10 @@ def vast_chain() -> Chain:
         market(1, tick_uusd=32_767, lot_micro=1_000_000, max_order_lots=1 << 30,
             max_position_lots=(1 << 31) - 1, max_open_interest_lots=1 << 26),
     ]  # fmt: skip
-    return chain_of(markets, Limits(orders_per_account=5, fills_per_action=20, fills_per_block=25))
+    limits = Limits(
+        orders_per_account=5, fills_per_action=20, fills_per_block=25, refusals_per_action=3
+    )
+    return chain_of(markets, limits)
 
 
 CHAINS: dict[str, tuple[Callable[[], Chain], int]] = {

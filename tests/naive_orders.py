@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from naive_links import changed, order_changed, remove
 from naive_margin import (
@@ -49,7 +49,8 @@ POSITION_NOTIONAL = 1 << 50
 
 @dataclass
 class Taker:
-    """An order on its way through the book. `code`: why it may not go on."""
+    """An order on its way through the book. `code`: why it may not go on. `refused`: accounts of
+    whose orders all counted for it."""
 
     account: int
     id: int
@@ -61,6 +62,7 @@ class Taker:
     closing: bool = False
     filled: int = 0
     code: int = 0
+    refused: set[int] = field(default_factory=set)
 
 
 # -- what rests
@@ -211,6 +213,7 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
         put_back(x, maker.account, market, before)
         maker.lots += lots
         remove(x, maker, ev.REASON_MARGIN)
+        count_refused(x, t, maker.account)
         return True
     mine = remember(x, t.account, market)
     fine = trade(x, t.account, market, t.side, price, lots, taker_ppm(x, market, t.account))
@@ -237,6 +240,13 @@ def meet(x: Books, t: Taker, maker: NaiveOrder) -> bool:
     )  # fmt: skip
     after_fill(x, t, maker, lots)
     return True
+
+
+def count_refused(x: Books, t: Taker, account: int) -> None:
+    """A maker of whose orders all count takes up a part of what the taker may do."""
+    if account not in t.refused:
+        t.refused.add(account)
+        x.fills_left -= -(-x.limits.fills_per_action // x.limits.refusals_per_action) - 1
 
 
 def too_open(x: Books, market: int) -> bool:
@@ -271,23 +281,26 @@ def after_fill(x: Books, t: Taker, maker: NaiveOrder, lots: int) -> None:
     shrink_reduce_only(x, maker.account, t.market)
     shrink_reduce_only(x, t.account, t.market)
     order_changed(x, maker, lots)
-    protect(x, maker.account, t.market)
+    if protect(x, maker.account, t.market):
+        count_refused(x, t, maker.account)
 
 
-def protect(x: Books, account: int, market: int) -> None:
-    """Market-maker protection counts a fill; at the last one all orders of the market go."""
+def protect(x: Books, account: int, market: int) -> bool:
+    """Market-maker protection counts a fill; at the last one all orders of the market go. Whether
+    it was the last one."""
     holding = x.accounts[account].holding(market)
     if not holding.fills:
-        return
+        return False
     if not holding.counted or x.time - holding.began >= holding.window:
         holding.counted, holding.began = 0, x.time
     holding.counted += 1
     if holding.counted < holding.fills:
-        return
+        return False
     holding.counted = holding.began = 0
     for o in x.orders_of(account, market):
         if o in x.orders:
             remove(x, o, ev.REASON_PROTECTION)
+    return True
 
 
 def step(x: Books, t: Taker, maker: NaiveOrder) -> bool:
@@ -306,11 +319,11 @@ def step(x: Books, t: Taker, maker: NaiveOrder) -> bool:
 
 def take(x: Books, t: Taker, steps: int) -> None:
     """Match until the limit, the last lot, the last step, or until the taker may not go on."""
-    while t.left and steps:
+    last = x.fills_left - steps
+    while t.left and x.fills_left > last:
         met = x.opposite(t.market, t.side, t.limit)
         if not met or not step(x, t, met[0]):
             return
-        steps -= 1
 
 
 def fits(x: Books, t: Taker, steps: int) -> bool:
@@ -324,14 +337,14 @@ def fits(x: Books, t: Taker, steps: int) -> bool:
         x.looks_left -= 1
         if maker not in within or steps <= 0 or x.looks_left < 0:
             return False
-        used = 0
-        while maker in x.orders and t.left and used < steps:
-            if not step(x, t, maker):
-                x.looks_left -= max(0, used - 1)
-                return False
-            used += 1
+        before, goes_on = x.fills_left, True
+        while goes_on and maker in x.orders and t.left and before - x.fills_left < steps:
+            goes_on = step(x, t, maker)
+        used = before - x.fills_left
         x.looks_left -= max(0, used - 1)
         steps -= used
+        if not goes_on:
+            return False
         if not t.left:
             return t.filled == lots
     return False
@@ -378,7 +391,7 @@ def enter(
         t.closing = bool(admitted)
     if tif == FOK:
         saved = x.save()
-        fillable = fits(x, replace(t), steps)
+        fillable = fits(x, replace(t, refused=set()), steps)
         x.undo(saved)
         if not fillable:
             return Result(Code.NOT_FILLABLE)

@@ -357,10 +357,10 @@ def run_schedules(x: Books) -> None:
 
 def run_dead_men(x: Books) -> None:
     """Half of what a block may cancel is for the earliest switches, the rest for those with the
-    least to cancel."""
+    least to cancel; 32 and more are alike."""
     limit = x.limits.expiries_per_block
     due = [a for a in x.accounts.values() if a.dead_man and a.dead_man <= x.time]
-    due = sorted(due, key=lambda a: (a.dead_man, a.number))[: 4 * limit]
+    due = sorted(due, key=lambda a: (a.dead_man, a.number))[: min(4 * limit, 256)]
 
     def cost(number: int) -> int:
         return 1 + len(items_of(x, number, act.ALL_MARKETS))
@@ -371,7 +371,7 @@ def run_dead_men(x: Books) -> None:
         left -= cost(waiting[0])
         go_off(x, waiting.pop(0))
     left = max(left, 0) + limit // 2
-    waiting = sorted(waiting, key=cost)
+    waiting = sorted(waiting, key=lambda number: min(cost(number), 32))
     while waiting and left > 0:
         left -= cost(waiting[0])
         go_off(x, waiting.pop(0))

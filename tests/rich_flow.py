@@ -59,7 +59,7 @@ def rich_markets() -> list[Any]:
             maker_fee_ppm=0,
             max_position_lots=900,
             impact_notional_uusd=20 * DOLLAR,
-            expires_ms=START_MS + 60_000,
+            expires_ms=START_MS + 36_000,
             settle_window_ms=20_000,
         ),
     ]
@@ -72,7 +72,14 @@ class RichFlow(Flow):
         super().__init__(seed, dollars=0)
         self.world = World(
             rich_markets(),
-            Limits(orders_per_account=9, fills_per_action=6, liquidation_items_per_block=60),
+            Limits(
+                orders_per_account=9,
+                fills_per_action=6,
+                liquidation_items_per_block=60,
+                refusals_per_action=3,
+                expiries_per_block=15,
+                triggers_per_block=4,
+            ),
             accounts=9,
             dollars=dollars,
             checked=False,

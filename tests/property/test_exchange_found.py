@@ -109,7 +109,7 @@ def test_fill_or_kill_sees_reduce_only_orders_shrink_on_its_way() -> None:
 
 
 def test_fill_or_kill_sees_protection_and_counts_what_it_looks_at() -> None:
-    duel = small_duel(Limits(fills_per_block=9))
+    duel = small_duel(Limits(fills_per_block=9, refusals_per_action=500))
     duel.act(ANN, act.SetProtection(0, 2, 1_000))
     duel.act(ANN, *[order(SELL, 1_000 + n, 1) for n in range(4)])
     duel.act(BEN, order(SELL, 1_009, 1))

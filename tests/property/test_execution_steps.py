@@ -16,6 +16,7 @@ from execution import leaves as lv
 from execution.engine import Engine
 from execution.steps import Stage
 from protocol.errors import SafetyViolation
+from prover.steps import walk
 from prover.tree import StateTree
 
 SEEDS = 3 * int(os.environ.get("TRILEMMA_FLOW_SEEDS", "1"))
@@ -59,6 +60,27 @@ def test_a_block_in_steps_ends_as_the_block() -> None:
             assert in_steps(block, restarts=rng, seen=seen) == block.result
     print(seen)
     assert all(seen[stage.name] for stage in Stage)
+
+
+def test_steps_that_find_nothing_due_are_passed_by_as_if_they_were_executed() -> None:
+    rng, passed = random.Random(5), 0
+    for block in blocks(1, BLOCKS // 2):
+        leaves = dict(block.tree.iterate())
+        steps = block.step.steps(block.engine())
+        roots = [block.tree.root]
+        for _ in steps.plan:
+            leaves = net(leaves, steps.run(block.step.block.header.height))
+            roots.append(StateTree(leaves.items()).root)
+        with walk(block.chain, block.tree, block.step._replace(number=0), verify) as walked:
+            for number in sorted(rng.choices(range(1, len(roots)), k=4)):
+                if number < walked.number:
+                    continue
+                assert walked.to(number) == roots[number]
+                if number + 1 < len(roots):
+                    walked.pass_idle(len(roots) - 1)
+                assert walked._tree.root == roots[walked.number]
+                passed += walked.number - number
+    assert passed > 100
 
 
 def test_the_steps_of_another_block_are_refused() -> None:

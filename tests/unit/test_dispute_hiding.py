@@ -72,7 +72,7 @@ def hidden(stage: Stage, of: Callable[[Any], list[int]]) -> Iterator[Hidden]:
                 block.chain.genesis, block.step.inbox, block.step.inbox_cursor,
                 block.step.payload().batches,
             )  # fmt: skip
-            for number, step in enumerate(plan(work)):
+            for number, step in enumerate(plan(work, block.chain.genesis)):
                 if step.stage == stage:
                     yield from _without(block, number, of)
 
@@ -101,6 +101,8 @@ def test_whoever_hides_it_loses(kind: str) -> None:
     played = 0
     for one in hidden(*KINDS[kind]):
         liar, honest = LyingPlayer(*one), player_of(one.block)
+        if liar.root == one.block.result:  # a trigger that the next step fires
+            continue
         verdict = duel(single(one.block, liar.root), liar, honest, one.block.chain)
         assert (verdict.number, verdict.stands) == (one.number, False)
         right = single(one.block, one.block.result)

@@ -115,8 +115,8 @@ def fight(chain: Chain, done: list[Done], defender: Player, challenger: Player) 
 
 def stage_of(done: Done, chain: Chain, number: int) -> Stage:
     """The stage of a step of a block."""
-    steps = plan(work_of(chain.genesis, done.inbox, done.cursor, done.batches))
-    return steps[number].stage
+    work = work_of(chain.genesis, done.inbox, done.cursor, done.batches)
+    return plan(work, chain.genesis)[number].stage
 
 
 @pytest.mark.parametrize("name", LIES)

@@ -62,7 +62,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def rich(orders: int = 2_000) -> Chain:
     """A chain whose traders have money for so many orders."""
     accounts = [(key_of(name), 50_000, 10**12) for name in NAMES]
-    limits = Limits(orders_per_account=orders)
+    limits = Limits(orders_per_account=orders, refusals_per_action=1)
     return make_chain([*accounts, (key_of("prover"), 100_000, 0)], settlement=RULES, limits=limits)
 
 

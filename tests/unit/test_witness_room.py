@@ -9,6 +9,7 @@ from dispute_world import RULES
 from ledger_world import MARKET, make_chain
 
 from bench.worst_steps import Crowd, figures
+from execution.engine import Engine
 from execution.steps import Stage
 from protocol.dispute import WITNESS_BYTES, WITNESS_LEAVES, WITNESS_ROUNDS
 from protocol.errors import Code, ConfigError, Rejected
@@ -27,18 +28,18 @@ def accept(key: bytes, signature: bytes, digest: bytes) -> bool:
 
 def shown(case: str, room: Room, accounts: int = 6, orders: int = 200) -> bytes:
     """The witness of the last batch's step in a crowd, within a room; it holds."""
-    crowd = Crowd(accounts, orders, case)
+    return last_action(Crowd(accounts, orders, case), room)
+
+
+def last_action(crowd: Crowd, room: Room) -> bytes:
     step = crowd.step(crowd.last())
     with walk(crowd.rules, crowd.tree, step, accept) as walked:
-        number = next(n for n in range(20) if _stage(crowd, n) == Stage.TAKING)
+        plan = step.steps(Engine.restore(crowd.rules, crowd.tree.iterate(), accept)).plan
+        number = next(n for n, one in enumerate(plan) if one.stage == Stage.TAKING)
         root, witness = walked.to(number), walked.witness(number, b"", room)
         after = execute(crowd.rules, root, witness, step._replace(number=number), accept)
         assert after == walked.to(number + 1)
         return witness
-
-
-def _stage(crowd: Crowd, number: int) -> Stage | None:
-    return crowd.step(crowd.last())._replace(number=number).scope(crowd.rules).stage
 
 
 def test_makers_who_trade_need_not_be_shown_with_all_their_orders() -> None:
@@ -50,12 +51,25 @@ def test_makers_who_trade_need_not_be_shown_with_all_their_orders() -> None:
     assert few_bytes == small
 
 
+def test_nor_with_what_their_other_orders_are_linked_with() -> None:
+    everything = leaf_count(shown("linked", Room(LARGE, LARGE)))
+    assert leaf_count(shown("linked", Room(LARGE, everything - 1))) < 100
+
+
 def test_orders_are_shown_that_forbid_a_trade() -> None:
     everything = leaf_count(shown("refused", Room(LARGE, LARGE)))
     assert leaf_count(shown("refused", Room(LARGE, everything))) >= 6 * 200
     with pytest.raises(Rejected, match="too large to be shown") as caught:
         shown("refused", Room(LARGE, 6 * 200 - 100))
     assert caught.value.code == Code.BAD_WITNESS
+
+
+def test_more_refused_makers_than_can_be_shown_are_not_met() -> None:
+    limits = Limits(orders_per_account=200, fills_per_action=40, refusals_per_action=5)
+    crowd = Crowd(20, 200, "refused", limits)
+    room = Room(LARGE, action_leaves(crowd.rules.genesis))
+    assert 20 * 200 > room.leaves > 5 * 200
+    assert leaf_count(last_action(crowd, room)) > 5 * 200
 
 
 @pytest.mark.parametrize("case", ["cancel", "expiries", "switches", "triggers"])
