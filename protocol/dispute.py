@@ -25,8 +25,9 @@ CHALLENGER = 1
 """Whose move it is."""
 
 STEPS_PER_BLOCK = 1 << 20
-"""Positions of a game for each ordered block. A block has fewer steps: each takes two bytes of its
-payload of 1.5 MiB at least, or an inbox entry. Behind its last step nothing changes."""
+"""Positions of a game for each ordered block. A block has fewer steps: an action takes two bytes of
+its payload of 1.5 MiB at least, or an inbox entry, and genesis bounds the others. Behind its last
+step nothing changes."""
 
 WITNESS_BYTES = 16 * 1024 * 1024
 WITNESS_LEAVES = 160 * 1024

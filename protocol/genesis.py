@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from protocol.chain import Member
-from protocol.dispute import WITNESS_LEAVES
+from protocol.dispute import STEPS_PER_BLOCK, WITNESS_LEAVES
 from protocol.errors import ConfigError
 from protocol.keys import ADDRESS_BYTES, domain_hash
 from protocol.markets import CASH_LIMIT as CASH_LIMIT
@@ -325,9 +325,19 @@ def action_leaves(genesis: Genesis) -> int:
 
 
 def _check_steps(genesis: Genesis) -> None:
-    """Where batches can be disputed, what an action does can be shown."""
-    leaves = action_leaves(genesis)
-    if genesis.settlement.window_ms and leaves > WITNESS_LEAVES:
+    """Where batches can be disputed: what an action does can be shown, each step has a place."""
+    if not genesis.settlement.window_ms:
+        return
+    limits, leaves = genesis.limits, action_leaves(genesis)
+    # Slices, triggers, and accounts whose triggers reduce nothing; expiries, and closed markets.
+    steps = 3 * limits.triggers_per_block + 2 * limits.expiries_per_block
+    if steps > STEPS_PER_BLOCK // 8:
+        raise ConfigError(
+            f"genesis: {steps} steps of a block may be about what waits or expires, a dispute has "
+            f"room for {STEPS_PER_BLOCK // 8}: lower limits.triggers_per_block or "
+            "expiries_per_block"
+        )
+    if leaves > WITNESS_LEAVES:
         raise ConfigError(
             f"genesis: an action may look at {leaves} leaves of the state, a dispute shows "
             f"{WITNESS_LEAVES} at most: lower limits.fills_per_action, refusals_per_action or "

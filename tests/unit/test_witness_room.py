@@ -11,7 +11,7 @@ from ledger_world import MARKET, make_chain
 from bench.worst_steps import Crowd, figures
 from execution.engine import Engine
 from execution.steps import Stage
-from protocol.dispute import WITNESS_BYTES, WITNESS_LEAVES, WITNESS_ROUNDS
+from protocol.dispute import STEPS_PER_BLOCK, WITNESS_BYTES, WITNESS_LEAVES, WITNESS_ROUNDS
 from protocol.errors import Code, ConfigError, Rejected
 from protocol.genesis import Limits, action_leaves, parse_genesis
 from protocol.tree_proof import MAX_PROOF_LEAVES
@@ -99,6 +99,15 @@ def test_limits_beyond_what_can_be_shown_are_refused() -> None:
     assert make_chain([], limits=large).genesis.limits == large  # nothing can be disputed there
     with pytest.raises(ConfigError, match="a dispute shows"):
         make_chain([], settlement=RULES, limits=Limits(orders_per_account=WITNESS_LEAVES))
+
+
+def test_limits_for_which_a_dispute_has_not_enough_places_are_refused() -> None:
+    many = Limits(triggers_per_block=STEPS_PER_BLOCK)
+    with pytest.raises(ConfigError, match=r"lower limits\.triggers_per_block"):
+        make_chain([], settlement=RULES, limits=many)
+    assert make_chain([], limits=many).genesis.limits == many  # nothing can be disputed there
+    with pytest.raises(ConfigError, match="expiries_per_block"):
+        make_chain([], settlement=RULES, limits=Limits(expiries_per_block=STEPS_PER_BLOCK))
 
 
 def test_a_witness_with_too_many_leaves_is_refused() -> None:
