@@ -23,7 +23,8 @@ from protocol.settlement import account_number
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
 
-RULES = msgspec.structs.replace(SETTLEMENT, window_ms=15_000, clock_ms=5_000)
+RULES = msgspec.structs.replace(SETTLEMENT, window_ms=15_000, clock_ms=15_000)
+"""Clocks on which only who does not answer loses, also where processes wait for a core."""
 LIAR, HONEST = "prover-0", "prover-1"
 MARGIN = "1000"
 
