@@ -43,8 +43,9 @@ BlockWatcher = Callable[[BlockEvents], None]
 class ResultTracker:
     """Matches `BatchExecuted` events with submissions by signer and nonce.
 
-    A result that execution marks as a duplicate of a first one changes nothing; a second result
-    that is not so marked is counted in `duplicated`: it would be a batch that was executed twice.
+    A result that execution marks as a duplicate of a first one changes nothing, nor does a refusal
+    of a batch that was ordered again long after it; any other second result is counted in
+    `duplicated`: it would be a batch that was executed twice.
     """
 
     def __init__(self) -> None:
@@ -91,7 +92,8 @@ class ResultTracker:
         key = (event.signer, event.nonce_ms)
         submission = self._open.pop(key, None)
         if submission is None:
-            self.duplicated += key in self._executed and not event.duplicate
+            again = not event.duplicate and not event.code
+            self.duplicated += again and key in self._executed
             return
         self._executed[key] = None
         if len(self._executed) > EXECUTED_KEPT:

@@ -65,6 +65,9 @@ def test_a_second_execution_is_counted_but_a_duplicate_answer_is_not() -> None:
     tracker.expect(submission(1))
     tracker.take(executed(1))
     tracker.take(executed(1, height=6, duplicate=True))
+    # Ordered again when its results are forgotten: its nonce is too old then.
+    late = BatchExecuted(16, SIGNER, 1, Code.NONCE_EXPIRED, [], False)
+    tracker.take(BlockEvents(6, 0, 2, 3, [], [late]))
     assert tracker.duplicated == 0
     tracker.take(executed(1, height=7))
     assert tracker.duplicated == 1
