@@ -17,8 +17,8 @@ from store.testnet import Testnet
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A fault over time, in seconds of the run; `missed` are processes that never noticed it, and
-    `drawn` says that it came from a table [[random]]."""
+    """A fault over time, in seconds of the run: whole up to `healing_s`, over at `ended_s`.
+    `missed` are processes that never noticed it; `drawn`: it came from a table [[random]]."""
 
     kind: str
     text: str
@@ -27,6 +27,7 @@ class Band:
     evidence: dict[str, str] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
     drawn: bool = False
+    healing_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,10 @@ def _progress(expect: Expect, seen: Seen) -> Check:
 def _standstill(expect: Expect, seen: Seen) -> Check:
     times = seen.times_s(expect.state)
     name = f"nothing is {expect.state} while it lasts"
-    windows = [(band.began_s + expect.within_s, band.ended_s) for band in seen.bands]
+    windows = [
+        (band.began_s + expect.within_s, band.ended_s if band.healing_s is None else band.healing_s)
+        for band in seen.bands
+    ]
     windows = [(begin, end) for begin, end in windows if end > begin]
     if not windows:
         return Check(EXPECTATION, name, False, "no fault lasted long enough to tell")

@@ -57,13 +57,15 @@ def setting(clock: Clock | None = None, disk: Disk | None = None) -> PlanChange:
 
 class Fault(msgspec.Struct, kw_only=True):
     """A fault that was ordered: `wanted` are the processes that it was ordered for, `evidence`
-    holds, by process, what proves that it bit there. Times are the event loop's."""
+    holds, by process, what proves that it bit there. `healing_s` is when its undoing began,
+    `ended_s` when that was done. Times are the event loop's."""
 
     kind: str
     text: str
     wanted: list[str]
     began_s: float
     ended_s: float | None = None
+    healing_s: float | None = None
     evidence: dict[str, str] = {}
 
     @property
@@ -153,6 +155,7 @@ class Orders:
             if known is fault:
                 await self.note()
                 del self._undo[place]
+                fault.healing_s = asyncio.get_running_loop().time()
                 await undo()
                 self._watched = [one for one in self._watched if one.fault is not fault]
                 self.ended(fault)
@@ -169,6 +172,7 @@ class Orders:
                 await asyncio.to_thread(self.target.resume, name)
         while self._undo:
             fault, undo = self._undo.pop()
+            fault.healing_s = asyncio.get_running_loop().time()
             with contextlib.suppress(FaultFailed):  # what is left of it, `_heal` ends or names
                 await undo()
             self.ended(fault)

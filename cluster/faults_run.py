@@ -396,7 +396,8 @@ class Run:
 
     def _band(self, fault: Fault, now_s: float) -> Band:
         ended_s = now_s if fault.ended_s is None else self._clock.of(fault.ended_s)
+        healing_s = ended_s if fault.healing_s is None else self._clock.of(fault.healing_s)
         return Band(
             fault.kind, fault.text, self._clock.of(fault.began_s), ended_s,
-            dict(fault.evidence), fault.missed, any(fault is one for one in self._drawn),
+            dict(fault.evidence), fault.missed, any(fault is one for one in self._drawn), healing_s,
         )  # fmt: skip

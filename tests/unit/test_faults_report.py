@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -88,6 +89,13 @@ def test_a_standstill_has_to_last_as_long_as_the_fault() -> None:
     assert not look("standstill", seen(HOLE, bands=[BAND]), within_s=9.0).ok, (
         "nothing was looked at"
     )
+
+
+def test_a_standstill_is_over_when_the_fault_begins_to_be_undone() -> None:
+    slow = replace(BAND, ended_s=BAND.ended_s + 2)
+    assert not look("standstill", seen(HOLE, bands=[slow]), within_s=0.5, state="final").ok
+    undone = replace(slow, healing_s=BAND.ended_s)
+    assert look("standstill", seen(HOLE, bands=[undone]), within_s=0.5, state="final").ok
 
 
 def test_recovery_leaves_nothing_over() -> None:
