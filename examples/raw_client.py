@@ -67,24 +67,26 @@ class Session:
         return self.read()
 
 
-def main() -> None:
-    """Read the command line and run."""
+def read_options() -> tuple[Path, str]:
+    """The testnet's directory, and the trader whose key signs."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--testnet",
-        default=os.environ.get("TRILEMMA_TESTNET", ".trilemma/testnet"),
-        help="testnet directory",
-    )
+    place = os.environ.get("TRILEMMA_TESTNET", ".trilemma/testnet")
+    parser.add_argument("--testnet", type=Path, default=place, help="testnet directory")
     parser.add_argument("--trader", default="trader-02", help="whose key signs")
     options = parser.parse_args()
-    directory = Path(options.testnet)
-    if not (directory / "testnet.json").exists():
-        raise SystemExit(f"there is no testnet in {directory}; make one with: trilemma up")
+    if not (options.testnet / "testnet.json").exists():
+        raise SystemExit(f"there is no testnet in {options.testnet}; make one with: trilemma up")
+    return options.testnet, options.trader
+
+
+def main() -> None:
+    """Read the command line and run."""
+    directory, trader = read_options()
     genesis_bytes = (directory / "genesis.json").read_bytes()
     shard = json.loads(genesis_bytes)["shard"]
     processes = json.loads((directory / "testnet.json").read_bytes())["processes"]
     address = {entry["role"]: entry["public"] for entry in processes}
-    seed = bytes.fromhex((directory / "keys" / f"{options.trader}.key").read_text())
+    seed = bytes.fromhex((directory / "keys" / f"{trader}.key").read_text())
     key = Ed25519PrivateKey.from_private_bytes(seed)
     public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     chain_id = domain_hash(b"trilemma/chain", genesis_bytes)

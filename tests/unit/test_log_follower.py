@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from pipeline_world import PipelineWorld
+from service_world import Serve, serving_ports, until
 
 from execution.log import log_genesis_id
 from execution.process_log import LogFollower
@@ -16,8 +16,6 @@ from net.service import ClientSession, PublicService
 from protocol.actions import Order
 from protocol.messages import LogChunk, SubscribeLog
 from protocol.ordering import OrderedChunk
-
-Serve = Callable[[ClientSession, SubscribeLog], None]
 
 
 def silent(session: ClientSession, request: SubscribeLog) -> None:
@@ -46,32 +44,10 @@ def lying(world: PipelineWorld) -> Serve:
     return serve
 
 
-@asynccontextmanager
-async def sequencers(
+def sequencers(
     world: PipelineWorld, *handlers: Serve | None
-) -> AsyncIterator[list[tuple[str, int]]]:
-    """Ports that serve so; with None one that accepts connections and never greets."""
-    services, sockets, addresses = [], [], []
-    for handler in handlers:
-        found = socket.socket()
-        found.bind(("127.0.0.1", 0))
-        addresses.append(("127.0.0.1", int(found.getsockname()[1])))
-        if handler is None:
-            found.listen()
-            sockets.append(found)
-            continue
-        found.close()
-        service = PublicService(world.chain, "sequencer", "fake", dict)
-        service.on(SubscribeLog, handler)
-        await service.start(*addresses[-1])
-        services.append(service)
-    try:
-        yield addresses
-    finally:
-        for service in services:
-            await service.stop()
-        for one in sockets:
-            one.close()
+) -> AbstractAsyncContextManager[list[tuple[str, int]]]:
+    return serving_ports(world.chain, "sequencer", SubscribeLog, handlers)
 
 
 def ordered_world() -> PipelineWorld:
@@ -146,12 +122,6 @@ async def following(log: LogFollower) -> AsyncIterator[list[OrderedChunk]]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:

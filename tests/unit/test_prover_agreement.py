@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from pipeline_world import PipelineWorld
+from service_world import Serve, serving_ports, until
 
 from net.service import ClientSession, PublicService
 from protocol.messages_trading import DiffPush, SubscribeDiffs
@@ -67,8 +67,6 @@ def test_what_is_remembered_is_bounded() -> None:
 
 # --- with nodes
 
-Serve = Callable[[ClientSession, SubscribeDiffs], None]
-
 
 def saying(*diffs: bytes) -> Serve:
     """An execution node whose diffs of blocks 1, 2, ... are these."""
@@ -80,22 +78,10 @@ def saying(*diffs: bytes) -> Serve:
     return serve
 
 
-@asynccontextmanager
-async def nodes(world: PipelineWorld, *handlers: Serve) -> AsyncIterator[list[Address]]:
-    services, addresses = [], []
-    for handler in handlers:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            addresses.append(("127.0.0.1", int(found.getsockname()[1])))
-        service = PublicService(world.chain, "execution", "fake", dict)
-        service.on(SubscribeDiffs, handler)
-        await service.start(*addresses[-1])
-        services.append(service)
-    try:
-        yield addresses
-    finally:
-        for service in services:
-            await service.stop()
+def nodes(
+    world: PipelineWorld, *handlers: Serve
+) -> AbstractAsyncContextManager[list[tuple[str, int]]]:
+    return serving_ports(world.chain, "execution", SubscribeDiffs, handlers)
 
 
 @asynccontextmanager
@@ -114,12 +100,6 @@ async def running(others: ExecutionWatch) -> AsyncIterator[None]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 def heard(others: ExecutionWatch) -> int:
