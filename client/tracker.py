@@ -10,32 +10,17 @@ from typing import TYPE_CHECKING
 
 from client.channel import Channel
 from client.submission import Submission
+from net.upstream import next_frame
 from protocol.codec import encode
 from protocol.errors import Code, RemoteFault
 from protocol.events import BatchExecuted, BlockEvents
-from protocol.messages import (
-    BatchRequest,
-    BatchView,
-    LedgerNews,
-    Status,
-    StatusRequest,
-    SubscribeLedger,
-    decode_answer,
-)
+from protocol.messages import BatchRequest, BatchView, LedgerNews, SubscribeLedger, decode_answer
 
 if TYPE_CHECKING:
-    from client.endpoint import Endpoint
     from client.stream import EventStream
-    from net.rpc import Subscription
 
 EXECUTED_KEPT = 500_000
 """Nonces of executed batches that are remembered, to notice a second execution."""
-
-SILENCE_S = 5.0
-"""After so long without news of the ledger it is asked whether the validator still answers."""
-
-STATUS_TIMEOUT_MS = 2_000
-"""One that takes longer to say so hangs."""
 
 BlockWatcher = Callable[[BlockEvents], None]
 
@@ -160,7 +145,8 @@ async def follow_ledger(
                 if fault.code not in (Code.UNKNOWN_BATCH, Code.NOT_FOUND, Code.NOT_READY):
                     raise
             while True:
-                push = decode_answer(await _next_news(endpoint, news, channel.places > 1))
+                frame = await (next_frame(endpoint, news) if channel.places > 1 else news.get())
+                push = decode_answer(frame)
                 if isinstance(push, LedgerNews):
                     for header in push.batches:
                         if header.shard == shard:
@@ -170,14 +156,3 @@ async def follow_ledger(
             if isinstance(error, TimeoutError) and channel.places > 1:
                 await channel.move_on()
             await asyncio.sleep(wait_s)
-
-
-async def _next_news(endpoint: Endpoint, news: Subscription, several: bool) -> bytes:
-    """The next frame of a validator's news; raises `TimeoutError` where it hangs and there are
-    several. An idle ledger is silent, too, but then its validators answer."""
-    while True:
-        try:
-            async with asyncio.timeout(SILENCE_S if several else None):
-                return await news.get()
-        except TimeoutError:
-            await endpoint.ask(Status, StatusRequest, timeout_ms=STATUS_TIMEOUT_MS)

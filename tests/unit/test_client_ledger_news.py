@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from client import tracker as module
 from client.tracker import follow_ledger
 from protocol.codec import encode
 from protocol.errors import Code, RemoteFault
-from protocol.messages import LedgerNews, Status, SubscribeLedger
+from protocol.messages import LedgerNews, Status, StatusRequest, SubscribeLedger
 
 
 class Validator:
@@ -36,13 +35,15 @@ class Validator:
             await asyncio.get_running_loop().create_future()
         return self.frames.pop(0)
 
-    async def ask(self, answer: type, request: Callable[..., Any], *_: Any, **__: int) -> Any:
-        if answer is not Status:
-            raise RemoteFault(Code.NOT_FOUND, "no batch yet")
+    async def ask(self, *_: Any) -> Any:
+        raise RemoteFault(Code.NOT_FOUND, "no batch yet")
+
+    async def request(self, frame: bytes, request_id: int, timeout_ms: int) -> bytes:
+        assert frame == encode(StatusRequest(request_id))
         self.asked += 1
         if self.hangs:
             raise TimeoutError
-        return Status(1, {})
+        return encode(Status(request_id, {}))
 
 
 class Nodes:
@@ -84,7 +85,7 @@ def follow(
 
 @pytest.fixture(autouse=True)
 def short_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.001)
+    monkeypatch.setattr("net.upstream.QUIET_S", 0.001)
 
 
 def test_a_validator_that_hangs_is_left_for_the_next() -> None:
