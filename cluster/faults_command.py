@@ -198,10 +198,19 @@ def partition(
 
 @faults_app.command()
 def heal(context: typer.Context, as_json: Json = False) -> None:
-    """End every fault: resume, start, reconnect, and wait until all processes serve."""
+    """End every fault: resume, start, reconnect, and wait until all processes serve.
+
+    What stopped because an invariant was broken stays down, and is named."""
     nemesis = _nemesis(context)
-    run(nemesis.heal())
-    emit({"healed": nemesis.names}, "every process serves, and suffers nothing", as_json=as_json)
+    stopped = run(nemesis.heal())
+    healed = [name for name in nemesis.names if name not in stopped]
+    text = "every process serves, and suffers nothing"
+    if stopped:
+        text = (
+            f"every other process serves; {', '.join(stopped)} stopped for safety's sake and "
+            "stays down; its log says why"
+        )
+    emit({"healed": healed, "stopped_for_safety": stopped}, text, as_json=as_json)
 
 
 @faults_app.command(context_settings=SIGNED)

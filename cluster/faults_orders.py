@@ -161,9 +161,10 @@ class Orders:
                 self.ended(fault)
                 return
 
-    async def heal(self) -> None:
+    async def heal(self) -> list[str]:
         """End every fault, those of other nemeses too: processes go on, start and are told to
-        suffer nothing; returns once all serve, but those that stopped for safety's sake.
+        suffer nothing; returns once all serve, but those that stopped for safety's sake: their
+        names. A liar's key may have signed what its state does not know, and may never sign again.
 
         Raises `FaultFailed` for those that do not serve, when all others are healed."""
         await self.note()
@@ -185,8 +186,11 @@ class Orders:
         stopped = await self.stopped_for_safety()
         left = [entry for entry in self.testnet.processes if entry.name not in stopped]
         found = await asyncio.gather(*(self._heal(entry) for entry in left))
-        if troubles := [trouble for trouble in found if trouble]:
+        stopped = await self.stopped_for_safety()
+        failed = zip(left, found, strict=True)
+        if troubles := [text for entry, text in failed if text and entry.name not in stopped]:
             raise FaultFailed(f"{'; '.join(troubles)}; its log says why. All others are healed")
+        return stopped
 
     async def _heal(self, entry: ProcessEntry) -> str:
         """Bring a process back and have it suffer nothing; says why where it does not serve."""

@@ -11,6 +11,7 @@ from cluster import faults_orders
 from cluster.faults_api import Nemesis
 from cluster.faults_targets import DOWN, RUNNING, FaultFailed, Target
 from cluster.faults_wire import Told
+from cluster.supervisor import EXIT_SAFETY
 from cluster.testnet import TestnetOptions, create_testnet
 from net.injection_plan import NOTHING, Plan
 from protocol.errors import ConfigError
@@ -26,10 +27,11 @@ def testnet(tmp_path_factory: pytest.TempPathFactory) -> Testnet:
 
 
 class World:
-    """Plans of processes in a dictionary; `broken` never serves."""
+    """Plans of processes in a dictionary; `broken` never serves, and ends with `status`."""
 
-    def __init__(self, broken: str = "") -> None:
+    def __init__(self, broken: str = "", status: int | None = None) -> None:
         self.broken = broken
+        self.status = status
         self.down: set[str] = set()
         self.plans: dict[str, Plan] = {}
         self.started: list[str] = []
@@ -43,7 +45,7 @@ class World:
         return "" if name in self.down else "7"
 
     def exit_status(self, name: str) -> int | None:
-        return None
+        return self.status if name in self.down & set(self.started) else None
 
     def kill(self, name: str) -> None:
         self.down.add(name)
@@ -78,6 +80,16 @@ def nemesis_of(testnet: Testnet, world: World, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(faults_orders, "order_faults", world.order)
     monkeypatch.setattr(faults_orders, "clear_faults", world.clear)
     return Nemesis(testnet, cast(Target, world))
+
+
+def test_one_that_stops_for_safetys_sake_as_it_starts_is_named_and_no_failure(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A liar whose key signed what its state does not know."""
+    world = World(BROKEN, EXIT_SAFETY)
+    world.down = {"validator-2", BROKEN}
+    assert asyncio.run(nemesis_of(testnet, world, monkeypatch).heal()) == [BROKEN]
+    assert world.down == {BROKEN}
 
 
 def test_one_that_does_not_serve_keeps_nobody_else_from_being_healed(
