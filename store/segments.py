@@ -41,7 +41,9 @@ __all__ = ["PendingSync", "SegmentLog", "StoreDamaged"]
 DEFAULT_SEGMENT_BYTES = 64 * 1024 * 1024
 _BUFFER_BYTES = 256 * 1024
 _READ_BYTES = 16 * 1024
-_OPEN_FILES = 16
+_OPEN_FILES = 4
+"""Segments that are read lately are held open: reading is in few places at once, and opening one
+takes a few microseconds."""
 
 
 class SegmentLog:

@@ -361,3 +361,18 @@ def test_a_half_created_segment_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "00000000000000000001.seg.tmp").write_bytes(b"TRI")
     assert contents(SegmentLog(tmp_path)) == [(0, b"x")]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not list them")
+def test_few_segments_are_held_open_however_many_are_read(tmp_path: Path) -> None:
+    """Descriptors must not grow with what is asked for of a long history."""
+    log = SegmentLog(tmp_path, 4_096)
+    payloads = [number.to_bytes(512, "big") for number in range(200)]
+    for payload in payloads:
+        log.append(payload)
+    log.sync()
+    before = len(os.listdir("/proc/self/fd"))
+    assert [log.read(number) for number in range(200)] == payloads
+    assert len(list(tmp_path.glob("*.seg"))) > 20
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+    log.close()
