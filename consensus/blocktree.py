@@ -16,10 +16,11 @@ class Node:
     """A block in the tree with its id.
 
     The TC of a proposal counts when it is voted on and is not under the block id: it is dropped
-    here, so that every member keeps the same bytes.
+    here, so that every member keeps the same bytes. `refused`: the application found the payload
+    wrong, once and for all.
     """
 
-    __slots__ = ("block", "header", "height", "id", "view")
+    __slots__ = ("block", "header", "height", "id", "refused", "view")
 
     def __init__(self, block: Block, block_id: bytes) -> None:
         self.block = block if block.timeout is None else replace(block, timeout=None)
@@ -27,6 +28,7 @@ class Node:
         self.height = block.header.height
         self.view = block.header.view
         self.id = block_id
+        self.refused = False
 
 
 class BlockTree:

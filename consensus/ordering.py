@@ -162,9 +162,10 @@ class Ordering(Core):
             self._count("stale_proposals")
             return
         block_id = header.block_id()
+        known = self._tree.get(block_id)
         settled = header.view < self.view or header.view <= self._safety.last_voted_view
-        if settled and self._tree.get(block_id) is not None:
-            return
+        if known is not None and (settled or known.refused):
+            return  # its leader can say it as often as it likes
         check_proposal(message, block_id, self.members, self.config, self._verifier)
         self._check_qc(block.justify)
         if block.timeout is not None:
@@ -215,7 +216,11 @@ class Ordering(Core):
             if block.payload and len(ancestors) >= self.config.max_uncommitted:
                 self._count("not_voted_backlog")
                 return
-            self._app.check(node.block, ancestors)
+            try:
+                self._app.check(node.block, ancestors)
+            except Rejected:
+                node.refused = True
+                raise
         signed = self._safety.vote(block, node.id)
         if signed is None:
             return

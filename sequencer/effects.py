@@ -61,9 +61,10 @@ class RecoveredSequencer(msgspec.Struct, frozen=True):
     """What the shell reads back: consensus state, accepted batches, and recently committed ones.
 
     `accepted` are stored batches in their order, committed ones among them; `recent` are committed
-    blocks, oldest first, reaching back at least to the oldest batch in `accepted`. Both are read as
-    they are taken: go through them once, before anything is written. `passed_by` tells, by batch
-    id, which sequencer passed on what was not promised here.
+    blocks, oldest first, reaching back at least to the one that was the newest when the oldest
+    batch in `accepted` came. Both are read as they are taken: go through them once, before anything
+    is written. `passed_by` tells, by batch id, which sequencer passed on what was not promised
+    here.
     """
 
     consensus: RecoveredState

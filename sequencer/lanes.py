@@ -4,13 +4,14 @@ Under load, oracle prices and what takes risk off the exchange (cancels, top-ups
 orders) must not wait behind orders. Each lane has a share of the pool that nothing else can take,
 and blocks are filled lane by lane. Batches of one account and signer keep their order: one that
 could overtake waits with the others while an earlier one of them does. Strangers who name an
-account do not hold it back: whether they may speak for it execution finds.
+account do not hold it back: whether they may speak for it execution finds. In each lane what came
+from one sequencer waits apart from what came from another.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -72,7 +73,9 @@ Speaker = tuple[int, bytes]
 
 class Waiting(NamedTuple):
     """A batch that waits. `work_us`: what it costs execution; `origin`: which sequencer passed it
-    on; `signer`: the key that is said to have signed it."""
+    on; `signer`: the key that is said to have signed it. `holds`: whether what the same hand sends
+    later may have to wait behind it; `follows`: whether it would be in a lane before its own, but
+    for such an earlier one."""
 
     raw: bytes
     account: int
@@ -80,6 +83,8 @@ class Waiting(NamedTuple):
     work_us: int
     origin: int = OWN
     signer: bytes = b""
+    holds: bool = True
+    follows: bool = False
 
     @property
     def speaker(self) -> Speaker:
@@ -123,16 +128,22 @@ class Room:
         return True
 
 
+Place = tuple[Lane, int]
+"""A lane, and the sequencer that what waits there came from."""
+
+IsSigned = Callable[[Waiting], bool]
+"""Looks at the signature of a batch."""
+
+
 class Lanes:
-    """Waiting batches by identity, each lane in the order of acceptance."""
+    """Waiting batches by identity, in each lane those of each origin in the order in which they
+    came."""
 
     def __init__(self) -> None:
         self.size_bytes = 0
-        self._queues: list[OrderedDict[bytes, Waiting]] = [OrderedDict() for _ in Lane]
-        # Batches and bytes that wait in a lane, by the sequencer they came from.
-        self._held: Counter[tuple[Lane, int]] = Counter()
-        self._sizes: Counter[tuple[Lane, int]] = Counter()
-        self._places: dict[bytes, Lane] = {}
+        self._queues: dict[Place, OrderedDict[bytes, Waiting]] = {}
+        self._sizes: Counter[Place] = Counter()
+        self._places: dict[bytes, Place] = {}
         # Batches of each account and signer that wait with the others, and whether it is known
         # that the signer sent them.
         self._ordinary: dict[Speaker, dict[bytes, bool]] = {}
@@ -147,20 +158,26 @@ class Lanes:
 
     def get(self, identity: bytes) -> Waiting | None:
         """A waiting batch."""
-        lane = self._places.get(identity)
-        return None if lane is None else self._queues[lane][identity]
+        place = self._places.get(identity)
+        return None if place is None else self._queues[place][identity]
 
     def lane(self, identity: bytes) -> Lane:
         """The lane in which a batch waits; raises `KeyError`."""
-        return self._places[identity]
+        return self._places[identity][0]
 
     def of_signer(self, signer: bytes) -> int:
         """How many batches of a signer wait that were submitted here."""
         return self._signers.get(signer, 0)
 
-    def queue(self, lane: Lane) -> Iterator[tuple[bytes, Waiting]]:
-        """The batches of a lane, oldest first."""
-        return iter(self._queues[lane].items())
+    def origins(self, lane: Lane) -> list[int]:
+        """From where something waits in a lane, ascending."""
+        return sorted(
+            origin for (one, origin), queue in self._queues.items() if one == lane and queue
+        )
+
+    def queue(self, lane: Lane, origin: int) -> Iterator[tuple[bytes, Waiting]]:
+        """The batches of an origin in a lane, oldest first."""
+        return iter(self._queues.get((lane, origin), {}).items())
 
     def add(
         self, identity: bytes, lane: Lane, waiting: Waiting, batches_max: int, bytes_max: int
@@ -169,38 +186,55 @@ class Lanes:
 
         `batches_max` and `bytes_max` bound what waits of the batch's origin, in all lanes.
         """
-        if lane == Lane.REDUCING and waiting.speaker in self._ordinary:
-            lane = Lane.OTHER
         size, place = len(waiting.raw), (lane, waiting.origin)
         share = SHARES_PPM[lane]
         most, most_bytes = -(-batches_max * share // PPM), -(-bytes_max * share // PPM)
-        if self._held[place] >= most or self._sizes[place] + size > most_bytes:
+        queue = self._queues.setdefault(place, OrderedDict())
+        if len(queue) >= most or self._sizes[place] + size > most_bytes:
             raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
-        self._queues[lane][identity] = waiting
-        self._places[identity] = lane
-        self._held[place] += 1
+        queue[identity] = waiting
+        self._places[identity] = place
         self._sizes[place] += size
         self.size_bytes += size
         if waiting.origin == OWN:
             self._signers[waiting.signer] += 1
-        if lane == Lane.OTHER:
+        if lane == Lane.OTHER and waiting.holds:
             sent_here = waiting.origin == OWN
             self._ordinary.setdefault(waiting.speaker, {})[identity] = sent_here
 
-    def doubtful(self, speaker: Speaker) -> tuple[bytes, Waiting] | None:
-        """The oldest batch that would hold one back, where it is not known whether the signer sent
-        it: its session was with another sequencer."""
-        for identity, known in self._ordinary.get(speaker, {}).items():
-            return None if known else (identity, self._queues[Lane.OTHER][identity])
-        return None
+    # --- what must not be overtaken
 
-    def settle_doubt(self, identity: bytes, signed: bool) -> None:
-        """A doubtful batch was looked at: where it is not `signed`, it holds nobody back."""
-        speaker = self._queues[Lane.OTHER][identity].speaker
-        if signed:
-            self._ordinary[speaker][identity] = True
-        else:
-            self._release(speaker, identity)
+    def ordinary(self, speaker: Speaker) -> Collection[bytes]:
+        """Batches of an account and signer that wait with the others and may hold back what comes
+        after them, oldest first."""
+        return self._ordinary.get(speaker, ())
+
+    def is_held_back(self, speaker: Speaker, is_signed: IsSigned) -> bool:
+        """Whether what an account and signer send now has to wait behind what they sent before."""
+        while ordinary := self._ordinary.get(speaker):
+            if self.holds_back(next(iter(ordinary)), is_signed):
+                return True
+        return False
+
+    def holds_back(self, identity: bytes, is_signed: IsSigned) -> bool:
+        """Whether later batches of the same hand have to wait behind this one.
+
+        What another sequencer passed on that hand may never have signed, so that it is looked at
+        once. Where it is signed falsely, either that sequencer lies or the hand itself sent it
+        there: nothing that it passed on, and that is not known to be signed, holds that hand back.
+        """
+        waiting = self.get(identity)
+        ordinary = {} if waiting is None else self._ordinary.get(waiting.speaker, {})
+        known = ordinary.get(identity)
+        if waiting is None or known is None:
+            return False
+        if known or is_signed(waiting):
+            ordinary[identity] = True
+            return True
+        for other in [other for other, signed in ordinary.items() if not signed]:
+            if self._places[other][1] == waiting.origin:
+                self._release(waiting.speaker, other)
+        return False
 
     def _release(self, speaker: Speaker, identity: bytes) -> None:
         others = self._ordinary.get(speaker, {})
@@ -210,17 +244,16 @@ class Lanes:
 
     def pop(self, identity: bytes) -> Waiting | None:
         """Take a batch out, if it waits."""
-        lane = self._places.pop(identity, None)
-        if lane is None:
+        place = self._places.pop(identity, None)
+        if place is None:
             return None
-        waiting = self._queues[lane].pop(identity)
-        self._held[lane, waiting.origin] -= 1
-        self._sizes[lane, waiting.origin] -= len(waiting.raw)
+        waiting = self._queues[place].pop(identity)
+        self._sizes[place] -= len(waiting.raw)
         self.size_bytes -= len(waiting.raw)
         if waiting.origin == OWN:
             self._signers[waiting.signer] -= 1
             if not self._signers[waiting.signer]:
                 del self._signers[waiting.signer]
-        if lane == Lane.OTHER:
+        if place[0] == Lane.OTHER:
             self._release(waiting.speaker, identity)
         return waiting

@@ -51,7 +51,7 @@ from sequencer.lanes import OWN
 from sequencer.passing import (
     FALSE_PRICE_COST_BYTES,
     OTHERS_REPEAT_MS,
-    SIGNATURE_COST_BYTES,
+    PRICE_COST_BYTES,
     PeerRate,
     RepeatedBatches,
     messages,
@@ -146,12 +146,7 @@ class Sequencer:
         return len(self.members) > 1
 
     def _restore_pool(self, recovered: RecoveredSequencer) -> None:
-        ordered: set[bytes] = set()  # more of them than the pool remembers
-        for block in recovered.recent:
-            if block.payload:
-                for identity in self.pool.contents(block.payload).identities:
-                    self.pool.remember(identity, block.header.height)
-                    ordered.add(identity)
+        ordered = self.pool.recall(recovered.recent)  # more of them than the pool remembers
         for raw in recovered.accepted:
             identity = batch_id(raw)
             if identity in ordered or identity in self.pool:
@@ -159,7 +154,7 @@ class Sequencer:
             origin = recovered.passed_by.get(identity, OWN)
             try:
                 self.pool.add(identity, raw, *open_batch(raw), origin=origin, bounded=False)
-            except Rejected as error:  # a false price, which an earlier release let in
+            except Rejected as error:  # too old by now; a false price that was let in once
                 self._refuse_passed(error)
                 continue
             if origin != OWN:
@@ -309,13 +304,12 @@ class Sequencer:
         """Let batches wait that another sequencer has accepted.
 
         It may have promised them, so that only what no honest one admits is refused for good; who
-        fills its share has to wait, and says it again. Nonces execution looks at, and signatures,
-        but those of prices: honest sequencers have checked them, so that a message with a false
-        one is read no further.
+        fills its share has to wait, and says it again. Nonces execution looks at, but those that
+        no block can take any more, and signatures, but those of prices: honest sequencers have
+        checked them, so that a message with a false one is read no further.
         """
         try:
-            false_before = self.pool.false_batches.pop(peer, 0)
-            self._rate.take(peer, message.batches, now_ms, false_before)
+            self._rate.take(peer, message.batches, now_ms)
         except Rejected as error:
             self._refuse_passed(error)
             return
@@ -326,7 +320,7 @@ class Sequencer:
             try:
                 opened = open_batch(raw)
                 if self.pool.is_price(*opened):
-                    self._rate.charge(peer, SIGNATURE_COST_BYTES)
+                    self._rate.charge(peer, PRICE_COST_BYTES)
                 self.pool.add(identity, raw, *opened, origin=peer)
             except Rejected as error:
                 self._refuse_passed(error)
@@ -354,6 +348,7 @@ class Sequencer:
         for effect in self.replica.step(event, now_ms):
             effects.append(effect)
             if isinstance(effect, Committed):
+                self._others.wait_until(now_ms + OTHERS_REPEAT_MS)
                 notices += self._notices(effect.block)
         return effects + notices
 

@@ -11,7 +11,8 @@ REPEAT_MS = 1_000
 """A batch that still waits is passed on again after so long, then after twice that, ..."""
 
 OTHERS_REPEAT_MS = 10_000
-"""What another sequencer accepted is passed on here after so long: that one may be gone."""
+"""What another sequencer accepted is passed on here in a log that stands still for so long: that
+one may be gone. In one that goes on it is ordered in this one's turn, and takes no room of it."""
 
 REPEAT_MAX_MS = 60_000
 
@@ -21,8 +22,8 @@ PEER_BYTES_PER_S = 16 << 20
 BATCH_COST_BYTES = 1_024
 """Counted for each batch beside its bytes: a tiny one takes as long to look at."""
 
-SIGNATURE_COST_BYTES = 16 << 10
-"""Counted for each batch of which the signature was checked."""
+PRICE_COST_BYTES = 16 << 10
+"""Counted for each price: its signature is checked, and old ones can be repeated."""
 
 FALSE_PRICE_COST_BYTES = 1 << 20
 """Counted where that signature is false, which no honest sequencer passes on."""
@@ -67,6 +68,11 @@ class RepeatedBatches:
         if self._next_ms is None:
             self._next_ms = now_ms + wait_ms
 
+    def wait_until(self, moment_ms: int) -> None:
+        """Nothing is due before."""
+        if self._next_ms is not None:
+            self._next_ms = max(self._next_ms, moment_ms)
+
     def forget(self, identity: bytes) -> None:
         """A batch is ordered."""
         self._due_at.pop(identity, None)
@@ -98,18 +104,16 @@ class RepeatedBatches:
 
 class PeerRate:
     """How many bytes of batches each other sequencer may still send: so many, and so many again in
-    each second."""
+    each second. It pays for nothing that a client of it can have done."""
 
     def __init__(self) -> None:
         self._left: dict[int, tuple[int, int]] = {}
 
-    def take(self, peer: int, batches: Sequence[bytes], now_ms: int, false_before: int = 0) -> None:
-        """Note a message; raises `Rejected` (rate_limited). `false_before`: how many of its batches
-        were found to be signed falsely since the last one."""
+    def take(self, peer: int, batches: Sequence[bytes], now_ms: int) -> None:
+        """Note a message; raises `Rejected` (rate_limited)."""
         size_bytes = sum(map(len, batches)) + BATCH_COST_BYTES * len(batches)
         left, since_ms = self._left.get(peer, (PEER_BYTES_PER_S, now_ms))
         left = min(PEER_BYTES_PER_S, left + PEER_BYTES_PER_S * (now_ms - since_ms) // 1_000)
-        left -= SIGNATURE_COST_BYTES * false_before
         self._left[peer] = (left - size_bytes if left > 0 else left, now_ms)
         if left <= 0:
             raise Rejected(Code.RATE_LIMITED, "more batches than a sequencer may pass on")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from consensus.members import MemberSet
-from protocol.actions import ActionBatch, SignedBatch, open_batch
+from protocol.actions import NONCE_PAST_MS, ActionBatch, SignedBatch, open_batch
 from protocol.chain import EMPTY_HASH, Block, CommitCertificate
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, SafetyViolation
-from protocol.genesis import NO_BOUND_US, PPM, Capacity
+from protocol.genesis import Capacity
 from protocol.inbox import next_cursor
 from protocol.ordering import OrderedPayload
 from sequencer.contents import Contents, OpenedPayloads
-from sequencer.lanes import OWN, REDUCING_PPM, Lane, Lanes, Room, Waiting, is_price, lane_of
+from sequencer.filling import BATCH_OVERHEAD_BYTES, Filling
+from sequencer.lanes import OWN, Lane, Lanes, Room, Waiting, is_price, lane_of
+
+__all__ = ["BATCH_OVERHEAD_BYTES", "BatchPool"]
 
 POOL_BATCHES_MAX = 20_000
 POOL_BYTES_MAX = 32 * 1024 * 1024
@@ -31,8 +34,13 @@ BLOCK_PRICES_MAX = 256
 """Most batches of the committee in a block: they are no work, but somebody may repeat old ones."""
 
 PAYLOAD_MARGIN_BYTES = 64
-BATCH_OVERHEAD_BYTES = 5
 ENDLESS = 1 << 62
+
+CLOCKS_MS = 1_000
+"""A client's clock may be ahead of a block's time by so much."""
+
+DATED_BLOCKS = 16
+"""Of so many blocks one time is remembered, the last one's: as exact as need be."""
 
 CURSORS_KEPT = 8_192
 """Heights whose inbox cursor is remembered until they are on disk: more than one turn commits."""
@@ -84,12 +92,12 @@ class BatchPool:
         self._require_signature = require_signature
         self._peers = peers
         self._waiting = Lanes()
-        self.false_batches: Counter[int] = Counter()
-        """Batches found here that are signed falsely, by the sequencer that passed them on."""
         self._recent: OrderedDict[bytes, int] = OrderedDict()
         """Heights of committed batches, in ascending order."""
-        self._judged: tuple[bytes, list[int] | Rejected] = (b"", [])
-        """The payload that was checked last, and what `_works` said of it."""
+        self._dates: dict[int, int] = {}
+        """Times of their blocks, by height // `DATED_BLOCKS`, ascending."""
+        self._old_ms = 0
+        """A batch with a nonce up to this may have been ordered, and forgotten."""
 
     # --- admission
 
@@ -118,16 +126,25 @@ class BatchPool:
         origin: int = OWN,
         bounded: bool = True,
     ) -> None:
-        """Take a batch that the sequencer `origin` passed on; raises `Rejected(busy)` where its
-        lane is full and `bounded`, and `Rejected(bad_signature)` for a false price."""
+        """Take a batch that the sequencer `origin` passed on.
+
+        Raises `Rejected`: `busy` where its lane is full and `bounded`, `bad_signature` for a false
+        price, `nonce_expired` or `action_expired` for what another one passed on too late.
+        """
+        if origin != OWN:
+            self._require_alive(batch)
         lane = self._lane(signed, batch)
         actions = len(batch.actions)
         work_us = self._work_of(lane, actions)
-        waiting = Waiting(raw, batch.account, actions, work_us, origin, signed.signer)
-        if lane == Lane.REDUCING:
-            self._look_at(waiting)
+        # Nonces are times: what is older than all that is remembered may have been ordered before.
+        holds = origin == OWN or batch.nonce_ms > self._old_ms
+        speaker = batch.account, signed.signer
+        follows = lane == Lane.REDUCING and self._waiting.is_held_back(speaker, self._is_signed)
+        waiting = Waiting(
+            raw, batch.account, actions, work_us, origin, signed.signer, holds, follows
+        )  # fmt: skip
         bounds = self._bounds(origin) if bounded else (ENDLESS, ENDLESS)
-        self._waiting.add(identity, lane, waiting, *bounds)
+        self._waiting.add(identity, Lane.OTHER if follows else lane, waiting, *bounds)
         self.accepted_batches += 1
         self.accepted_actions += actions
 
@@ -142,20 +159,22 @@ class BatchPool:
             self._require_signature(signed)
         return lane
 
-    def _look_at(self, later: Waiting) -> None:
-        """Another sequencer may have passed on what a signer never signed: it must not hold back
-        what the signer sends `later`. One that was signed does, and then no other is looked at."""
-        if self._require_signature is None:
-            return
-        while (doubtful := self._waiting.doubtful(later.speaker)) is not None:
-            identity, waiting = doubtful
+    def _require_alive(self, batch: ActionBatch) -> None:
+        """Raise `Rejected` for what execution refuses in every block that can still come, as their
+        times are above the newest one's. Whoever promised such a batch orders it itself."""
+        if batch.nonce_ms <= self._time_ms - NONCE_PAST_MS:
+            raise Rejected(Code.NONCE_EXPIRED, "the nonce is too old for any block to come")
+        if 0 < batch.expires_ms <= self._time_ms:
+            raise Rejected(Code.ACTION_EXPIRED, "the batch has expired for any block to come")
+
+    def _is_signed(self, waiting: Waiting) -> bool:
+        """Whether the signer of a waiting batch signed it."""
+        if self._require_signature is not None:
             try:
                 self._require_signature(open_batch(waiting.raw)[0])
             except Rejected:
-                self.false_batches[waiting.origin] += 1
-                self._waiting.settle_doubt(identity, False)
-            else:
-                self._waiting.settle_doubt(identity, True)
+                return False
+        return True
 
     def _bounds(self, origin: int) -> tuple[int, int]:
         """Most batches and bytes that may wait of an origin."""
@@ -233,7 +252,10 @@ class BatchPool:
         left_empty = cursor > self.inbox_cursor and not any(one.payload for one in ancestors)
         # After a restart an uncommitted ancestor may name more than we have heard of again.
         named = max(inbox_height, self.ledger_height)
-        batches = self._select(taken, room, self._allowed_us(ancestors, time_ms))
+        whole = Room(BLOCK_BATCHES_MAX, room, self._allowed_us(ancestors, time_ms))
+        turn = self._height + len(ancestors)
+        filling = Filling(self._waiting, taken, whole, self._peers, turn, self._is_signed)
+        batches = filling.fill(BLOCK_PRICES_MAX)
         if not batches and self._advance(cursor, named) == cursor and not left_empty:
             return b""
         return encode(OrderedPayload(named, batches))
@@ -242,43 +264,6 @@ class BatchPool:
         """Work that a block of this time may hold."""
         parent_ms = ancestors[-1].header.time_ms if ancestors else self._time_ms
         return self._capacity.allowed_us(time_ms - parent_ms)
-
-    def _select(self, taken: set[bytes], size_bytes: int, work_us: int) -> list[bytes]:
-        """Prices; what reduces risk, up to its share; the others; what then still fits."""
-        room = Room(BLOCK_BATCHES_MAX, size_bytes, work_us)
-        chosen: dict[bytes, bytes] = {}
-        self._fill(Lane.ORACLE, room, taken, chosen, BLOCK_PRICES_MAX)
-        prices = len(chosen)
-        spare = room.split(PPM - REDUCING_PPM)
-        self._fill(Lane.REDUCING, room, taken, chosen)
-        room.add(spare)
-        self._fill(Lane.OTHER, room, taken, chosen)
-        self._fill(Lane.REDUCING, room, taken, chosen)
-        if len(chosen) == prices:
-            # One batch may be more work than its time allows; then it goes alone.
-            room.work_us = NO_BOUND_US
-            self._fill(Lane.REDUCING, room, taken, chosen, 1)
-            self._fill(Lane.OTHER, room, taken, chosen, 1 - (len(chosen) - prices))
-        return list(chosen.values())
-
-    def _fill(
-        self,
-        lane: Lane,
-        room: Room,
-        taken: set[bytes],
-        chosen: dict[bytes, bytes],
-        most: int = BLOCK_BATCHES_MAX,
-    ) -> None:
-        """Choose from a lane, in its order, what fits the room, at most so many batches."""
-        for identity, one in self._waiting.queue(lane):
-            if not most:
-                break
-            if identity in taken or identity in chosen:
-                continue
-            if not room.take(len(one.raw) + BATCH_OVERHEAD_BYTES, one.work_us):
-                break
-            chosen[identity] = one.raw
-            most -= 1
 
     def check(self, block: Block, ancestors: Sequence[Block]) -> None:
         """Raise `Rejected` unless payload, batches and inbox height are in order."""
@@ -323,15 +308,7 @@ class BatchPool:
     def _check_work(self, payload: bytes, allowed_us: int) -> None:
         """Raise `Rejected` where `_works` does, and for more work than the block's time allows;
         what is one batch always fits."""
-        if payload != self._judged[0]:
-            # Kept, since a leader can send a block that gets no vote as often as it likes.
-            try:
-                self._judged = payload, self._works(self.contents(payload))
-            except Rejected as error:
-                self._judged = payload, error
-        works = self._judged[1]
-        if isinstance(works, Rejected):
-            raise works.with_traceback(None)
+        works = self._works(self.contents(payload))
         if len(works) > 1 and sum(works) > allowed_us:
             raise Rejected(
                 Code.TOO_MANY_ACTIONS,
@@ -378,8 +355,7 @@ class BatchPool:
         if block.payload:
             contents = self.contents(block.payload)
             self.inbox_height = max(self.inbox_height, contents.inbox_height)
-            for identity in contents.identities:
-                self.remember(identity, height)
+            self._remember_all(block, contents.identities)
             self.ordered_batches += len(contents.batches)
         self.inbox_cursor = self._advance(self.inbox_cursor, self.inbox_height)
         self._cursors[height] = self.inbox_cursor
@@ -387,6 +363,29 @@ class BatchPool:
         heard = self._heard(self.inbox_height)
         for known in [known for known in self._counts if known < heard]:
             del self._counts[known]
+
+    def recall(self, blocks: Iterable[Block]) -> set[bytes]:
+        """Blocks that committed before the start, oldest first; what stood in earlier ones is
+        forgotten. Returns the ids of their batches."""
+        ordered: set[bytes] = set()
+        for number, block in enumerate(blocks):
+            if not number and block.header.height > 1:
+                self._old_ms = block.header.time_ms + CLOCKS_MS
+            if block.payload:
+                identities = self.contents(block.payload).identities
+                self._remember_all(block, identities)
+                ordered.update(identities)
+        return ordered
+
+    def _remember_all(self, block: Block, identities: Sequence[bytes]) -> None:
+        height = block.header.height
+        if identities:
+            self._dates[height // DATED_BLOCKS] = block.header.time_ms
+        for identity in identities:
+            self.remember(identity, height)
+        oldest = next(iter(self._recent.values()), height) // DATED_BLOCKS
+        while self._dates and (first := next(iter(self._dates))) < oldest:
+            del self._dates[first]
 
     def remember(self, identity: bytes, height: int) -> None:
         """Note that a batch is committed at `height`, and drop it from the pool."""
@@ -398,9 +397,13 @@ class BatchPool:
         self._recent.move_to_end(identity)
         while len(self._recent) > RECENT_MAX:
             oldest = next(iter(self._recent))
-            if self._recent[oldest] > height - REPEAT_BLOCKS:
+            ordered_at = self._recent[oldest]
+            if ordered_at > height - REPEAT_BLOCKS:
                 break
             del self._recent[oldest]
+            dated_ms = self._dates.get(ordered_at // DATED_BLOCKS)
+            if dated_ms is not None:
+                self._old_ms = max(self._old_ms, dated_ms + CLOCKS_MS)
 
     def epoch(self) -> MemberSet | None:
         """Sequencers are fixed by genesis."""

@@ -120,7 +120,8 @@ class SequencerStore:
             for _, raw in self._pool.iterate(self._pool.first_index)
             for batch in _decode_pool(raw).batches
         )
-        recent = (self._read(height).block for height in range(oldest + 1, self.height + 1))
+        # One more: up to its time what was ordered may be forgotten, and nothing in the pool was.
+        recent = (self._read(height).block for height in range(max(oldest, 1), self.height + 1))
         consensus = RecoveredState(
             state,
             None if tip is None else tip.block,

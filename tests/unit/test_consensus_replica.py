@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,26 @@ def test_repeated_proposal_gets_no_second_vote(forge: Forge) -> None:
     (block,) = forge.chain([1])
     assert votes(propose(replica, forge, block)) == [1]
     assert propose(replica, forge, block) == []
+
+
+@pytest.mark.parametrize("index", [0, None])
+def test_a_block_that_was_refused_is_not_looked_at_again(forge: Forge, index: int | None) -> None:
+    class Looking(RootApp):
+        looks = 0
+
+        def check(self, block: Block, ancestors: Sequence[Block]) -> None:
+            self.looks += 1
+            super().check(block, ancestors)
+
+    app = Looking()
+    app.refuse = b"bad"
+    replica = forge.replica(index, app)
+    bad = forge.block(forge.root_block, 1, b"bad")
+    for _ in range(20):
+        assert not votes(propose(replica, forge, bad))
+    assert app.looks == 1 and replica.counters["rejected_bad_inbox_cursor"] == 1
+    after = forge.block(bad, 2, b"good", qc=forge.qc(bad))
+    assert votes(propose(replica, forge, after)) == ([] if index is None else [2])
 
 
 def spoilt(forge: Forge) -> dict[str, Proposal]:

@@ -28,7 +28,7 @@ from protocol.actions import Order as LimitOrder
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, RemoteFault
 from protocol.messages import Done, Submit, SubmitOnDisconnect
-from sequencer.lanes import Lane
+from sequencer.lanes import OWN, Lane
 from sequencer.machine import RecoveredSequencer, Sequencer
 from sequencer.on_disconnect import SESSION_BATCHES, SESSION_BYTES, OnDisconnect
 
@@ -65,7 +65,7 @@ class Held:
 
 def waiting(sequencer: Sequencer) -> list[bytes]:
     """What is in the pool, lane by lane."""
-    return [one.raw for lane in Lane for _, one in sequencer.pool._waiting.queue(lane)]
+    return [one.raw for lane in Lane for _, one in sequencer.pool._waiting.queue(lane, OWN)]
 
 
 def test_an_ended_session_submits_what_it_left_in_order() -> None:

@@ -109,6 +109,28 @@ def test_pruning_keeps_what_still_waits(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_start_reads_back_one_block_more_than_may_hold_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to that block's time everything may be forgotten that was ordered."""
+    monkeypatch.setattr(store_module, "RECENT_BLOCKS", 3)
+    blocks, store = Blocks(), SequencerStore(tmp_path)
+    store.recover()
+    made = [blocks.next(0, batch(number)) for number in range(8)]
+    for block in made:
+        store.write_block(block)
+        store.write_committed(block, blocks.certificate(block.header.height), 0)
+    store.sync()
+    store.close()
+    store = SequencerStore(tmp_path)
+    assert list(store.recover().recent) == made[4:]
+    store.write_batches(PersistBatches(3, [batch(9)]))
+    store.close()
+    store = SequencerStore(tmp_path)
+    assert list(store.recover().recent) == made[2:]
+    store.close()
+
+
 def test_pruning_frees_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pool and the voting states of a long life do not pile up."""
     blocks = Blocks()
