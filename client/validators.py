@@ -19,7 +19,7 @@ from protocol.keys import Key, address_of
 from protocol.ledger_leaves import ValidatorLeaf, decode_validator, validator_key
 from protocol.messages import Committed, ValidatorsRequest, ValidatorsView
 from protocol.settlement import Bond, Unbond, Unjail
-from store.config import parse_address
+from store.config import load_config, parse_address
 
 KEYS_AT_ONCE = 128
 """Leaves that are proven by one answer."""
@@ -176,13 +176,14 @@ async def bond(
 
 
 def _peer_address(exchange: Exchange, public_key: bytes) -> str:
-    """The peer address of a validator of the testnet; empty for any other key."""
-    testnet = exchange.testnet
-    if testnet is None:
+    """Where the testnet's validators dial one of genesis, which between containers is not where
+    this host does; empty for any other key."""
+    testnet, members = exchange.testnet, exchange.chain.genesis.validators
+    names = [one.name for one in members if bytes.fromhex(one.public_key) == public_key]
+    if testnet is None or not names:
         return ""
-    keys = [bytes.fromhex(one.public_key) for one in exchange.chain.genesis.validators]
-    peers = {entry.index: entry.peer for entry in testnet.of_role("node")}
-    return peers.get(keys.index(public_key), "") if public_key in keys else ""
+    peers = load_config(testnet.config_path(testnet.of_role("node")[0].name)).peers
+    return next((peer.address for peer in peers if peer.name == names[0]), "")
 
 
 async def unbond(exchange: Exchange, key: Key, amount_uusd: int) -> Committed:

@@ -13,7 +13,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, until
+from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, NotRunning, until
 from protocol.errors import ConfigError
 from store.testnet import GENESIS_FILE, Testnet
 
@@ -142,11 +142,28 @@ class ContainerTarget:
         packed = docker("cp", f"{self._id(name)}:{self._path(name, path)}", "-")
         with tarfile.open(fileobj=io.BytesIO(packed)) as before:
             member = before.getmembers()[0]
+        self._put(name, self._path(name, path).rpartition("/")[0], member, raw)
+
+    def add_file(self, name: str, path: str, raw: bytes) -> None:
+        """Write a file of the container's user, which is there or not, into its volume; `path` is
+        absolute, in the container."""
+        folder, _, file = path.rpartition("/")
+        member = tarfile.TarInfo(file)
+        uid, _, gid = self._inspect(name)["Config"]["User"].partition(":")
+        if uid.isdigit() and (gid or uid).isdigit():
+            member.uid, member.gid = int(uid), int(gid or uid)
+        self._put(name, folder, member, raw)
+
+    def mounted(self, name: str) -> list[Path]:
+        """What the container has mounted, as it is called on this host."""
+        sources = [mount.get("Source") for mount in self._inspect(name)["Mounts"]]
+        return [Path(source).resolve() for source in sources if source]
+
+    def _put(self, name: str, folder: str, member: tarfile.TarInfo, raw: bytes) -> None:
         member.size = len(raw)
         buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as after:
-            after.addfile(member, io.BytesIO(raw))
-        folder = self._path(name, path).rpartition("/")[0]
+        with tarfile.open(fileobj=buffer, mode="w") as packed:
+            packed.addfile(member, io.BytesIO(raw))
         docker("cp", "-", f"{self._id(name)}:{folder}", given=buffer.getvalue())
 
     def sets_network(self) -> bool:
@@ -196,7 +213,7 @@ class ContainerTarget:
 
     def _running(self, name: str) -> None:
         if self.state(name) == DOWN:
-            raise ConfigError(f"{name} is not running; start it with: trilemma faults restart")
+            raise NotRunning(name)
 
     def _id(self, name: str) -> str:
         self.testnet.process(name)

@@ -25,7 +25,7 @@ from cluster.faults_orders import Fault
 from cluster.faults_report import Moment, Report
 from cluster.faults_schedule import Experiment, Step, expand
 from cluster.faults_shapes import SHAPES
-from cluster.faults_targets import RUNNING, FaultFailed, find_target
+from cluster.faults_targets import RUNNING, FaultFailed, NotRunning, find_target
 from cluster.faults_verdict import PROGRESS, SAFETY, Check, Judge, exit_status
 from cluster.faults_watch import EVERY_S, Sample, Watch
 from cluster.launch import funded
@@ -337,7 +337,11 @@ class Run:
                 return
             if step.kind == "byzantine":
                 self._liars.update(names)
-            fault = await apply(scene, step.kind, names, step.values)
+            try:
+                fault = await apply(scene, step.kind, names, step.values)
+            except NotRunning as gone:  # another fault took it meanwhile
+                self._happened(self._clock.now_s, "skipped", f"{step.kind}: {gone}")
+                return
             if step.drawn:
                 self._drawn.append(fault)
             self._happened(self._clock.now_s, step.kind, fault.text)

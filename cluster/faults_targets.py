@@ -30,6 +30,13 @@ class FaultFailed(TrilemmaError):
     """A process did not do in time what it was told (exit 1)."""
 
 
+class NotRunning(ConfigError):
+    """A process that is down was told to suffer what only one that runs can."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not running; start it with: trilemma faults restart")
+
+
 class Target(Protocol):
     """The processes of one running testnet."""
 
@@ -96,7 +103,7 @@ def find_target(testnet: Testnet) -> Target:
         return containers
     raise ConfigError(
         f"the testnet in {testnet.directory} does not run: there is neither a supervisor nor a "
-        f"container of it; start it with: trilemma up {testnet.directory}"
+        f"container of it; start it with: {testnet.start_command}"
     )
 
 
@@ -232,7 +239,7 @@ class LocalTarget:
     def _signal(self, name: str, number: signal.Signals) -> None:
         pid = self._run.pid(name)
         if self.state(name) == DOWN or pid is None:
-            raise ConfigError(f"{name} is not running; start it with: trilemma faults restart")
+            raise NotRunning(name)
         send_signal(pid, number)
 
     def _wait_for_supervisor(self, name: str, state: str) -> None:

@@ -21,22 +21,19 @@ from client.sdk import Exchange
 from client.submission import ActionRejected, Submission, results_of
 from client.units import utc, uusd_to_usd
 from client.validators import ValidatorSetView, ValidatorView, bond, unbond, validator_set
-from cluster.faults_targets import DOWN, LocalTarget
-from cluster.layout import free_ports
-from cluster.lock import supervisor_pid
+from cluster.faults_targets import DOWN
 from cluster.restart import readiness
+from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal
+from cluster.rotate_places import Place
 from cluster.rotate_quorum import next_stakes, require_quorum
 from protocol.actions import Withdraw
 from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.keys import Key, address_of
 from protocol.messages import BlocksFrom, BlocksView, HeaderRequest, HeaderView
+from protocol.settlement import Bond, Unbond
 from store.config import load_config, parse_address
 from store.keyfiles import load_key
-from store.testnet import Testnet
-
-FEES_UUSD = 1_000_000
-"""What the new key gets beyond its stake, for the fees of its transactions."""
 
 BLOCKS_SEEN = 16
 """A member that is no process of the testnet takes part where it signed one of so many blocks."""
@@ -64,14 +61,15 @@ class Rotated(msgspec.Struct, frozen=True):
 
 
 class Rotation:
-    """One rotation. `payer` is the trader whose account pays for the new stake, `peer` where others
-    dial the new key (a free port where empty)."""
+    """One rotation, of the validator of a place. `payer` is the trader whose account pays for the
+    new stake, `peer` where others dial the new key (a free port where empty)."""
 
     def __init__(
-        self, exchange: Exchange, testnet: Testnet, name: str, *, payer: str, peer: str = "",
+        self, exchange: Exchange, place: Place, *, payer: str, peer: str = "",
         wait_s: float | None = None, report: Report = lambda _: None,
     ) -> None:  # fmt: skip
-        self._exchange, self._testnet, self._name = exchange, testnet, name
+        self._exchange, self._place = exchange, place
+        self._testnet, self._name = place.testnet, place.name
         self._payer, self._peer = payer, peer
         self._rules = exchange.chain.genesis.staking
         # The epoch under way may be decided already, so the new key may begin one later.
@@ -80,8 +78,7 @@ class Rotation:
         self._deadline = time.monotonic() + wait_s
         self._wait_s = wait_s
         self._report = report
-        self._files = RotationFiles(testnet, name)
-        self._target = LocalTarget(testnet)
+        self._files = RotationFiles(place)
 
     async def run(self) -> Rotated:
         """Do what is left to do.
@@ -90,7 +87,7 @@ class Rotation:
         would leave no quorum; `NoProgress` where it does not come to pass in time, `Rejected` or
         `RemoteFault` where the money is missing. It can be run again after any of them.
         """
-        self._check_process()
+        await asyncio.to_thread(self._check_process)
         with self._files.lock():
             journal = self._files.journal()
             if journal is None:
@@ -111,17 +108,9 @@ class Rotation:
     # --- before anything is changed
 
     def _check_process(self) -> None:
-        entry = self._testnet.process(self._name)
-        if entry.role != "node":
-            raise ConfigError(f"{self._name} is no validator; genesis fixes the keys of others")
         if not self._rules.epoch_ms:
             raise ConfigError(
                 "this chain has one epoch for ever, in which validators cannot change"
-            )
-        if supervisor_pid(self._testnet.directory) is None:
-            raise ConfigError(
-                "the key of a validator is exchanged while it runs under trilemma up on this "
-                "machine; elsewhere, as in containers, step by step: trilemma validator init"
             )
         config = load_config(self._testnet.config_path(self._name))
         if config.key.resolve() != self._files.key_path.resolve():
@@ -129,6 +118,7 @@ class Rotation:
                 f"{self._name} has its key in {config.key}, not in {self._files.key_path}; have it "
                 "there first"
             )
+        self._place.check()
 
     async def _begin(self) -> Journal:
         others = self._files.unfinished()
@@ -138,9 +128,9 @@ class Rotation:
                 f"trilemma validator rotate {others[0]}"
             )
         old_peer = self._testnet.process(self._name).peer
-        if self._peer and parse_address(self._peer) == parse_address(old_peer):
+        if self._peer and parse_address(self._peer)[1] == parse_address(old_peer)[1]:
             # Under one address others would dial both keys, and one of the links would always
-            # displace the other.
+            # displace the other. The host is the same, by whatever name.
             raise ConfigError(f"the new key needs another peer port than the old one, {old_peer}")
         found = await validator_set(self._exchange)
         old = load_key(self._files.key_path)
@@ -150,18 +140,24 @@ class Rotation:
                 f"{self._name} has no stake that a new key could take over; see: "
                 "trilemma validator list"
             )
+        self._exchange.key(self._payer)  # who pays exists
+        await self._require_unbonding_fee(old, known.stake_uusd)
         await self._require_quorum(found, old.public.hex(), "", known.stake_uusd)
-        peer = self._peer or await asyncio.to_thread(self._free_address)
+        peer = self._peer or await asyncio.to_thread(self._place.free_peer)
         journal = self._files.begin(peer)
         self._report(f"new key {_address(journal.new)}")
         return journal
 
-    def _free_address(self) -> str:
-        entries = self._testnet.processes
-        given = [each for one in entries for each in (one.public, one.peer, one.observe) if each]
-        host = self._testnet.process(self._name).peer.rpartition(":")[0]
-        taken = {parse_address(each)[1] for each in given}
-        return f"{host}:{free_ports(host.strip('[]'), 1, taken)[0]}"
+    async def _require_unbonding_fee(self, old: Key, stake_uusd: int) -> None:
+        """Raise where the old key could not pay for its unbonding, which ends the rotation."""
+        needed_uusd = fee_uusd(self._exchange.chain, old, Unbond(stake_uusd))
+        has_uusd = (await self._exchange.ledger.balance(old.address)).balance_uusd
+        if has_uusd < needed_uusd:
+            raise ConfigError(
+                f"{self._name} has {uusd_to_usd(has_uusd)} dollars on the ledger beside its stake, "
+                f"and taking that out costs {uusd_to_usd(needed_uusd)}; send it some first: "
+                f"trilemma withdraw 1 --to {old.address.hex()}"
+            )
 
     async def _require_quorum(
         self, found: ValidatorSetView, old: str, new: str, stake_uusd: int
@@ -204,8 +200,9 @@ class Rotation:
                 )
             return
         await self._require_quorum(found, journal.old, journal.new, leaving.stake_uusd)
+        await self._require_unbonding_fee(old, leaving.stake_uusd)
         if not bonded:
-            await self._fund(journal, new, leaving.stake_uusd + FEES_UUSD)
+            await self._fund(journal, new, leaving.stake_uusd)
             # That took as long as a batch to be final: who is up, and who has bonded, may be
             # others by now.
             found = await validator_set(self._exchange)
@@ -222,19 +219,20 @@ class Rotation:
         joining = _find(found, journal.new)
         return joining is not None and joining.stake_uusd >= self._rules.min_stake_uusd
 
-    async def _fund(self, journal: Journal, new: Key, needed_uusd: int) -> None:
-        """Have the payer's account pay what the new key lacks."""
-        ledger = self._exchange.ledger
-        lacking_uusd = needed_uusd - (await ledger.balance(new.address)).balance_uusd
-        if lacking_uusd <= 0:
+    async def _fund(self, journal: Journal, new: Key, stake_uusd: int) -> None:
+        """Have the payer's account pay what the new key lacks for this stake."""
+        ledger, chain = self._exchange.ledger, self._exchange.chain
+        action = Bond(stake_uusd, self._files.certificate(new), journal.peer)
+        has_uusd = (await ledger.balance(new.address)).balance_uusd
+        if has_uusd >= stake_uusd + fee_uusd(chain, new, action):
             return
+        lacking_uusd = stake_uusd + fees_uusd(chain, new, action) - has_uusd
         signed = journal.withdrawal
         key = self._exchange.key(self._payer if signed is None else signed.payer)
         if signed is None:
             trader = await self._exchange.trader(key)
-            action = Withdraw(lacking_uusd, new.address)
             first_seq = (await self._exchange.book(0, 1)).next_seq
-            made = self._exchange.sign(key, trader.account, [action])
+            made = self._exchange.sign(key, trader.account, [Withdraw(lacking_uusd, new.address)])
             signed = SignedWithdrawal(
                 self._payer, made.raw.hex(), made.nonce_ms, trader.account, first_seq
             )
@@ -243,7 +241,8 @@ class Rotation:
         if not signed.number:
             signed = await self._withdraw(journal, signed, key)
         try:
-            await ledger.pay_out(key, signed.number, self._left_ms())
+            # The new key has it paid: the fee of that comes out of the money itself.
+            await ledger.pay_out(new, signed.number, self._left_ms())
         except RemoteFault as fault:
             # Anybody may have had it paid. Should a little be missing now, as the fee of a bond
             # that was refused, what is there may still do.
@@ -300,7 +299,7 @@ class Rotation:
 
     def _swap(self, journal: Journal) -> Path:
         """Stop the process, exchange its files, start it; the file of the old key. Blocks."""
-        target, name = self._target, self._name
+        target, name = self._place.target, self._name
         if self._files.installed(journal) and not readiness(self._testnet, name):
             return self._files.retired_path(journal)
         if target.state(name) == DOWN:
@@ -319,7 +318,7 @@ class Rotation:
             if time.monotonic() > deadline:
                 raise NoProgress(
                     f"{self._name} has its new key, and is not ready: {trouble}. See "
-                    f"{self._testnet.log_path(self._name)}, then run the same command again"
+                    f"{self._place.logs()}, then run the same command again"
                 )
             await asyncio.sleep(POLL_S)
 

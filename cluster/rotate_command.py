@@ -33,24 +33,24 @@ def rotate(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Exchange a validator's key: fund and bond a new one, unbond the old one, wait for the epoch's
-    end, restart with the new one.
+    """Exchange the key of a validator that runs, here or in a container.
 
+    Fund and bond a new one, unbond the old one, wait for the epoch's end, restart with the new one.
     The trader's account pays the new stake; that of the old key is free after the unbonding period.
     Refused where the others would be no quorum. Run again, it goes on where it was interrupted.
     """
     from client.units import utc, uusd_to_usd
     from cluster.rotate import Rotation
+    from cluster.rotate_places import find_place
     from store.testnet import Testnet
 
-    testnet = Testnet.load(testnet_directory(context))
-    testnet.process(name)
+    place = find_place(Testnet.load(testnet_directory(context)), name)
     exchange = exchange_of(context, PATIENCE_MS)
 
     async def work() -> Any:
         async with exchange:
             return await Rotation(
-                exchange, testnet, name, payer=payer, peer=peer, wait_s=wait_s, report=note
+                exchange, place, payer=payer, peer=peer, wait_s=wait_s, report=note
             ).run()
 
     done = run(work())

@@ -2,8 +2,9 @@
 
 Below ``keys/`` of the testnet: ``NAME-next.key`` is the new key until the swap, which makes it
 ``NAME.key``; ``rotation/NAME.json`` is there from the first step to the last; the old key stays as
-``NAME-retired-XXXXXXXX.key``, since money hangs on it. Each function may be interrupted at any
-instruction and called again.
+``NAME-retired-XXXXXXXX.key``, since money hangs on it. What root writes there belongs to whom the
+folder does, as whom the process may run. Each function may be interrupted at any instruction and
+called again.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.rotate_places import Place
 from net.tls import make_certificate
 from protocol.errors import ConfigError
 from protocol.keys import Key
 from store.config import JOINING, load_config, parse_address
-from store.files import DirectoryLock, lock_directory, sync_directory, write_atomic
+from store.files import LOCK_NAME, DirectoryLock, lock_directory, sync_directory, write_atomic
 from store.keyfiles import load_key, save_key
-from store.ownership import OWNER_NAME, UNSIGNING, mark_restore, restored_as
-from store.testnet import DESCRIPTION_FILE, KEY_FOLDER, Description, Testnet
+from store.ownership import OWNER_NAME, RESTORED_NAME
+from store.testnet import DESCRIPTION_FILE, KEY_FOLDER, Description
 
 ROTATION_FOLDER = "rotation"
 CERTIFICATE_SUFFIX = ".crt"
@@ -53,9 +55,10 @@ class Journal(msgspec.Struct, frozen=True):
 class RotationFiles:
     """The files of one validator of a testnet."""
 
-    def __init__(self, testnet: Testnet, name: str) -> None:
-        self.testnet = testnet
-        self.name = name
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self.testnet = testnet = place.testnet
+        self.name = name = place.name
         self._folder = testnet.directory / KEY_FOLDER / ROTATION_FOLDER
         self._journal_path = self._folder / f"{name}.json"
         self.key_path = testnet.key_path(name)
@@ -64,9 +67,12 @@ class RotationFiles:
     def lock(self) -> DirectoryLock:
         """Held while a rotation runs, of whichever validator; raises `ConfigError`."""
         try:
-            return lock_directory(self._folder)
+            lock = lock_directory(self._folder)
         except ConfigError as error:
             raise ConfigError(f"{error}; only one key is exchanged at a time") from None
+        for path in (self._folder, self._folder / LOCK_NAME):
+            self._own(path)
+        return lock
 
     def unfinished(self) -> list[str]:
         """Names of the validators whose rotation is not done."""
@@ -83,7 +89,7 @@ class RotationFiles:
 
     def keep(self, journal: Journal) -> Journal:
         """Replace what is kept."""
-        write_atomic(self._journal_path, msgspec.json.encode(journal), 0o600)
+        self._write(self._journal_path, msgspec.json.encode(journal), 0o600)
         return journal
 
     def begin(self, peer: str) -> Journal:
@@ -92,6 +98,7 @@ class RotationFiles:
             part = self._next_path.with_suffix(".part")
             part.unlink(missing_ok=True)  # of a beginning that was interrupted
             save_key(Key.generate(), part)
+            self._own(part)
             os.replace(part, self._next_path)
             sync_directory(self._next_path.parent)
         old, new = load_key(self.key_path), load_key(self._next_path)
@@ -133,9 +140,9 @@ class RotationFiles:
         old, new = self.keys(journal)
         self._leave_voting_state(old)
         path = self.key_path.with_suffix(CERTIFICATE_SUFFIX)
-        pem = ssl.DER_cert_to_PEM_cert(self.certificate(new))
-        write_atomic(path, pem.encode("ascii"))
-        self._configure(journal.peer, path)
+        pem = ssl.DER_cert_to_PEM_cert(self.certificate(new)).encode("ascii")
+        self._write(path, pem)
+        self._configure(journal.peer, self._place.give_certificate(path, pem))
         self._describe(journal.peer)
         retired = self.retired_path(journal)
         if not retired.exists():
@@ -152,25 +159,20 @@ class RotationFiles:
 
     def _leave_voting_state(self, old: Key) -> None:
         """From here on the directory signs nothing for the old key, and may pass to another one."""
-        data = load_config(self.testnet.config_path(self.name)).data
-        try:
-            owner = (data / OWNER_NAME).read_text(encoding="ascii", errors="replace")
-        except FileNotFoundError:
-            return
-        if old.public.hex() in owner and not restored_as(data):
-            mark_restore(data, UNSIGNING)
+        place = self._place
+        if old.public.hex() in place.data_text(OWNER_NAME) and not place.data_text(RESTORED_NAME):
+            place.leave_voting_state()
 
-    def _configure(self, peer: str, certificate: Path) -> None:
+    def _configure(self, peer: str, certificate: str) -> None:
         path = self.testnet.config_path(self.name)
         text = path.read_text(encoding="utf-8")
         config = load_config(path)
         port = parse_address(peer)[1]
         host = config.peer_listen.rpartition(":")[0]
-        relative = os.path.relpath(certificate, path.parent)
         wanted = {
             "index": str(JOINING),
             "peer_listen": _quoted(f"{host}:{port}"),
-            "certificate": _quoted(relative),
+            "certificate": _quoted(certificate),
         }
         trial = path.with_name(f".{path.name}.next")
         raw = with_fields(text, wanted).encode("utf-8")
@@ -179,7 +181,7 @@ class RotationFiles:
             read = load_config(trial)
             expected = msgspec.structs.replace(
                 config, index=JOINING, peer_listen=f"{host}:{port}",
-                certificate=path.parent.absolute() / relative,
+                certificate=path.parent.absolute() / certificate,
             )  # fmt: skip
             if read != expected:
                 raise ConfigError(
@@ -188,18 +190,28 @@ class RotationFiles:
                 )
         finally:
             trial.unlink()
-        write_atomic(path, raw)
+        self._write(path, raw)
 
     def _describe(self, peer: str) -> None:
         """The testnet's description tells the new peer address."""
-        testnet = self.testnet
+        testnet, shown = self.testnet, self._place.described(peer)
         entries = [
-            msgspec.structs.replace(entry, peer=peer) if entry.name == self.name else entry
+            msgspec.structs.replace(entry, peer=shown) if entry.name == self.name else entry
             for entry in testnet.processes
         ]
         description = Description(testnet.name, entries, testnet.traders)
         raw = msgspec.json.format(msgspec.json.encode(description), indent=2) + b"\n"
-        write_atomic(testnet.directory / DESCRIPTION_FILE, raw)
+        self._write(testnet.directory / DESCRIPTION_FILE, raw)
+
+    def _write(self, path: Path, raw: bytes, mode: int | None = None) -> None:
+        write_atomic(path, raw, mode)
+        self._own(path)
+
+    def _own(self, path: Path) -> None:
+        """Give what we wrote as root to the owner of the folder of keys."""
+        if os.geteuid() == 0:
+            owner = self.key_path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def with_fields(text: str, fields: dict[str, str]) -> str:

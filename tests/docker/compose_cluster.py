@@ -26,21 +26,22 @@ TRIES = 90
 
 
 class ComposeCluster:
-    """The containers, and the client's command line on this host."""
+    """The containers of a compose project, and the client's command line on this host."""
 
-    def __init__(self, testnet: Path) -> None:
+    def __init__(self, testnet: Path, project: str = PROJECT) -> None:
         self.testnet = testnet
+        self.project = project
         self.environment = {
             **os.environ,
             "TRILEMMA_TESTNET": str(testnet),
-            "COMPOSE_PROJECT_NAME": PROJECT,
+            "COMPOSE_PROJECT_NAME": project,
             "COMPOSE_FILE": str(testnet.parent / "docker-compose.yml"),
             "VENV_PYTHON": sys.executable,
         }
 
-    def create(self) -> None:
+    def create(self, *options: str) -> None:
         """The testnet and its compose file, as `trilemma init` makes them."""
-        self.trilemma("init", "--compose", self.environment["COMPOSE_FILE"])
+        self.trilemma("init", "--compose", self.environment["COMPOSE_FILE"], *options)
 
     @property
     def names(self) -> list[str]:
@@ -73,15 +74,15 @@ class ComposeCluster:
         """Run docker."""
         return self._run(["docker", *arguments], COMMAND_LIMIT_S).strip()
 
-    def trilemma(self, *arguments: str) -> Any:
+    def trilemma(self, *arguments: str, limit_s: int = COMMAND_LIMIT_S) -> Any:
         """Run the client on this host; its JSON."""
         command = [sys.executable, "-m", "cluster.cli", "--testnet", str(self.testnet)]
-        return json.loads(self._run([*command, *arguments, "--json"], COMMAND_LIMIT_S))
+        return json.loads(self._run([*command, *arguments, "--json"], limit_s))
 
     def container(self, service: str) -> str:
         """Id of a service's container, running or not."""
         label = f"label=com.docker.compose.service={service}"
-        project = f"label=com.docker.compose.project={PROJECT}"
+        project = f"label=com.docker.compose.project={self.project}"
         return self.docker("ps", "-aq", "--filter", label, "--filter", project)
 
     def _run(self, command: list[str], limit_s: int) -> str:

@@ -8,27 +8,51 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from compose_cluster import ComposeCluster, docker_trouble, eventually, prepare_machine
+from compose_cluster import PROJECT, ComposeCluster, docker_trouble, eventually, prepare_machine
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeCluster]:
-    """A fresh compose cluster that serves; taken down with its volumes afterwards."""
+def machine() -> Iterator[None]:
+    """A docker daemon that answers."""
     daemon = prepare_machine()
     try:
         if trouble := docker_trouble():
             pytest.skip(trouble)
-        running = ComposeCluster(tmp_path_factory.mktemp("compose") / "testnet")
-        running.script("build-image.sh")
-        running.create()
-        try:
-            running.script("compose-up.sh")
-            eventually("the deposits arrive", lambda: bool(running.trilemma("account")))
-            yield running
-            print(running.compose("logs", "--tail", "40"))
-        finally:
-            running.script("compose-down.sh")
+        yield
     finally:
         if daemon is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(daemon, signal.SIGTERM)
+
+
+@pytest.fixture(scope="session")
+def cluster(machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposeCluster]:
+    """A fresh compose cluster that serves; taken down with its volumes afterwards."""
+    running = ComposeCluster(tmp_path_factory.mktemp("compose") / "testnet")
+    with serving(running):
+        yield running
+
+
+@pytest.fixture(scope="module")
+def small_cluster(
+    machine: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ComposeCluster]:
+    """Another one beside it, with one sequencer, short epochs and ports of its own."""
+    running = ComposeCluster(tmp_path_factory.mktemp("small") / "testnet", f"{PROJECT}-small")
+    fewer = ("--sequencers", "1", "--executions", "1", "--challengers", "0", "--traders", "4")
+    with serving(running, *fewer, "--epoch-s", "20", "--free-ports"):
+        yield running
+
+
+@contextlib.contextmanager
+def serving(running: ComposeCluster, *options: str) -> Iterator[None]:
+    """Make a cluster's image, testnet and containers, and take them down at the end."""
+    running.script("build-image.sh")
+    running.create(*options)
+    try:
+        running.script("compose-up.sh")
+        eventually("the deposits arrive", lambda: bool(running.trilemma("account")))
+        yield
+        print(running.compose("logs", "--tail", "40"))
+    finally:
+        running.script("compose-down.sh")

@@ -23,11 +23,13 @@ from cluster_world import (
 )
 
 from client.sdk import Exchange
-from client.validators import ValidatorSetView, validator_set
+from client.validators import ValidatorSetView, read_certificate_beside, validator_set
+from cluster.rotate_fees import fees_uusd
 from cluster.testnet import TestnetOptions
 from protocol.genesis import Staking
 from protocol.keys import Key
 from protocol.messages import BlocksFrom, BlocksView, HeaderRequest, HeaderView
+from protocol.settlement import Bond
 from store.keyfiles import load_key
 from store.testnet import Testnet
 
@@ -175,7 +177,12 @@ async def test_a_key_is_exchanged_under_load_whatever_interrupts_it(tmp_path: Pa
         assert trader.done > done, "nothing was traded meanwhile"
         # However often it was begun, the stake was paid for once.
         after = await exchange.account_of(exchange.key(payer).address)
-        assert before.cash_uusd - after.cash_uusd == 1_001 * USD
+        certificate = read_certificate_beside(cluster.testnet.key_path(NAME))
+        assert certificate is not None
+        peer = Testnet.load(cluster.testnet.directory).process(NAME).peer
+        bond = Bond(1_000 * USD, certificate, peer)
+        paid_uusd = bond.amount_uusd + fees_uusd(exchange.chain, new, bond)
+        assert before.cash_uusd - after.cash_uusd == paid_uusd
         await money_of_the_retired_key(cluster, exchange, old)
         # Once more, from a key that genesis does not name: one that must not sign any more.
         await lose_state(cluster)

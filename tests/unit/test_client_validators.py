@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from client import validators
 from client.sdk import Exchange
-from cluster.testnet import TestnetOptions, create_testnet
+from cluster.testnet import TestnetOptions, contained, create_testnet
 from protocol.errors import ConfigError
 from protocol.keys import Key
 from protocol.ledger_leaves import ValidatorLeaf
@@ -56,6 +57,16 @@ async def test_a_validator_of_the_testnet_gets_its_own_peer_address(
     assert own and (await bonded(testnet, monkeypatch, key, "")).address == own
     assert (await bonded(testnet, monkeypatch, key, "a:1")).address == "a:1"
     assert (await bonded(testnet, monkeypatch, key, "a:1", "b:2")).address == "b:2"
+
+
+async def test_in_containers_it_is_the_one_that_other_containers_dial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = contained(TestnetOptions(traders=1, free_ports=True), "compose")
+    testnet = create_testnet(tmp_path / "compose", options)
+    port = testnet.process("validator-2").peer.rpartition(":")[2]
+    key = testnet.key("validator-2")
+    assert (await bonded(testnet, monkeypatch, key, "")).address == f"validator-2:{port}"
 
 
 async def test_any_other_validator_has_to_name_its_address(

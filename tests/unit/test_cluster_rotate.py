@@ -1,4 +1,4 @@
-"""A validator's new key: its files after any interruption, and when the others are no quorum."""
+"""A validator's new key: its files after any interruption, its steps on the ledger, its cost."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from client.faults import NoProgress
 from client.sdk import Exchange
 from client.validators import ValidatorSetView, ValidatorView
-from cluster import cli, rotate, rotate_files
+from cluster import cli, rotate, rotate_files, rotate_places
+from cluster.defaults import FEES
 from cluster.rotate import Rotation
+from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal, with_fields
-from cluster.rotate_quorum import next_stakes, require_quorum
+from cluster.rotate_places import LocalPlace
 from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
 from node.process_peers import read_certificate
+from protocol.actions import Withdraw
 from protocol.errors import Code, ConfigError, RemoteFault
-from protocol.genesis import Staking
+from protocol.genesis import Fees, Staking
 from protocol.keys import Key
+from protocol.settlement import Bond, OutboxEntry, Payout, Unbond, sign_action
 from store.config import JOINING, load_chain, load_config, load_process_key
 from store.keyfiles import load_key
 from store.ownership import claim_directory, may_sign
@@ -31,7 +36,10 @@ from store.testnet import Testnet
 
 NAME = "validator-2"
 PEER = "127.0.0.1:31999"
-STEPS = ("write_atomic", "mark_restore", "sync_directory")
+STEPS = (
+    (rotate_files, "write_atomic"), (rotate_files, "sync_directory"),
+    (rotate_places, "mark_restore"), (os, "link"), (os, "replace"),
+)  # fmt: skip
 
 
 class Killed(Exception):
@@ -47,8 +55,12 @@ def testnet(tmp_path: Path) -> Testnet:
     return made
 
 
+def files_of(testnet: Testnet, name: str = NAME) -> RotationFiles:
+    return RotationFiles(LocalPlace(testnet, name))
+
+
 def begun(testnet: Testnet) -> tuple[RotationFiles, Journal]:
-    files = RotationFiles(testnet, NAME)
+    files = files_of(testnet)
     with files.lock():
         return files, files.begin(PEER)
 
@@ -66,10 +78,8 @@ def dying_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
         return call
 
-    for name in STEPS:
-        monkeypatch.setattr(rotate_files, name, dying(getattr(rotate_files, name)))
-    for name in ("link", "replace"):
-        monkeypatch.setattr(rotate_files.os, name, dying(getattr(os, name)))
+    for module, name in STEPS:
+        monkeypatch.setattr(module, name, dying(getattr(module, name)))
 
 
 def test_the_swap_comes_to_the_same_end_from_every_interruption(
@@ -80,7 +90,7 @@ def test_the_swap_comes_to_the_same_end_from_every_interruption(
     for calls in range(40):
         directory = tmp_path / f"after-{calls}"
         shutil.copytree(testnet.directory, directory)
-        tried = RotationFiles(Testnet.load(directory), NAME)
+        tried = files_of(Testnet.load(directory))
         with monkeypatch.context() as patch:
             dying_after(patch, calls)
             try:
@@ -122,13 +132,13 @@ def swapped(files: RotationFiles, journal: Journal, old: Key, new: Key) -> None:
 
 def test_a_rotation_keeps_its_key_its_withdrawal_and_its_name(testnet: Testnet) -> None:
     files, journal = begun(testnet)
-    again = RotationFiles(testnet, NAME)
+    again = files_of(testnet)
     assert again.begin(PEER) == journal, "another new key would have lost the money of the first"
     signed = SignedWithdrawal("trader-00", "ab", 7, 1, 3)
     kept = Journal(journal.old, journal.new, PEER, signed)
     again.keep(kept)
-    assert RotationFiles(testnet, NAME).journal() == kept
-    assert RotationFiles(testnet, "validator-1").unfinished() == [NAME]
+    assert files_of(testnet).journal() == kept
+    assert files_of(testnet, "validator-1").unfinished() == [NAME]
     with files.lock(), pytest.raises(ConfigError, match="one key is exchanged at a time"):
         again.lock()
     testnet.key_path(f"{NAME}-next").unlink()
@@ -143,7 +153,7 @@ def test_a_new_key_that_was_not_written_to_its_end_is_made_anew(
         path.touch(0o600)
         raise Killed
 
-    files = RotationFiles(testnet, NAME)
+    files = files_of(testnet)
     with monkeypatch.context() as patch, files.lock():
         patch.setattr(rotate_files, "save_key", save)
         with pytest.raises(Killed):
@@ -168,18 +178,20 @@ class World:
         self.exchange = Exchange.connect(testnet.directory)
         self.told: list[str] = []
         self.stakes = {self.journal.old: 1_000, self.journal.new: 0}
+        self.balances = {self.old.address: 1_000}
         self.has_quorum = True
+        monkeypatch.setattr(self.exchange.ledger, "balance", self.balance)
         monkeypatch.setattr(rotate, "validator_set", self.found)
         monkeypatch.setattr(rotate, "bond", self.bond)
         monkeypatch.setattr(rotate, "unbond", self.unbond)
-        monkeypatch.setattr(rotate, "supervisor_pid", lambda _: 1)
         monkeypatch.setattr(Rotation, "_require_quorum", self.require_quorum)
         monkeypatch.setattr(Rotation, "_fund", self.fund)
 
-    def rotation(self, peer: str = "") -> Rotation:
+    def rotation(self, peer: str = "", payer: str = "trader-00") -> Rotation:
         """The command, run anew."""
         testnet = Testnet.load(self.files.testnet.directory)
-        made = Rotation(self.exchange, testnet, NAME, payer="trader-00", peer=peer)
+        place = LocalPlace(testnet, NAME)
+        made = Rotation(self.exchange, place, payer=payer, peer=peer)
         made._rules = Staking(epoch_ms=1_000, min_stake_uusd=100)
         return made
 
@@ -192,6 +204,9 @@ class World:
             for key, stake_uusd in self.stakes.items()
         ]
         return ValidatorSetView(1, 1, 0, rows)
+
+    async def balance(self, address: bytes) -> SimpleNamespace:
+        return SimpleNamespace(balance_uusd=self.balances.get(address, 0))
 
     async def bond(self, _: Exchange, key: Key, amount_uusd: int, *__: object) -> None:
         assert key.public == self.new.public
@@ -256,18 +271,14 @@ async def test_what_was_paid_already_is_no_obstacle(
 ) -> None:
     fund = Rotation._fund
     world = World(testnet, monkeypatch)
-    ledger: Any = world.exchange.ledger
     code = Code.ALREADY_PAID
-
-    async def balance(_: bytes) -> SimpleNamespace:
-        return SimpleNamespace(balance_uusd=999)
 
     async def pay_out(_: Key, number: int, __: int) -> None:
         assert number == 5
         raise RemoteFault(code, "")
 
-    monkeypatch.setattr(ledger, "balance", balance)
-    monkeypatch.setattr(ledger, "pay_out", pay_out)
+    monkeypatch.setattr(world.exchange.ledger, "pay_out", pay_out)
+    world.balances[world.new.address] = 1_000
     signed = SignedWithdrawal("trader-00", "ab", 7, 1, 3, number=5)
     journal = Journal(world.journal.old, world.journal.new, PEER, signed)
     await fund(world.rotation(), journal, world.new, 1_000)
@@ -276,7 +287,89 @@ async def test_what_was_paid_already_is_no_obstacle(
         await fund(world.rotation(), journal, world.new, 1_000)
 
 
-# --- the configuration, and the quorum
+# --- what it costs
+
+
+async def test_a_key_that_cannot_pay_for_its_unbonding_changes_nothing(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(testnet, monkeypatch)
+    least_uusd = fee_uusd(world.exchange.chain, world.old, Unbond(1_000))
+    world.balances[world.old.address] = least_uusd - 1
+    words = f"withdraw 1 --to {world.old.address.hex()}"
+    with pytest.raises(ConfigError, match=words):
+        await world.change_stakes()
+    assert world.told == [], "the stake has not been paid for twice"
+    testnet.key_path(f"{NAME}-next").unlink()
+    world.files.finish()
+    with pytest.raises(ConfigError, match=words):
+        await world.rotation()._begin()
+    assert not testnet.key_path(f"{NAME}-next").exists() and world.files.journal() is None
+    world.balances[world.old.address] = least_uusd
+    with pytest.raises(ConfigError, match="no key of 'nobody'"):
+        await world.rotation(payer="nobody")._begin()
+    assert world.files.journal() is None
+    assert await world.rotation()._begin() == world.files.journal()
+
+
+async def test_the_new_key_gets_its_stake_and_fees_and_pays_for_the_payout_itself(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fund = Rotation._fund
+    world = World(testnet, monkeypatch)
+    exchange, asked = world.exchange, []
+    fees = fees_uusd(exchange.chain, world.new, bond_of(world.files, world.new, 1_000))
+
+    async def trader(_: Key) -> SimpleNamespace:
+        return SimpleNamespace(account=1)
+
+    async def book(*_: int) -> SimpleNamespace:
+        return SimpleNamespace(next_seq=1)
+
+    async def withdrawn(_: Rotation, __: Journal, signed: SignedWithdrawal, ___: Key) -> object:
+        return msgspec.structs.replace(signed, number=9)
+
+    async def pay_out(key: Key, number: int, _: int) -> None:
+        assert key.public == world.new.public and number == 9
+
+    def sign(_: Key, __: int, actions: list[Withdraw]) -> SimpleNamespace:
+        asked.extend(actions)
+        return SimpleNamespace(raw=b"", nonce_ms=1)
+
+    for name, made_up in (("trader", trader), ("book", book), ("sign", sign)):
+        monkeypatch.setattr(exchange, name, made_up)
+    monkeypatch.setattr(exchange.ledger, "pay_out", pay_out)
+    monkeypatch.setattr(Rotation, "_withdraw", withdrawn)
+    world.balances[world.new.address] = 7
+    await fund(world.rotation(), world.journal, world.new, 1_000)
+    assert asked == [Withdraw(1_000 + fees - 7, world.new.address)]
+    # After the payout, whose fee is gone from it, there is nothing to pay for.
+    world.balances[world.new.address] = 1_000 + fees - fees // 10
+    await fund(world.rotation(), world.journal, world.new, 1_000)
+    assert len(asked) == 1
+
+
+def bond_of(files: RotationFiles, key: Key, stake_uusd: int) -> Bond:
+    return Bond(stake_uusd, files.certificate(key), PEER)
+
+
+def test_fees_are_those_of_genesis(testnet: Testnet) -> None:
+    files, journal = begun(testnet)
+    _, new = files.keys(journal)
+    bond, chain = bond_of(files, new, 10**9), testnet.chain()
+    for fees in (Fees(), Fees(base_uusd=7), Fees(3_000_000, 5_000), FEES):
+        genesis = msgspec.structs.replace(chain.genesis, fees=fees)
+        priced = msgspec.structs.replace(chain, genesis=genesis)
+        for nonce in (0, 1, 1_000_000):
+            size = len(sign_action(new, priced, nonce, bond))
+            assert fee_uusd(priced, new, bond) == fees.least_uusd(size)
+        payout = Payout(9, OutboxEntry(9, 1, new.address, 10**9), [bytes(32)] * 20)
+        steps = payout, bond, Unbond(10**9)
+        assert fees_uusd(priced, new, bond) >= 5 * sum(fee_uusd(priced, new, one) for one in steps)
+        assert (fees_uusd(priced, new, bond) == 0) == (fees == Fees())
+
+
+# --- the configuration, and the command
 
 
 def test_fields_are_set_and_everything_else_stays() -> None:
@@ -295,37 +388,6 @@ def test_a_configuration_that_cannot_be_changed_by_lines_is_left_alone(testnet: 
     with pytest.raises(ConfigError):
         files.install(journal)
     assert path.read_text() == text and not list(path.parent.glob(".*"))
-
-
-def test_the_others_have_to_be_a_quorum_of_the_next_epoch() -> None:
-    stakes = dict.fromkeys("abcd", 100)
-    names = {"b": "validator-b"}
-    require_quorum(stakes, names, set("abc"), "d", "", 100)
-    with pytest.raises(NoProgress, match="without validator-b"):
-        require_quorum(stakes, names, set("ac"), "d", "", 100)
-    with pytest.raises(NoProgress, match="without validator-b"):
-        require_quorum(stakes, names, set("acd"), "d", "", 100)
-    # The new one is down until the swap, even where it has bonded already.
-    require_quorum({**stakes, "e": 100}, names, set("abcde"), "d", "e", 100)
-    with pytest.raises(NoProgress):
-        require_quorum({**stakes, "e": 100}, names, set("acde"), "d", "e", 100)
-    # More than two thirds, not two thirds; by stake, not by heads.
-    with pytest.raises(ConfigError, match="bond more"):
-        require_quorum(dict.fromkeys("abc", 100), names, set("abc"), "c", "", 100)
-    with pytest.raises(ConfigError, match="bond more"):
-        require_quorum({**stakes, "d": 150}, names, set("abcd"), "d", "", 150)
-    require_quorum({**stakes, "d": 149}, names, set("abcd"), "d", "", 149)
-    require_quorum(dict.fromkeys("abcdefg", 100), names, set("acdef"), "g", "", 100)
-
-
-def test_the_next_epochs_stakes_are_those_that_the_ledger_would_choose() -> None:
-    def view(key: str, stake_uusd: int, *, jailed: bool = False) -> ValidatorView:
-        return ValidatorView("", "", key, None, 0, stake_uusd, jailed, 0, [], "")
-
-    rows = [view("a", 5), view("b", 9), view("c", 4), view("d", 5), view("e", 99, jailed=True)]
-    found = ValidatorSetView(1, 1, 0, rows)
-    rules = Staking(epoch_ms=1, min_stake_uusd=5, max_validators=2)
-    assert next_stakes(found, rules) == {"b": 9, "a": 5}
 
 
 def test_what_can_never_be_is_refused_at_once(

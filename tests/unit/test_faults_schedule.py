@@ -12,6 +12,7 @@ import pytest
 from cluster.faults_kinds import KINDS, Values, complete
 from cluster.faults_run import Run, RunClock, fresh_options
 from cluster.faults_schedule import Step, expand, load_experiment, parse_experiment
+from cluster.faults_targets import RUNNING, NotRunning
 from cluster.testnet import NAMES
 from protocol.errors import ConfigError
 
@@ -225,3 +226,19 @@ def test_an_order_that_takes_too_long_is_not_laid_to_a_leader(
     monkeypatch.setattr("cluster.faults_run.apply", late)
     told = acted(Step(0.0, 1.0, "oracle-silence", [], [], {}), SimpleNamespace(nemesis=None), None)
     assert told == ["trouble: oracle-silence at 0 s: TimeoutError"]
+
+
+def test_one_that_another_fault_takes_down_meanwhile_ends_the_step_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def apply(*_: object) -> None:
+        raise NotRunning("validator-0")
+
+    async def ask(*_: object) -> str:
+        return RUNNING
+
+    monkeypatch.setattr("cluster.faults_run.apply", apply)
+    nemesis = SimpleNamespace(ask=ask, target=SimpleNamespace(state=None))
+    step = Step(0.0, 1.0, "crash", ["validator-0"], [], {})
+    (told,) = acted(step, SimpleNamespace(nemesis=nemesis), None)
+    assert told.startswith("skipped: crash: validator-0 is not running")
