@@ -259,7 +259,7 @@ class Nemesis(Orders):
                 fault.evidence[name] += f"; {refused}"
 
         async def repair() -> None:
-            if await self.ask(self.target.state, name) == DOWN:
+            if not await self.serves(name):
                 status = await self.ask(self.target.exit_status, name)
                 fault.evidence[name] += f"; it would not run with that (status {status})"
                 await asyncio.to_thread(self._put_back, name, kept)

@@ -213,6 +213,18 @@ class Orders:
             and await self.ask(self.target.state, name) == DOWN
         ]
 
+    async def serves(self, name: str) -> bool:
+        """Whether a process answers in time: one that has just started may find yet that it cannot
+        run, and is not started for it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SERVE_S):
+                while await self.ask(self.target.state, name) != DOWN:
+                    with contextlib.suppress(OSError, TrilemmaError):
+                        await probe(self.testnet.process(name).public)
+                        return True
+                    await asyncio.sleep(_POLL_S)
+        return False
+
     async def wait_ready(self, name: str, timeout_s: float = SERVE_S) -> None:
         """Wait until a process serves, then give it again the faults that it was ordered."""
         entry = self.testnet.process(name)

@@ -179,3 +179,42 @@ def test_what_is_down_already_is_said_to_be(
         "prover-0": "it was down already",
         "validator-1": "process 7 is gone",
     }
+
+
+def test_one_that_is_about_to_fail_on_damaged_files_gets_them_back(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The supervisor has just started it again when the fault ends."""
+    files = {"history": b"right"}
+
+    class Damaged(World):
+        def files(self, name: str) -> dict[str, int]:
+            return {path: len(raw) for path, raw in files.items()}
+
+        def read_file(self, name: str, path: str) -> bytes:
+            return files[path]
+
+        def write_file(self, name: str, path: str, raw: bytes) -> None:
+            files[path] = raw
+
+        def keep_down(self, name: str) -> None:
+            self.down.add(name)
+
+    world = Damaged()
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        fault = await nemesis.corrupt_file(BROKEN)
+        assert files != {"history": b"right"} and BROKEN not in world.down
+
+        async def fails_at_once(address: str) -> None:
+            if files != {"history": b"right"}:
+                world.down.add(BROKEN)
+                raise ConnectionRefusedError
+
+        monkeypatch.setattr(faults_orders, "probe", fails_at_once)
+        await nemesis.end(fault)
+        assert "would not run with that" in fault.evidence[BROKEN]
+
+    asyncio.run(flow())
+    assert files == {"history": b"right"} and BROKEN not in world.down
