@@ -24,6 +24,7 @@ from cluster.faults_vitals import (
     Drift,
     Growth,
     Slope,
+    Trend,
     Vitals,
     drift,
     growth,
@@ -72,32 +73,44 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.actions:,} actions, {self.faults:,} faults; the run: {self.run_verdict}"
         )
         rows = [
-            f"{'process':<14} {'starts':>6} {'MiB':>7} {'MiB an hour':>18} {'fds':>5} "
-            f"{'fds an hour':>16} {'threads':>7}"
+            f"{'process':<14} {'starts':>6} {'MiB':>7} {'MiB an hour':>16} {'by halves':>15} "
+            f"{'jumps':>7} {'fds':>5} {'fds an hour':>13} {'by halves':>13} {'threads':>7}"
         ]
         for one in self.processes:
-            rss, fds = _shown(one.rss, MIB), _shown(one.descriptor, 1)
+            rss, halves, leaps = _shown(one.rss, MIB)
+            fds, fds_halves, _ = _shown(one.descriptor, 1)
             rows.append(
-                f"{one.name:<14} {one.starts:>6} {one.rss_bytes / MIB:>7.1f} {rss:>18} "
-                f"{one.descriptors:>5} {fds:>16} {one.threads_most:>7}  {one.verdict}"
+                f"{one.name:<14} {one.starts:>6} {one.rss_bytes / MIB:>7.1f} {rss:>16} "
+                f"{halves:>15} {leaps:>7} {one.descriptors:>5} {fds:>13} {fds_halves:>13} "
+                f"{one.threads_most:>7}  {one.verdict}"
             )
         late = self.latency
         drifted = (
             f"latency to executed, median (99th): first quarter {late.first_p50:.0f} "
             f"({late.first_p99:.0f}) ms, last {late.last_p50:.0f} ({late.last_p99:.0f}) ms"
         )
-        end = "; ".join(self.trouble) or "nothing is lost, latency does not drift, nothing grows"
+        end = (
+            "; ".join(self.trouble)
+            or "nothing is lost, latency does not drift, nothing is shown to grow"
+        )
         undecided = sum(1 for one in self.processes if one.verdict == UNDECIDED)
         if undecided:
-            end += f"; of {undecided} of {len(self.processes)} processes this was too short to tell"
+            end += f"; {undecided} of {len(self.processes)} processes are undecided"
         return [head, *rows, drifted, end]
 
 
-def _shown(slope: Slope, unit: int) -> str:
-    """A slope in units; descriptors may tell where memory's lives were too short."""
-    if slope.bound < 0:
-        return "?"
-    return f"{slope.per_hour / unit:+.1f} ± {slope.bound / unit:.1f}"
+def _shown(trend: Trend, unit: int) -> tuple[str, str, str]:
+    """In units an hour: the slope of all, those of the halves, and what jumps added. Descriptors
+    may tell where memory's lives were too short."""
+
+    def told(slope: Slope) -> str:
+        return "?" if slope.bound < 0 else f"{slope.per_hour / unit:+.1f}"
+
+    whole = trend.whole
+    if whole.bound < 0:
+        return "?", "?", "?"
+    halves = f"{told(trend.earlier)} {told(trend.later)}"
+    return f"{told(whole)} ± {whole.bound / unit:.1f}", halves, f"{whole.jumps / unit:+.1f}"
 
 
 class Vigil:

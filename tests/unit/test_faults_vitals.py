@@ -25,6 +25,7 @@ from cluster.faults_vitals import (
     growth,
     read_vitals,
     slope,
+    trend,
     warm_s,
 )
 from cluster.faults_watch import Sample
@@ -65,11 +66,11 @@ def report_of(*samples: Sample) -> Report:
 def test_a_slope_is_found_through_restarts_and_noise(seed: int) -> None:
     grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600, seed))
     assert (grown.starts, grown.lives) == (6, 6)
-    assert abs(grown.rss.per_hour - 200 * MIB) <= 2 * grown.rss.bound
+    assert abs(grown.rss.whole.per_hour - 200 * MIB) <= 2 * grown.rss.whole.bound
     assert grown.rss.verdict(RSS_LIMIT) == grown.verdict == GROWS
     flat = growth("p-0", "prover", looks(0, MIB, 3_600, seed))
-    assert abs(flat.rss.per_hour) <= 2 * flat.rss.bound and flat.verdict == FLAT
-    assert flat.descriptor.per_hour == 0 and flat.rss_most_bytes > flat.rss_bytes
+    assert abs(flat.rss.whole.per_hour) <= 2 * flat.rss.whole.bound and flat.verdict == FLAT
+    assert flat.descriptor.whole.per_hour == 0 and flat.rss_most_bytes > flat.rss_bytes
 
 
 def test_noise_that_hangs_together_widens_the_bound() -> None:
@@ -96,8 +97,10 @@ def test_a_short_run_decides_nothing() -> None:
     short = growth("p-0", "prover", looks(0, 20 * MIB, 120))
     assert short.verdict == UNDECIDED
     none = growth("p-0", "prover", looks(0, MIB, int(WARM_S) // 2))
-    assert none.lives == 0 and none.rss.bound < 0 and none.verdict == UNDECIDED
-    assert slope([]).verdict(1.0) == UNDECIDED
+    assert none.lives == 0 and none.rss.whole.bound < 0 and none.verdict == UNDECIDED
+    still = growth("p-0", "prover", looks(0, 0, 300))
+    assert still.verdict == UNDECIDED, "a leak takes whole arenas, so that minutes show none of it"
+    assert slope([]).bound < 0 and trend([], 1.0).verdict(1.0) == UNDECIDED
 
 
 def test_this_process_can_be_looked_at_and_one_that_is_gone_cannot() -> None:
@@ -138,7 +141,7 @@ def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
     assert early.until_s + warmth_s < HOUR_S, "all that restart early live long enough afterwards"
     assert {"random:validator", "prover-0"}.isdisjoint(often.targets), "one of each role at most"
     life = [
-        Vitals("p-0", 1, float(at_s), min(at_s, 1_000) * MIB, 9, 4) for at_s in range(0, 3_600, 5)
+        Vitals("p-0", 1, float(at_s), min(at_s, 2_400) * MIB, 9, 4) for at_s in range(0, 3_600, 5)
     ]
     assert growth("p-0", "prover", life, warmth_s).verdict == FLAT, "a window that was filled"
     assert growth("p-0", "prover", life).verdict != FLAT
@@ -153,12 +156,25 @@ def test_descriptors_are_told_of_lives_too_short_to_tell_of_memory() -> None:
     assert re.search(r" \? .* \+720\.0 ± ", row), row
 
 
+def test_the_table_shows_both_halves_and_what_jumps_added() -> None:
+    seen = [
+        Vitals(
+            "p-0", 1, float(at_s), min(at_s, 1_830) * MIB // 36 + 9 * MIB * (at_s >= 3_000), 9, 4
+        )
+        for at_s in range(0, 3_600, 5)
+    ]
+    grown = growth("p-0", "prover", seen)
+    head, row = judged(load_experiment(SOAK_FILE), report_of(), [grown]).lines()[1:3]
+    assert re.search(r"MiB an hour +by halves +jumps .* fds an hour +by halves +threads", head)
+    assert re.search(r" \+\d+\.\d ± \d+\.\d +\+100\.0 \+0\.0 +\+9\.\d .* undecided$", row), row
+
+
 def test_what_grows_and_what_was_too_short_are_told_apart() -> None:
     short = growth("p-1", "prover", looks(0, MIB, 30))
     grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600))
     report = report_of(sample_at(10.0), sample_at(3_500.0))
     found = judged(lasting(load_experiment(SOAK_FILE), 60, None), report, [grown, short])
-    assert found.lines()[-1] == "p-0 grows; of 1 of 2 processes this was too short to tell"
+    assert found.lines()[-1] == "p-0 grows; 1 of 2 processes are undecided"
 
 
 def test_the_picture_draws_every_process() -> None:
