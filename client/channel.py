@@ -52,7 +52,8 @@ class Channel:
     A lost session is opened again at the next address, its signers are proven again, and questions
     are asked again, for at most `patience_ms`. The first address is number `first`; with `spread`
     the first signer's key chooses it, so that clients do not all begin with the same process.
-    Where nobody ever answered, patience ends after `first_patience_ms`.
+    Where nobody ever answered, patience ends after `first_patience_ms`; `start` is the command that
+    starts the processes.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Channel:
         *,
         spread: bool = False,
         first_patience_ms: int | None = None,
+        start: str = "trilemma up",
     ) -> None:
         if not addresses:
             raise ConfigError(f"no address of a {role} is known")
@@ -76,6 +78,7 @@ class Channel:
         self._next = first % len(addresses)
         self._spread = spread
         self._first_patience_ms = first_patience_ms
+        self._start = start
         self._signers: dict[bytes, Key] = {}
         self.on_open: list[Callable[[Endpoint], Awaitable[None]]] = []
         """Awaited with every new session, after its signers are proven and before it is used."""
@@ -141,7 +144,7 @@ class Channel:
                 if not await backoff.wait() and others <= 0:
                     raise Unreachable(
                         f"no {self.role} process answers ({str(problem) or NO_ANSWER}); "
-                        "is the cluster up? start it with: trilemma up"
+                        f"is the cluster up? start it with: {self._start}"
                     ) from None
                 others -= 1
 

@@ -139,7 +139,9 @@ def transfer(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Move dollars to another account of the same master, or give them to a fund."""
+    """Move dollars to another account of the same master, or give them to a fund.
+
+    Example: trilemma transfer 1000 1:ETH-PERP"""
     from client.units import usd_to_uusd
     from protocol.actions import Transfer
 
@@ -247,8 +249,11 @@ def withdraw(
             owner = await exchange.trader(trader)
             window_ms = exchange.chain.genesis.settlement.window_ms
             windows = f", and for its window of {window_ms / 1000:g} s to pass" if window_ms else ""
-            note(f"waiting for the withdrawal to settle{windows}")
-            number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000))
+
+            def debited(number: int) -> None:
+                note(f"withdrawal {number} is taken; waiting for it to settle{windows}")
+
+            number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000), debited)
             balance = await exchange.ledger.balance(address)
             return {
                 "withdrawal": number,

@@ -31,9 +31,10 @@ def evidence(
     genesis: GenesisFile = None,
     as_json: Json = False,
 ) -> None:
-    """Check evidence that a sequencer signed two things of which an honest one signs one, by the
-    keys of genesis alone. Without a file: all that the testnet's sequencers have kept. Exits with
-    6 where it does not hold."""
+    """Check evidence that a sequencer signed two things of which an honest one signs one.
+
+    By the keys of genesis alone. Without a file: all that the testnet's sequencers have kept. Exits
+    with 6 where it does not hold."""
     chain = chain_of(context, genesis)
     rows = [_judged(path, chain) for path in files or _kept(testnet_directory(context))]
     lines = [

@@ -166,7 +166,7 @@ def collect(
 
 def refund(
     context: typer.Context,
-    index: Annotated[int, typer.Argument(min=0, max=NUMBER_MAX, help="Of the inbox entry.")],
+    index: Annotated[int, typer.Argument(min=0, max=NUMBER_MAX, help="Index of the inbox entry.")],
     trader: As = FIRST_TRADER,
     as_json: Json = False,
 ) -> None:
@@ -180,7 +180,7 @@ def refund(
 
 def payout(
     context: typer.Context,
-    number: Annotated[int, typer.Argument(min=0, max=NUMBER_MAX, help="Of the withdrawal.")],
+    number: Annotated[int, typer.Argument(min=0, max=NUMBER_MAX, help="The withdrawal's number.")],
     trader: As = FIRST_TRADER,
     timeout: Timeout = 120.0,
     as_json: Json = False,
@@ -189,8 +189,11 @@ def payout(
     from client.exits import pay_when_final
 
     exchange = exchange_of(context)
-    note("waiting until the withdrawal's batch is final")
-    work = pay_when_final(exchange, exchange.key(trader), number, int(timeout * 1000))
+
+    def waiting(batch: int) -> None:
+        note(f"withdrawal {number} is settled; waiting until batch {batch} is final")
+
+    work = pay_when_final(exchange, exchange.key(trader), number, int(timeout * 1000), waiting)
     _finish(exchange, work, f"withdrawal {number} is paid", as_json)
 
 

@@ -68,7 +68,7 @@ def load(
     saturate: Annotated[bool, typer.Option("--max", help="As much as the exchange takes.")] = False,
     batch: Annotated[int, typer.Option(min=1, max=100, help="Actions per signed batch.")] = 20,
     accounts: Annotated[int, typer.Option(min=2, help="Traders that take part.")] = 16,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long to send.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds to send.")] = 10.0,
     markets: Annotated[str, typer.Option(help="Symbols, with commas between; all if none.")] = "",
     takers: Annotated[float, typer.Option(min=0, max=1, help="Share of taker batches.")] = 0.2,
     window: Annotated[int, typer.Option(min=1, help="Batches under way, with --max.")] = 256,

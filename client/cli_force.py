@@ -59,9 +59,12 @@ def withdraw(
         async with exchange:
             data, forced, account = await _send(exchange, action, trader, sub, payer)
             entry = await forced_withdrawal(exchange, forced, account, address, timeout_ms)
-            note(f"withdrawal {entry.number} is settled; waiting until it is final")
+
+            def waiting(batch: int) -> None:
+                note(f"withdrawal {entry.number} is settled; waiting until batch {batch} is final")
+
             payer_key = exchange.key(payer or trader)
-            await pay_when_final(exchange, payer_key, entry.number, timeout_ms)
+            await pay_when_final(exchange, payer_key, entry.number, timeout_ms, waiting)
             return {**data, "withdrawal": entry.number, "amount_uusd": entry.amount_uusd}
 
     data = run(work())

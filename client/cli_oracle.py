@@ -31,7 +31,9 @@ def oracle(
         float, typer.Option(min=0.0, max=10_000.0, help="Random walk, % a day; 0: constant.")
     ] = 0.0,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between prices.")] = 1.0,
-    seconds: Annotated[float, typer.Option(min=0.0, help="How long; 0: until Ctrl-C.")] = 0.0,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="Seconds to report; 0: until Ctrl-C.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the walk.")] = 1,
     as_json: Json = False,
 ) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from protocol.genesis import Chain
 
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Write the file there; otherwise it is printed.")
+    Path | None,
+    typer.Option("--out", help="Write the file there, and tell what it proves; else print it."),
 ]
 CheckpointFile = Annotated[
     Path | None,
@@ -47,6 +48,8 @@ def register(app: typer.Typer) -> None:
         proof_app.command()(command)
     app.add_typer(proof_app)
     app.command()(verify)
+    app.command("receipt", help="The same as: trilemma proof liquidation.")(liquidation)
+    app.command("verify-receipt", help="The same as: trilemma verify.")(verify)
 
 
 def account(
@@ -58,13 +61,14 @@ def account(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove an account's address and cash, or that there is no such account."""
 
     async def subject(exchange: Exchange) -> list[int]:
         return [await _account(exchange, number, trader, sub)]
 
-    deliver(context, "account", subject, out, final, checkpoint, timeout)
+    deliver(context, "account", subject, out, final, checkpoint, timeout, as_json)
 
 
 def position(
@@ -77,6 +81,7 @@ def position(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove an account's position in a market, or that it has none."""
 
@@ -84,7 +89,7 @@ def position(
         found = exchange.market(symbol).market
         return [await _account(exchange, number, trader, sub), found]
 
-    deliver(context, "position", subject, out, final, checkpoint, timeout)
+    deliver(context, "position", subject, out, final, checkpoint, timeout, as_json)
 
 
 def order(
@@ -94,6 +99,7 @@ def order(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove that an order rests at its price, or that it does not."""
     from protocol.errors import ConfigError
@@ -105,7 +111,7 @@ def order(
             raise ConfigError(f"{order_id} is no limit order, so it never rested")
         return [told.market, told.side, told.price_ticks, told.order_id]
 
-    deliver(context, "order", subject, out, final, checkpoint, timeout)
+    deliver(context, "order", subject, out, final, checkpoint, timeout, as_json)
 
 
 def market(
@@ -115,13 +121,14 @@ def market(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove a market's prices, mode, open interest and funding index."""
 
     async def subject(exchange: Exchange) -> list[int]:
         return [exchange.market(symbol).market]
 
-    deliver(context, "market", subject, out, final, checkpoint, timeout)
+    deliver(context, "market", subject, out, final, checkpoint, timeout, as_json)
 
 
 def withdrawal(
@@ -131,13 +138,14 @@ def withdrawal(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove a withdrawal, and whether the base layer has paid it."""
 
     async def subject(exchange: Exchange) -> list[int]:
         return [number]
 
-    deliver(context, "withdrawal", subject, out, final, checkpoint, timeout)
+    deliver(context, "withdrawal", subject, out, final, checkpoint, timeout, as_json)
 
 
 def liquidation(
@@ -147,13 +155,14 @@ def liquidation(
     final: Final = False,
     checkpoint: CheckpointFile = None,
     timeout: Timeout = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Prove a liquidation receipt."""
 
     async def subject(exchange: Exchange) -> list[int]:
         return [number]
 
-    deliver(context, "liquidation", subject, out, final, checkpoint, timeout)
+    deliver(context, "liquidation", subject, out, final, checkpoint, timeout, as_json)
 
 
 async def _account(exchange: Exchange, number: int | None, trader: str, sub: str) -> int:
@@ -170,22 +179,27 @@ def deliver(
     final: bool,
     checkpoint: Path | None,
     timeout_s: float,
+    as_json: bool,
 ) -> None:
-    """Fetch a proof and print or write its file."""
-    from client.proof_file import to_file
+    """Fetch a proof, check it, and print its file (which is JSON as it is) or write it."""
+    from client.proof_file import show, to_file
+    from client.proof_kinds import row_text
     from store.files import write_atomic
 
     exchange = exchange_of(context)
-    found = fetched(exchange, kind, subject, final, checkpoint, timeout_s)
+    found = _fetched(exchange, kind, subject, final, checkpoint, timeout_s)
     raw = to_file(found, exchange.chain)
     if out is None:
         print(raw.decode(), end="", flush=True)
         return
     write_atomic(out, raw)
     note(f"proof of kind {kind} written to {out}; check it with: trilemma verify {out}")
+    shown = show(found, exchange.chain)
+    text = f"{row_text(kind, exchange.chain.genesis.markets, shown.proven)}\n{where_text(shown)}"
+    emit(proof_data(shown) | {"file": str(out)}, text, as_json=as_json)
 
 
-def fetched(
+def _fetched(
     exchange: Exchange,
     kind: str,
     subject: Any,
@@ -219,21 +233,22 @@ def verify(
     ] = "",
     as_json: Json = False,
 ) -> None:
-    """Check a proof file without asking anybody: against a checkpoint (that of genesis if none is
-    given) or a state root. Exits with 6 where it does not hold."""
-    data, text = verified(context, file, checkpoint, genesis, state_root)
+    """Check a proof file without asking anybody.
+
+    Against a checkpoint (that of genesis if none is given) or a state root. Exits with 6 where it
+    does not hold."""
+    data, text = _verified(context, file, checkpoint, genesis, state_root)
     emit(data, text, as_json=as_json)
 
 
-def verified(
+def _verified(
     context: typer.Context,
     file: Path,
     checkpoint: Path | None,
     genesis: Path | None,
     state_root: str,
-    kinds: tuple[str, ...] = (),
 ) -> tuple[dict[str, Any], str]:
-    """A checked proof file as data and for people; `kinds`: those that may come, empty for all."""
+    """A checked proof file as data and for people."""
     from client.nonces import wall_clock_ms
     from client.proof_file import (
         PROOF_FILE_BYTES,
@@ -253,8 +268,6 @@ def verified(
         raise ConfigError(f"there is no proof file {file}")
     chain = chain_of(context, genesis)
     found = from_file(file.read_bytes(), chain)
-    if kinds and found.kind not in kinds:
-        raise ConfigError(f"{file} is of kind {found.kind}, not {' or '.join(kinds)}")
     markets = chain.genesis.markets
     if state_root:
         row = check_under_root(found, chain, root_of(state_root))

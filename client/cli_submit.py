@@ -47,7 +47,9 @@ Expires = Annotated[
 Slippage = Annotated[
     str, typer.Option(help="How far from the mark a market order may go, in per cent.")
 ]
-Wait = Annotated[str, typer.Option(help="State to wait for.")]
+Wait = Annotated[
+    str, typer.Option(help="State to wait for: accepted, ordered, executed, settled or final.")
+]
 Sub = Annotated[
     str,
     typer.Option(

@@ -71,7 +71,9 @@ def order(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Place an order and wait until it is executed (or settled)."""
+    """Place an order and wait until it is executed, or for --wait.
+
+    Example: trilemma order BTC-PERP buy 0.5 59900"""
     exchange = exchange_of(context)
     config = exchange.market(market)
     flags = flags_of(reduce_only, stp, stp_master)
@@ -195,7 +197,9 @@ def cancel(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Cancel an order, trigger or TWAP; or all of them in a market; or, with --all, everywhere."""
+    """Cancel an order, trigger or TWAP; or all of them in a market; or, with --all, everywhere.
+
+    Example: trilemma cancel BTC-PERP 17"""
     from protocol.actions import ALL_MARKETS, Cancel, CancelAll, CancelClient
     from protocol.errors import ConfigError
 
@@ -235,7 +239,9 @@ def quote(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Replace all of one's quotes in a market at once; without any, take them out."""
+    """Replace all of one's quotes in a market at once; without any, take them out.
+
+    Example: trilemma quote ETH-PERP --bid 2999:1 --ask 3001:1"""
     from client.orders import parse_quote, quotes
 
     exchange = exchange_of(context)
@@ -265,7 +271,9 @@ def scale(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Place several limit orders over a range of prices, in one batch."""
+    """Place several limit orders over a range of prices, in one batch.
+
+    Example: trilemma scale BTC-PERP buy 1 59000 59900 --orders 10 --weights rising"""
     from client.orders import scale_orders
 
     check_wait(wait)

@@ -68,7 +68,9 @@ def trigger(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Place an order that waits for the mark price."""
+    """Place an order that waits for the mark price.
+
+    Example: trilemma trigger BTC-PERP sell 0.1 trailing 500 --reduce-only"""
     from client.orders import trigger_order
     from client.units import percent_to_ppm
 
@@ -104,8 +106,9 @@ def oco(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """One cancels other: a limit order or take-profit, and a stop; the first to go takes the other
-    out."""
+    """One cancels other: a limit order or take-profit, and a stop; the first takes the other out.
+
+    Example: trilemma oco BTC-PERP sell 0.1 --price 61000 --stop 58000"""
     from client.orders import limit_order, one_cancels_other, trigger_order
     from client.units import percent_to_ppm
     from protocol.errors import ConfigError
@@ -162,7 +165,9 @@ def bracket(
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Place an order with its exits: as it fills, a take-profit and a stop wait for its size."""
+    """Place an order with its exits: as it fills, a take-profit and a stop wait for its size.
+
+    Example: trilemma bracket ETH-PERP buy 1 3001 --take-profit 3100 --stop 2900"""
     from client.orders import bracket as make
     from client.orders import limit_order
     from client.units import percent_to_ppm

@@ -71,7 +71,9 @@ def bond(
 
     amount_uusd = parse_micro(amount, "amount")
     if amount_uusd < 0:
-        raise ConfigError("the amount must not be negative; to take stake out: trilemma unbond")
+        raise ConfigError(
+            "the amount must not be negative; to take stake out: trilemma validator unbond"
+        )
     signer, certificate = load_key(key), read_certificate_beside(key)
     exchange = exchange_of(context)
     text = f"bonded {amount} dollars; in force from the next epoch on"

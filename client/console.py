@@ -24,7 +24,9 @@ COMMAND_PATIENCE_MS = 5_000
 never did: more likely, no cluster is up."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print data as JSON on stdout.")]
-As = Annotated[str, typer.Option("--as", metavar="TRADER", help="Whose key signs.")]
+As = Annotated[
+    str, typer.Option("--as", metavar="TRADER", help="Whose account, and whose key signs.")
+]
 SIGNED = {"ignore_unknown_options": True}
 """Context of a command with an argument that may be below 0, which would be taken for an option."""
 

@@ -7,6 +7,7 @@ sequencer, execution node or prover is asked for anything.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -206,15 +207,24 @@ async def find_payout(exchange: Exchange, number: int) -> Payout:
 
 
 async def pay_when_final(
-    exchange: Exchange, key: Key, number: int, timeout_ms: int = 120_000
+    exchange: Exchange,
+    key: Key,
+    number: int,
+    timeout_ms: int = 120_000,
+    waiting: Callable[[int], None] | None = None,
 ) -> Committed:
     """Pay a withdrawal as soon as its batch is final; anybody's key may send this.
 
-    Raises `TransactionRejected` or `RemoteFault` with the ledger's reason, `TimeoutError`.
+    `waiting` is told the batch where it is not final yet. Raises `TransactionRejected` or
+    `RemoteFault` with the ledger's reason, `TimeoutError`.
     """
+    told = False
     async with asyncio.timeout(timeout_ms / 1000):
         while True:
             payout = await find_payout(exchange, number)
             if (await final_of(exchange)).batch >= payout.batch:
                 return await exchange.ledger.send(key, payout)
+            if waiting is not None and not told:
+                waiting(payout.batch)
+                told = True
             await asyncio.sleep(POLL_S)

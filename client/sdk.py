@@ -156,6 +156,7 @@ class Exchange:
                 self.chain, role, self._addresses.get(role, []), self.patience_ms,
                 self._first_address, spread=self._spread and name == SUBMIT,
                 first_patience_ms=self._first_patience_ms,
+                start="trilemma up" if self.testnet is None else self.testnet.start_command,
             )  # fmt: skip
         return channel
 

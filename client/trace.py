@@ -109,7 +109,10 @@ class Tracer:
         self._steps, self._silent = [], {}
         await self._ask_all("sequencer", identity, 0, 0)
         if len(self._silent) == len(self._testnet.of_role("sequencer")):
-            raise Unreachable("no sequencer answers; is the cluster up? start it with: trilemma up")
+            raise Unreachable(
+                "no sequencer answers; is the cluster up? start it with: "
+                f"{self._testnet.start_command}"
+            )
         if not self._steps:
             raise RemoteFault(
                 Code.NOT_FOUND,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from client.orders import (
@@ -256,14 +256,21 @@ class Trader:
         return await self.batch([Withdraw(usd_to_uusd(amount), address or self.key.address)])
 
     async def withdraw_and_pay(
-        self, amount: str, address: bytes | None = None, timeout_ms: int = 120_000
+        self,
+        amount: str,
+        address: bytes | None = None,
+        timeout_ms: int = 120_000,
+        debited: Callable[[int], None] | None = None,
     ) -> int:
-        """Withdraw, wait until that is final, have the ledger pay; returns the outbox number.
+        """Withdraw, wait until that is final, have the ledger pay; returns the outbox number, which
+        `debited` is told before the long wait, once execution has taken the dollars.
 
         Raises `ActionRejected`, `TransactionRejected`, `TimeoutError`.
         """
         submission = await self.withdraw(amount, address)
         number = results_of(await submission.executed(timeout_ms))[0].order_id
+        if debited is not None:
+            debited(number)
         await submission.settled(timeout_ms)
         # Whether its batch is final the ledger says; only then it pays.
         await self.exchange.ledger.pay_out(self.key, number, timeout_ms)

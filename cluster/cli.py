@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import CommandInfo, TyperInfo
 
 from client.console import DEFAULT_TESTNET
 
 app = typer.Typer(
     name="trilemma",
     help="A decentralised derivatives exchange: run a testnet, trade on it, load it, audit it.",
+    epilog="To begin: trilemma up --detach, then trilemma order BTC-PERP buy 0.5 59900, "
+    "trilemma account, trilemma status; at the end trilemma down.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -52,8 +55,8 @@ def _global_options(
     context.obj = testnet
 
 
-def main() -> None:
-    """Entry point: run a command; every failure becomes one sentence and an exit status."""
+def register(app: typer.Typer) -> None:
+    """Add every command, each below the heading of its kind in the help."""
     from client import (
         cli_account,
         cli_audit,
@@ -64,7 +67,6 @@ def main() -> None:
         cli_market,
         cli_oracle,
         cli_proof,
-        cli_receipt,
         cli_trace,
         cli_trade,
         cli_trigger,
@@ -81,15 +83,32 @@ def main() -> None:
         stress_command,
     )
 
-    modules = (
-        commands, cli_trade, cli_trigger, cli_account, cli_market, cli_proof, cli_receipt,
-        cli_trace, cli_flow, cli_audit, cli_oracle, cli_validator, cli_force, cli_exit,
-        cli_evidence, light_command, sim_command, stress_command, faults_command, backup_command,
-    )  # fmt: skip
-    for module in modules:
-        module.register(app)
+    panels = {
+        "A testnet": (commands, backup_command),
+        "Orders": (cli_trade, cli_trigger),
+        "Accounts and money": (cli_account,),
+        "Markets": (cli_market, cli_oracle),
+        "Load": (cli_flow,),
+        "Proofs and audits": (cli_proof, light_command, cli_trace, cli_audit, cli_evidence),
+        "Where sequencers or provers fail": (cli_force, cli_exit),
+        "Validators": (cli_validator,),
+        "Experiments": (faults_command, sim_command, stress_command),
+    }
+    for panel, modules in panels.items():
+        known = len(app.registered_commands), len(app.registered_groups)
+        for module in modules:
+            module.register(app)
+        added: list[CommandInfo | TyperInfo] = [*app.registered_commands[known[0] :]]
+        added += app.registered_groups[known[1] :]
+        for one in added:
+            one.rich_help_panel = one.rich_help_panel or panel
     for module in (join_command, rotate_command):
         module.register(cli_validator.validator_app)
+
+
+def main() -> None:
+    """Entry point: run a command; every failure becomes one sentence and an exit status."""
+    register(app)
     try:
         app()
     except BrokenPipeError:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from client.console import Directory, Json, note, run, testnet_directory
+from client.console import Directory, Json, emit, note, run, testnet_directory
 from cluster.init_command import CHALLENGERS, init
 
 PROCESSES = {
@@ -29,7 +29,9 @@ def register(app: typer.Typer) -> None:
     for command in (init, up, down, restart, status, demo):
         app.command()(command)
     for name in PROCESSES:
-        app.command(name, help=f"Run one {name} process.")(_process_command(name))
+        what = {"node": "base-layer validator", "execution": "execution node"}.get(name, name)
+        about = f"Run one {what} from its TOML file; `up` runs all of a testnet's."
+        app.command(name, help=about, rich_help_panel="Single processes")(_process_command(name))
 
 
 def up(
@@ -42,11 +44,11 @@ def up(
         ),
     ] = False,
     wait_s: Annotated[
-        float, typer.Option(min=1, help="How long processes may take to serve.")
+        float, typer.Option(min=1, help="Seconds that processes may take to serve.")
     ] = 60.0,
 ) -> None:
     """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
-    from cluster.launch import launch_detached
+    from cluster.launch import launch_detached, require_ports
     from cluster.lock import supervisor_pid
     from cluster.supervisor import Supervisor
     from cluster.testnet import TestnetOptions, ensure_testnet
@@ -57,13 +59,14 @@ def up(
     if not (folder / DESCRIPTION_FILE).exists():
         note(f"making a testnet in {folder}, as trilemma init does")
     testnet = ensure_testnet(folder, TestnetOptions(challengers=CHALLENGERS))
+    running = supervisor_pid(testnet.directory)
+    if running is not None:
+        raise ConfigError(
+            f"the testnet in {testnet.directory} is running already (pid {running}); "
+            f"stop it with: trilemma down {testnet.directory}"
+        )
+    require_ports(testnet)
     if detach:
-        running = supervisor_pid(testnet.directory)
-        if running is not None:
-            raise ConfigError(
-                f"the testnet in {testnet.directory} is running already (pid {running}); "
-                f"stop it with: trilemma down {testnet.directory}"
-            )
         pid = launch_detached(testnet.directory, wait_s)
         note(f"the testnet runs (pid {pid}); stop it with: trilemma down {testnet.directory}")
         return
@@ -92,8 +95,9 @@ def restart(
         bool, typer.Option("--rolling/--together", help="One after the other, or all at once.")
     ] = True,
     wait_s: Annotated[
-        float, typer.Option(min=1, help="How long a process may take until it is ready.")
+        float, typer.Option(min=1, help="Seconds that a process may take until it is ready.")
     ] = 120.0,
+    as_json: Json = False,
 ) -> None:
     """Restart processes, here or in containers, as after an upgrade."""
     from cluster.restart import find_restarter, restart_rolling, restart_together
@@ -104,10 +108,11 @@ def restart(
     names = names or [entry.name for entry in testnet.processes]
     restarter = find_restarter(testnet)
     if rolling:
-        restart_rolling(testnet, restarter, names, wait_s, note)
+        names = restart_rolling(testnet, restarter, names, wait_s, note)
     else:
         restart_together(testnet, restarter, names, wait_s)
-    note(f"restarted and ready: {', '.join(names)}")
+    data = {"restarted": names, "rolling": rolling}
+    emit(data, f"restarted and ready: {', '.join(names)}", as_json=as_json)
 
 
 def status(
@@ -115,12 +120,13 @@ def status(
     directory: Directory = None,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh until Ctrl-C.")] = False,
     interval_s: Annotated[
-        float, typer.Option(min=0.1, help="Time over which rates are taken.")
+        float, typer.Option(min=0.1, help="Seconds over which rates are taken.")
     ] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """One row per process: height, view, peers, actions per second, lag, bytes on disk; with
-    --watch on a terminal also history, books and faults."""
+    """One row per process: height, view, peers, actions per second, lag, bytes on disk.
+
+    With --watch on a terminal also history, books and faults. Exits with 1 where none answers."""
     from rich.console import Console
 
     from client.status import show_status
@@ -135,7 +141,7 @@ def status(
         return
     answering = run(show_status(testnet, watch=watch, interval_s=interval_s, as_json=as_json))
     if not answering:
-        note(f"no process answers; start the testnet with: trilemma up {testnet.directory}")
+        note(f"no process answers; start the testnet with: {testnet.start_command}")
         raise typer.Exit(1)
 
 
@@ -160,7 +166,7 @@ def _lies(config: Path) -> bool:
 
 
 def demo(
-    seconds: Annotated[float, typer.Option(min=1.0, help="How long to send orders.")] = 20.0,
+    seconds: Annotated[float, typer.Option(min=1.0, help="Seconds to send orders.")] = 20.0,
     rate: Annotated[int, typer.Option(min=1, help="Actions per second.")] = 4_000,
     seed: Annotated[int, typer.Option(help="Seed of the flow.")] = 1,
 ) -> None:

@@ -70,7 +70,9 @@ def show(context: typer.Context, as_json: Json = False) -> None:
 def add(
     context: typer.Context,
     kind: Annotated[str, typer.Argument(help="A kind of fault; `faults list` shows them.")],
-    names: Annotated[list[str] | None, typer.Argument(metavar="[PROCESS...]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROCESS...]", help="As `status` names them.")
+    ] = None,
     given: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A parameter.")
     ] = None,

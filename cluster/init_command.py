@@ -42,8 +42,10 @@ Kubernetes = Annotated[
     typer.Option("--kubernetes", help="For pods: write manifests to this folder.", metavar="DIR"),
 ]
 Image = Annotated[str, typer.Option(help="Image of the containers or pods.")]
-FirstPort = Annotated[int, typer.Option(help="First of the ports that are used.")]
-FreePorts = Annotated[bool, typer.Option("--free-ports", help="Search free ports.")]
+FirstPort = Annotated[int, typer.Option(help="First of the ports; processes use up to 239 above.")]
+FreePorts = Annotated[
+    bool, typer.Option("--free-ports", help="Search free ports, instead of --base-port.")
+]
 EpochSeconds = Annotated[
     int, typer.Option(help="Seconds of an epoch of the validator set; 0: one for ever.")
 ]
@@ -60,7 +62,9 @@ ProverBond = Annotated[
 OracleAge = Annotated[
     int, typer.Option(help="Seconds after which prices are stale; 0: never. See trilemma oracle.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a testnet.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a testnet that is there, with all its data.")
+]
 ForcedSeconds = Annotated[
     float,
     typer.Option(

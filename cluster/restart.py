@@ -93,7 +93,7 @@ def find_restarter(testnet: Testnet) -> Restarter:
         return Containers(testnet, found)
     raise ConfigError(
         f"the testnet in {testnet.directory} does not run: there is neither a supervisor nor a "
-        f"container of it; start it with: trilemma up {testnet.directory}"
+        f"container of it; start it with: {testnet.start_command}"
     )
 
 
@@ -103,9 +103,9 @@ def restart_rolling(
     names: list[str],
     wait_s: float,
     report: Callable[[str], None],
-) -> None:
+) -> list[str]:
     """Restart these processes in this order, but first those that are not ready now: taking a
-    second one away beside them could cost the quorum.
+    second one away beside them could cost the quorum. Returns them as they were restarted.
 
     Raises `NoProgress`, with all later ones untouched, for one that is not ready again in time, and
     before any is touched where a process that is not named is not ready.
@@ -114,11 +114,13 @@ def restart_rolling(
     for name, trouble in troubles.items():
         if trouble and name not in names:
             raise NoProgress(f"{name} is not ready ({trouble}); restart or repair it first")
-    for name in sorted(names, key=lambda name: not troubles[name]):
+    order = sorted(names, key=lambda name: not troubles[name])
+    for name in order:
         started = time.monotonic()
         restarter.restart(name)
         await_ready(testnet, name, wait_s)
         report(f"{name} restarted, ready after {time.monotonic() - started:.1f} s")
+    return order
 
 
 def restart_together(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -31,6 +33,11 @@ CHUNK = 10
 """Seeds that one worker takes at a time."""
 
 SHOWN_FAULTS = 4
+SHOWN_HEX = 12
+IDENTITY = re.compile("(?:[0-9a-f]{2}){16,}")
+"""Hashes and ids, of which nobody reads more than the beginning."""
+_ENUMERATED = re.compile(r"<\w+\.\w+: (\d+)>")
+
 PIPED_WIDTH = 130
 MAX_SEEDS = 1_000_000
 MIN_VALIDATORS, MAX_VALIDATORS = 4, 31
@@ -80,13 +87,17 @@ def sim(
         int, typer.Option(min=1, max=MAX_SEEDS, help="Runs in all, dealt over the scenarios.")
     ] = 400,
     scenario: Annotated[
-        str, typer.Option(help="A scenario, consensus, pipeline, all, or list to see them.")
+        str,
+        typer.Option(help="One by name; consensus, pipeline, shared or all; list shows them."),
     ] = "all",
     validators: Annotated[
         int, typer.Option(min=MIN_VALIDATORS, max=MAX_VALIDATORS, help="Members of the cluster.")
     ] = 4,
     replay: Annotated[
-        int | None, typer.Option(min=0, help="Run this one seed and show the end of its trace.")
+        int | None,
+        typer.Option(
+            min=0, help="Run this one seed of the one --scenario, and show the end of its trace."
+        ),
     ] = None,
     first_seed: Annotated[int, typer.Option(min=0, help="Seed of the first run.")] = 1,
     jobs: Annotated[int, typer.Option(min=0, help="Worker processes; 0: one for each core.")] = 0,
@@ -185,18 +196,39 @@ def _replay(chosen: Scenario, seed: int, validators: int, trace: int, *, as_json
         status = EXIT_VIOLATION
     elif outcome.stalled:
         status = EXIT_NO_PROGRESS
-    lines = [line.rstrip("\n") for line in outcome.lines[len(outcome.lines) - trace :]]
+    events = [_event(line) for line in outcome.lines[max(0, len(outcome.lines) - trace) :]]
     verdict = "nothing broke" if status == EXIT_OK else _failure(outcome)
     shown = [
-        *lines, "",
+        *(_event_text(event) for event in events), "",
         f"{chosen.name} with {validators} validators, seed {seed}: "
         f"{outcome.virtual_us / 1e6:.1f} virtual seconds, {outcome.blocks} blocks",
         f"faults: {_faults(outcome.bit, len(outcome.bit))}",
         f"trace hash {outcome.trace_hash}",
         verdict,
     ]  # fmt: skip
-    emit(_data(outcome), "\n".join(shown), as_json=as_json)
+    emit(_data(outcome) | {"trace": events}, "\n".join(shown), as_json=as_json)
     return status
+
+
+def _event(line: str) -> dict[str, Any]:
+    """A line of a trace (`sim.kernel.Kernel.trace`) as data; bytes are in hex."""
+    time_us, kind, values = line.split(" ", 2)
+    try:
+        found = ast.literal_eval(_ENUMERATED.sub(r"\1", values))
+    except (SyntaxError, ValueError):
+        found = (values.strip(),)  # of something that is no plain value
+    plain = [one.hex() if isinstance(one, bytes) else one for one in found]
+    return {"time_us": int(time_us), "event": kind, "values": plain}
+
+
+def _event_text(event: dict[str, Any]) -> str:
+    """An event for people: virtual seconds, what happened, and to what; ids by their beginning."""
+    values = [
+        f"{one[:SHOWN_HEX]}…" if isinstance(one, str) and IDENTITY.fullmatch(one) else str(one)
+        for one in event["values"]
+        if one not in (None, "")
+    ]
+    return f"{event['time_us'] / 1e6:>12.6f}  {event['event']:<10}  {'  '.join(values)}".rstrip()
 
 
 def _data(outcome: Outcome) -> dict[str, object]:

@@ -103,8 +103,10 @@ def stress(
     quick: Annotated[bool, typer.Option(help="A small synthetic frontier, in seconds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Can the liquidation engine keep up under load and delay? Runs it through crashes in virtual
-    time and draws the frontier. Runs that are stored already are not run again."""
+    """Can the liquidation engine keep up under load and delay?
+
+    Runs it through crashes in virtual time and draws the frontier. Runs that are stored already are
+    not run again."""
     from cluster.stress_files import ALL, Results, windows
     from sim.stress_frontier import Plan, frontier
     from sim.stress_setting import QUICK, SYNTHETIC, Shape

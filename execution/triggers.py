@@ -56,7 +56,7 @@ class Triggers:
     the bracket's parent; the ids of the others follow it.
     """
 
-    __slots__ = ("_backing", "_checks", "_idle", "_state", "_trading", "book", "left")
+    __slots__ = ("_backing", "_checks", "_deferred", "_state", "_trading", "book", "left")
 
     def __init__(self, state: State, trading: Trading) -> None:
         self._state = state
@@ -65,7 +65,7 @@ class Triggers:
         self._backing = TriggerBacking(state)
         self.left: dict[int, None] = {}
         """Accounts that cash or a position left in this block, other than by trading."""
-        self._idle: dict[tuple[int, int], None] | None = None
+        self._deferred: dict[tuple[int, int], None] | None = None
         """Accounts and markets where blocks before this one may have left reduce-only triggers
         nothing to reduce; None: not known."""
         self.book = TriggerBook(state)
@@ -309,7 +309,7 @@ class Triggers:
         most = self._state.limits.triggers_per_block
         for number in accounts[:most]:
             self._drop_idle(number, idle[number])
-        self._idle = {(one, market): None for one in accounts[most:] for market in idle[one]}
+        self._deferred = {(one, market): None for one in accounts[most:] for market in idle[one]}
 
     def drop_left(self, number: int) -> None:
         """Take out what nothing stands behind any more of an account, if something left it."""
@@ -348,15 +348,15 @@ class Triggers:
                 self._take_out(account, market, trigger_id, REASON_UNBACKED)
 
     def _touched_idle(self) -> dict[int, set[int]]:
-        """`idle`, found among what this block touched and those before it left."""
+        """`idle`, found among what this block touched and those before it deferred."""
         state, reducing = self._state, self.book.reducing
-        if self._idle is None:
+        if self._deferred is None:
             return self.idle()
         if not reducing:
             return {}
         exposures = [e for e in state.dirty_exposures if e.account in reducing]
         orders = [o for o in state.dirty_orders if o.account in reducing]
-        touched = [*self._idle, *((e.account, e.market) for e in exposures)]
+        touched = [*self._deferred, *((e.account, e.market) for e in exposures)]
         touched += [(o.account, o.market) for o in orders if not o.remaining_lots]
         return self._only_idle(touched)
 

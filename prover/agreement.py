@@ -8,8 +8,10 @@ Who of two is right this does not tell: that takes executing the block again.
 
 from __future__ import annotations
 
+from sortedcontainers import SortedDict
+
 WINDOW = 8_192
-"""Blocks of which it is remembered what was said first."""
+"""Newest blocks of which it is remembered what was said first."""
 
 
 class Agreement:
@@ -18,20 +20,22 @@ class Agreement:
     def __init__(self) -> None:
         self.disagreements = 0
         """Blocks and nodes so far of which another node had said something else before."""
-        self._said: dict[int, tuple[str, bytes]] = {}
+        self._said: SortedDict[int, tuple[str, bytes]] = SortedDict()
         self._apart: dict[tuple[str, str], int] = {}
 
     def began(self, node: str) -> None:
         """A node is heard anew: it may have been repaired, and nothing of before is held against
         it."""
-        self._said = {at: said for at, said in self._said.items() if said[0] != node}
+        kept = [(at, said) for at, said in self._said.items() if said[0] != node]
+        self._said = SortedDict(kept)
         self._apart = {pair: at for pair, at in self._apart.items() if node not in pair}
 
     def told(self, node: str, height: int, digest: bytes) -> bool:
         """A node has said this of a block; False where it is the first to part with another one."""
         other, before = self._said.setdefault(height, (node, digest))
         if len(self._said) > WINDOW:
-            del self._said[next(iter(self._said))]
+            # The lowest, not the first said: one that lags takes no place from those ahead of it.
+            self._said.popitem(0)
         if before == digest:
             return True
         self.disagreements += 1

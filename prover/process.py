@@ -37,7 +37,7 @@ from prover.batcher import Batch, Batcher
 from prover.contest import Defending
 from prover.defence import Defence
 from prover.posting import Poster, Standing
-from prover.process_agreement import ExecutionWatch
+from prover.process_agreement import ExecutionWatch, Retention
 from prover.process_contest import ProcessContest
 from prover.process_health import SettlementLag, trouble
 from prover.process_settled import SettledBatches
@@ -92,6 +92,10 @@ class ProverProcess:
         self._execution = Upstream(executions, chain.chain_id, config.name)
         self._others = ExecutionWatch(
             chain, executions, config.name, lambda: self._batcher.next_diff
+        )
+        self._retention = Retention(
+            "nothing settles until an execution node has the diffs of these blocks: one that "
+            "begins with an empty data directory makes them anew"
         )
         self._ledger = Upstream(
             [parse_address(one) for one in config.validators], chain.chain_id, config.name, key
@@ -212,9 +216,9 @@ class ProverProcess:
 
     async def _follow_execution(self) -> None:
         while True:
+            connection = await self._execution.connection()
+            address = connection.host, connection.port
             try:
-                connection = await self._execution.connection()
-                address = connection.host, connection.port
                 self._others.follows(address)
                 request_id = connection.next_request_id()
                 request = encode(SubscribeDiffs(request_id, self._batcher.next_diff))
@@ -229,6 +233,7 @@ class ProverProcess:
                     if diff.height != self._batcher.next_diff:
                         raise Rejected(Code.MALFORMED, "execution skipped a state diff")
                     self._others.told(address, answer.diff, diff.height)
+                    self._retention.served(address)
                     self._batcher.add_diff(diff)
                     self._lag.executed(diff)
                     self._news.set()
@@ -236,7 +241,10 @@ class ProverProcess:
                         self._room.clear()
                         await self._room.wait()
             except (ConnectionError, TimeoutError, RemoteFault, EOFError, Rejected) as error:
-                _log.info("execution lost", error=str(error))
+                if self._retention.refused(address, error):
+                    await asyncio.sleep(RETRY_S)
+                else:
+                    _log.info("execution lost", error=str(error))
             await self._execution.drop()
 
     # --- settlement: the surroundings of a `prover.posting.Poster`

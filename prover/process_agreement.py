@@ -26,6 +26,34 @@ Address = tuple[str, int]
 _log = structlog.get_logger()
 
 
+class Retention:
+    """Execution nodes that do not keep the diffs that are asked for; each is told of once.
+
+    `meaning`: what follows while it stays so. Asked again and again, they would fill the log, or
+    nobody would ever read why nothing moves.
+    """
+
+    def __init__(self, meaning: str) -> None:
+        self._meaning = meaning
+        self._told: set[Address] = set()
+
+    def refused(self, address: Address, error: Exception) -> bool:
+        """Whether a node failed for this; the first time it is logged."""
+        if not isinstance(error, RemoteFault) or error.code != Code.NOT_RETAINED:
+            return False
+        if address not in self._told:
+            self._told.add(address)
+            _log.warning(
+                "execution node keeps too little",
+                node=_named(address), error=error.text, meaning=self._meaning,
+            )  # fmt: skip
+        return True
+
+    def served(self, address: Address) -> None:
+        """It has what is asked for; from now on a refusal is news."""
+        self._told.discard(address)
+
+
 class ExecutionWatch:
     """The execution nodes at `addresses`, beside the one that is followed.
 
@@ -40,6 +68,9 @@ class ExecutionWatch:
         self._addresses = list(dict.fromkeys(addresses))
         self._upstreams = {one: Upstream([one], chain.chain_id, name) for one in self._addresses}
         self._next_diff = next_diff
+        self._retention = Retention(
+            "what it says is not compared until the prover has come to the blocks that it keeps"
+        )
         self._followed: Address | None = None
         self._moved = asyncio.Event()
         self._grown = asyncio.Event()
@@ -90,7 +121,8 @@ class ExecutionWatch:
                 try:
                     await self._compare(upstream, address)
                 except (ConnectionError, TimeoutError, RemoteFault, EOFError, Rejected) as error:
-                    _log.debug("execution node lost", error=str(error))
+                    if not self._retention.refused(address, error):
+                        _log.debug("execution node lost", error=str(error))
                 await upstream.drop()
                 await asyncio.sleep(RETRY_S)
         finally:
@@ -106,6 +138,7 @@ class ExecutionWatch:
             answer = decode_answer(await next_frame(connection, frames))
             if not isinstance(answer, DiffPush):
                 raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
+            self._retention.served(address)
             # The diff names its block: one that is skipped contradicts what others say of it.
             self.told(address, answer.diff, height)
             height += 1

@@ -11,11 +11,12 @@ from typing import TypeVar
 
 import structlog
 
+from net.rpc import Connection
 from net.upstream import Upstream
 from protocol.batch_data import unpack_blocks
 from protocol.codec import Decoder, encode
 from protocol.dispute import DisputeLeaf, Prove, ShowPart, part_hash
-from protocol.errors import Code, Rejected
+from protocol.errors import Code, Rejected, RemoteFault
 from protocol.events import BlockDiff, decode_block_diff
 from protocol.ledger_leaves import SettledBatch
 from protocol.messages import BlocksFrom, BlocksView, Committed, decode_answer
@@ -30,6 +31,7 @@ from protocol.settlement import (
     decode_transaction,
 )
 from prover.contest import Leaves
+from prover.process_agreement import Retention
 from prover.witness import shown_hash
 
 T = TypeVar("T")
@@ -116,6 +118,10 @@ class ProcessContest:
         self._send = send
         self._execution = execution
         self._prover = prover
+        self._retention = Retention(
+            "a disputed batch of ours cannot be defended with what it keeps; where no other node "
+            "has the diffs, the dispute is lost"
+        )
         self.busy = asyncio.Lock()
         """Held while the machine works in another thread."""
         self.last = ""
@@ -186,14 +192,25 @@ class ProcessContest:
 
     async def _read_diffs(self, execution: Upstream, header: BatchHeader) -> list[BlockDiff]:
         connection = await execution.connection()
-        request_id = connection.next_request_id()
-        request = encode(SubscribeDiffs(request_id, header.first_block))
-        diffs: list[BlockDiff] = []
-        async for frame in connection.subscribe(request, request_id, capacity=64):
-            answer = decode_answer(frame)
-            if not isinstance(answer, DiffPush):
-                raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
-            diffs.append(decode_block_diff(answer.diff))
-            if diffs[-1].height >= header.last_block:
-                return diffs
-        raise ConnectionError("the stream of diffs ended early")
+        address = connection.host, connection.port
+        try:
+            diffs = await _diffs_of(connection, header)
+        except RemoteFault as fault:
+            self._retention.refused(address, fault)
+            raise
+        self._retention.served(address)
+        return diffs
+
+
+async def _diffs_of(connection: Connection, header: BatchHeader) -> list[BlockDiff]:
+    request_id = connection.next_request_id()
+    request = encode(SubscribeDiffs(request_id, header.first_block))
+    diffs: list[BlockDiff] = []
+    async for frame in connection.subscribe(request, request_id, capacity=64):
+        answer = decode_answer(frame)
+        if not isinstance(answer, DiffPush):
+            raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
+        diffs.append(decode_block_diff(answer.diff))
+        if diffs[-1].height >= header.last_block:
+            return diffs
+    raise ConnectionError("the stream of diffs ended early")

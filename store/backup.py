@@ -92,7 +92,8 @@ def copy_database(source: Path, target: Path, forget: Sequence[str] = ()) -> Non
 def copy_log(source: Path, target: Path) -> int:
     """A segment log up to its last whole record; the number of the record to come.
 
-    Raises `StoreDamaged` where the log is, `FileNotFoundError` where it changes all too fast.
+    Raises `StoreDamaged`, of a file in `source`, where the log is damaged, `FileNotFoundError`
+    where it changes all too fast.
     """
     for attempt in range(ATTEMPTS):
         shutil.rmtree(target, ignore_errors=True)
@@ -102,11 +103,15 @@ def copy_log(source: Path, target: Path) -> int:
                 shutil.copyfile(path, target / path.name)
             log = SegmentLog(target)
             log.close()
-        except (FileNotFoundError, StoreDamaged):
+        except (FileNotFoundError, StoreDamaged) as error:
             # Its writer drops old segments, and may have cut the newest.
-            if attempt == ATTEMPTS - 1:
-                raise
-            continue
+            if attempt < ATTEMPTS - 1:
+                continue
+            if isinstance(error, StoreDamaged):
+                # The copy is gone when this is read.
+                place = source / error.path.relative_to(target)
+                raise StoreDamaged(place, error.offset, error.reason) from None
+            raise
         return log.next_index
     return 0
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -110,16 +111,20 @@ def create_file(path: Path, mode: int = 0o644) -> int:
         raise refusal(error, path) from error
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
     """Replace `path` by `data` so that after a crash either the old or the new content stands.
 
-    Temporary file in the same directory, fsync, rename, fsync of the directory. Raises `OSError`.
+    Temporary file in the same directory, fsync, rename, fsync of the directory. Without a `mode`
+    the file keeps that of the one it replaces; a new one is readable as far as the umask allows.
+    Raises `OSError`.
     """
+    wanted = _mode_of(path) if mode is None else mode
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    descriptor = create_file(temporary, mode)
+    descriptor = create_file(temporary, 0o644 if wanted is None else wanted)
     try:
         try:
-            os.fchmod(descriptor, mode)
+            if wanted is not None:
+                os.fchmod(descriptor, wanted)
             write_all(descriptor, data)
             sync_file(descriptor)
         finally:
@@ -130,6 +135,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o644) -> None:
             os.unlink(temporary)
         raise
     sync_directory(path.parent)
+
+
+def _mode_of(path: Path) -> int | None:
+    """The permissions of a file; None where there is none."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return None
 
 
 def ensure_directory(path: Path) -> None:

@@ -11,6 +11,7 @@ Clients read it to find addresses and keys; `cluster.testnet` writes it.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import ClassVar
 
@@ -82,6 +83,11 @@ class Testnet:
         if not description.processes:
             raise ConfigError(f"{path} names no processes; make the testnet anew")
         return cls(directory, description)
+
+    @property
+    def start_command(self) -> str:
+        """What starts its processes on this machine."""
+        return f"trilemma up {shlex.quote(str(self.directory))}"
 
     @property
     def genesis_path(self) -> Path:

@@ -136,7 +136,7 @@ async def test_a_liquidation_and_its_receipt(testnet_cluster: Cluster, tmp_path:
     assert json.loads(await asyncio.wait_for(following, 30))["event"] == "begun"
     file = tmp_path / "receipt.json"
     fetched = await data(cluster, "receipt", "0", "--out", str(file))
-    assert fetched["receipt"]["market"] == "GOOG-PERP" and fetched["batch"] > 0
+    assert fetched["proven"]["market"] == "GOOG-PERP" and fetched["batch"] > 0
     assert (await call(cluster, "verify-receipt", str(file)))[0] == 0
     root = fetched["state_root"]
     assert (await call(cluster, "verify-receipt", str(file), "--state-root", root))[0] == 0

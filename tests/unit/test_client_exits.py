@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from exit_world import ExitWorld, traded
 
-from client import exit_state
+from client import exit_state, exits
 from client.exit_state import (
     CLAIM_FILE_BYTES,
     claim_file,
@@ -18,12 +18,13 @@ from client.exit_state import (
     read_state_file,
     write_state_file,
 )
-from client.exits import find_payout
+from client.exits import find_payout, pay_when_final
 from client.sdk import Exchange
 from node.rebuild import CheckedState, RebuiltState
 from protocol.actions import Withdraw
 from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.messages import BatchRequest, BatchView, BlocksFrom, BlocksView
+from protocol.settlement import OutboxEntry, Payout
 
 
 def test_a_claim_file_says_what_the_ledger_then_pays(tmp_path: Path) -> None:
@@ -143,6 +144,36 @@ async def test_payouts_are_found_in_whichever_batch_posted_them() -> None:
         assert world.act("bob", payout) == Code.OK
     with pytest.raises(RemoteFault, match="no settled batch"):
         await find_payout(client, len(amounts))
+
+
+async def test_a_payout_waits_only_where_its_batch_is_not_final(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    finals, told, sent = [2, 2, 3], list[int](), list[object]()
+
+    async def found(exchange: object, number: int) -> Payout:
+        if number:
+            raise RemoteFault(Code.NOT_FOUND, "no settled batch")
+        return Payout(3, OutboxEntry(0, 16, bytes(20), 5), [])
+
+    async def final(exchange: object) -> Any:
+        return SimpleNamespace(batch=finals.pop(0) if len(finals) > 1 else finals[0])
+
+    async def send(key: object, payout: object) -> None:
+        sent.append(payout)
+
+    monkeypatch.setattr(exits, "find_payout", found)
+    monkeypatch.setattr(exits, "final_of", final)
+    monkeypatch.setattr(exits, "POLL_S", 0)
+    client: Any = SimpleNamespace(ledger=SimpleNamespace(send=send))
+    key: Any = None
+    with pytest.raises(RemoteFault, match="no settled batch"):
+        await pay_when_final(client, key, 1, waiting=told.append)
+    assert told == []
+    await pay_when_final(client, key, 0, waiting=told.append)
+    assert (told, len(sent)) == ([3], 1)
+    await pay_when_final(client, key, 0, waiting=told.append)
+    assert (told, len(sent)) == ([3], 2)
 
 
 @pytest.mark.parametrize("window_ms", [0, 700])

@@ -11,6 +11,7 @@ import pytest
 from engine_world import make_chain, market
 
 from client.orders import limit_order, trigger_order
+from client.submission import ActionRejected
 from client.trader import Trader
 from protocol.actions import (
     ALL_MARKETS,
@@ -35,6 +36,8 @@ from protocol.actions import (
     open_batch,
     sign_batch,
 )
+from protocol.errors import Code
+from protocol.events import Result
 from protocol.keys import Key
 from protocol.settlement import account_number
 
@@ -102,6 +105,33 @@ def test_an_action_of_its_own(call: Call, action: Any) -> None:
     desk = Desk()
     asyncio.run(call(Trader(desk, KEY, 20)))  # type: ignore[arg-type]
     assert desk.sent == [action]
+
+
+@pytest.mark.parametrize("code", [Code.OK, Code.INSUFFICIENT_MARGIN])
+async def test_who_withdraws_hears_of_the_wait_once_the_dollars_are_taken(code: Code) -> None:
+    desk: Any = Desk()
+    told, paid = list[int](), list[int]()
+
+    async def executed(timeout_ms: int) -> Any:
+        return SimpleNamespace(code=0, results=[Result(int(code), 0, 7, 0, 0)])
+
+    async def settled(timeout_ms: int) -> None:
+        assert told == [7]
+
+    async def submit(submission: Any) -> Any:
+        return SimpleNamespace(executed=executed, settled=settled)
+
+    async def pay_out(key: Key, number: int, timeout_ms: int) -> None:
+        paid.append(number)
+
+    desk.submit, desk.ledger = submit, SimpleNamespace(pay_out=pay_out)
+    work = Trader(desk, KEY, 20).withdraw_and_pay("5", debited=told.append)
+    if code:
+        with pytest.raises(ActionRejected):
+            await work
+        assert told == paid == []
+    else:
+        assert await work == 7 and told == paid == [7]
 
 
 def test_orders_with_several_parts() -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from client.faults import NoProgress
-from cluster import restart
+from cluster import commands, restart
 from cluster.restart import Containers, find_restarter, restart_rolling, restart_together
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import ConfigError
 from store.testnet import Testnet
+
+app = typer.Typer()
+commands.register(app)
 
 
 class Machine:
@@ -81,6 +87,23 @@ def test_one_that_is_not_ready_goes_first_so_that_no_other_is_missing_beside_it(
     with pytest.raises(NoProgress):
         restart_rolling(testnet, machine, ["validator-0", "validator-1"], 0, print)
     assert machine.log == ["restart validator-1"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_the_command_says_what_it_restarted_and_with_json_nothing_else(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    machine = Machine(monkeypatch, testnet)
+    monkeypatch.setattr(restart, "find_restarter", lambda _: machine)
+    chosen = ["--process", "validator-1", "--process", "validator-0"]
+    options = [*chosen, "--together"] if together else chosen
+    done = CliRunner().invoke(app, ["restart", str(testnet.directory), *options, "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "restarted": ["validator-1", "validator-0"], "rolling": not together,
+    }  # fmt: skip
+    done = CliRunner().invoke(app, ["restart", str(testnet.directory), *options])
+    assert done.stdout == "restarted and ready: validator-1, validator-0\n"
 
 
 def test_nothing_is_touched_while_another_process_is_not_ready(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from protocol.errors import (
     TrilemmaError,
 )
 from protocol.messages_trading import AccountView, PositionView, StandingView, TriggerView, TwapView
-from store.config import load_config
+from store.config import load_config, parse_address
 from store.testnet import Testnet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,6 +150,7 @@ def test_up_makes_the_testnet_that_init_makes(
         return 7
 
     monkeypatch.setattr("cluster.launch.launch_detached", launch)
+    monkeypatch.setattr("cluster.launch.require_ports", lambda testnet: None)
     up = CliRunner().invoke(app, ["up", str(tmp_path / "up"), "--detach"])
     assert up.exit_code == 0 and "making a testnet in" in up.output, up.output
     made = CliRunner().invoke(app, ["init", str(tmp_path / "init")])
@@ -156,6 +158,31 @@ def test_up_makes_the_testnet_that_init_makes(
     ours, usual = Testnet.load(tmp_path / "up"), Testnet.load(tmp_path / "init")
     assert launched == [tmp_path / "up"]
     assert [one.name for one in ours.processes] == [one.name for one in usual.processes]
+
+
+@pytest.mark.parametrize("field", ["public", "peer", "observe"])
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+def test_up_names_a_port_in_use_before_it_starts_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, options: list[str]
+) -> None:
+    made = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
+    monkeypatch.setattr("cluster.launch.launch_detached", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("cluster.supervisor.Supervisor", lambda *_, **__: pytest.fail("started"))
+    address = getattr(made.process("validator-2"), field)
+    with socket.create_server(parse_address(address)):
+        done = CliRunner().invoke(app, ["up", str(made.directory), *options])
+    assert isinstance(done.exception, ConfigError), done.output
+    for words in (f"{address}, where validator-2 listens, is already in use", "--free-ports"):
+        assert words in str(done.exception)
+
+
+def test_who_does_not_answer_is_started_where_its_testnet_is(tmp_path: Path) -> None:
+    directory = tmp_path / "my testnet"
+    create_testnet(directory, TestnetOptions(traders=1, free_ports=True))
+    done = trilemma("book", "BTC-PERP", testnet=directory)
+    assert done.returncode == 4 and f"start it with: trilemma up '{directory}'" in done.stderr
+    traced = trilemma("trace", "00" * 32, testnet=directory)
+    assert traced.returncode == 4 and f"trilemma up '{directory}'" in traced.stderr
 
 
 def test_init_takes_times_of_staking_and_says_what_follows(tmp_path: Path) -> None:
@@ -232,7 +259,7 @@ def test_a_demo_that_cannot_write_its_report_says_so_at_once(tmp_path: Path) -> 
 def test_starting_is_quick_because_commands_import_lazily() -> None:
     heavy = ("uvloop", "cryptography", "execution.engine", "prover.tree", "client.replay")
     code = (
-        "import sys; from client import cli_account, cli_flow, cli_market, cli_receipt, cli_trade; "
+        "import sys; from client import cli_account, cli_flow, cli_market, cli_proof, cli_trade; "
         "from client import cli_trigger; from cluster import cli, commands; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )

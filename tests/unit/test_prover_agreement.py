@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pipeline_world import PipelineWorld
 from service_world import Serve, serving_ports, until
+from structlog.testing import capture_logs
 
 from net.service import ClientSession, PublicService
+from net.upstream import Upstream
+from protocol.errors import Code, Rejected, RemoteFault
 from protocol.messages_trading import DiffPush, SubscribeDiffs
 from prover.agreement import WINDOW, Agreement
 from prover.process_agreement import Address, ExecutionWatch
+from prover.process_contest import ProcessContest
 
 A, B, C = "10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"
 
@@ -63,6 +69,16 @@ def test_what_is_remembered_is_bounded() -> None:
         agreement.told(A, height, digest("x"))
     assert len(agreement._said) == WINDOW
     assert agreement.told(B, 0, digest("y")), "too long ago to be compared"
+
+
+def test_one_that_lags_pushes_out_nothing_that_it_will_come_to_itself() -> None:
+    agreement = Agreement()
+    for height in range(2 * WINDOW):
+        agreement.told(A, height, digest(f"{height}"))
+    for height in range(WINDOW - 100, WINDOW + 3):
+        agreement.told(B, height, digest("lie"))
+    assert agreement.sentence() == f"execution nodes {A} and {B} disagree on block {WINDOW}"
+    assert agreement.disagreements == 3
 
 
 # --- with nodes
@@ -174,6 +190,49 @@ async def test_alone_a_node_is_compared_with_nobody() -> None:
         others.told(addresses[0], b"1", 1)
         await asyncio.sleep(0.05)
         assert (others.agreement.sentence(), heard(others)) == ("", 1)
+
+
+async def test_one_that_keeps_too_little_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prover.process_agreement.RETRY_S", 0.01)
+    world, asked, kept = PipelineWorld(), 0, False
+
+    def keeps_too_little(session: ClientSession, request: SubscribeDiffs) -> None:
+        nonlocal asked
+        asked += 1
+        if not kept:
+            raise Rejected(Code.NOT_RETAINED, "diffs are retained from 7 on")
+        saying(b"1")(session, request)
+
+    async with nodes(world, saying(b"1"), keeps_too_little) as (first, other):
+        with capture_logs() as logs:
+            async with watching(world, [first, other]) as others:
+                others.follows(first)
+                await until(lambda: asked > 4)
+                kept = True
+                await until(lambda: heard(others) == 1)
+    told = [one for one in logs if one["event"] == "execution node keeps too little"]
+    assert len(told) == 1 and told[0]["log_level"] == "warning", logs
+    assert told[0]["node"] == f"127.0.0.1:{other[1]}"
+    assert "retained from 7 on" in told[0]["error"] and "not compared" in told[0]["meaning"]
+
+
+async def test_a_defence_without_diffs_says_what_it_means() -> None:
+    world = PipelineWorld()
+
+    def keeps_nothing(session: ClientSession, request: SubscribeDiffs) -> None:
+        raise Rejected(Code.NOT_RETAINED, "diffs are retained from 7 on")
+
+    async with nodes(world, keeps_nothing) as addresses:
+        nothing: Any = None
+        execution = Upstream(addresses, world.chain.chain_id, "prover-0")
+        contest = ProcessContest(nothing, nothing, nothing, execution)
+        header: Any = SimpleNamespace(first_block=1, last_block=2)
+        with capture_logs() as logs:
+            for _ in range(3):
+                with pytest.raises(RemoteFault, match="retained from 7 on"):
+                    await contest.diffs(header)
+        (told,) = [one for one in logs if "meaning" in one]
+        assert "the dispute is lost" in told["meaning"]
 
 
 async def test_one_that_hangs_is_dialled_anew(monkeypatch: pytest.MonkeyPatch) -> None:

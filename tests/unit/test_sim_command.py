@@ -16,7 +16,8 @@ import typer
 from typer.testing import CliRunner
 
 from cluster import sim_command
-from protocol.errors import ConfigError
+from protocol.errors import Code, ConfigError
+from sim.kernel import Kernel
 from sim.runner import Outcome, Report, Scenario
 
 app = typer.Typer()
@@ -47,6 +48,15 @@ def stuck(outcome: Outcome) -> None:
 
 def sound(outcome: Outcome) -> None:
     return None
+
+
+def traced(outcome: Outcome) -> None:
+    outcome.lines = [
+        "1 long ago\n",
+        f"1500000 commit {('validator-0', 7, bytes([0xAB]) * 32)!r}\n",
+        "2000000 healed ()\n",
+        "2000001 dispute ('prover-0', None, 'a b')\n",
+    ]
 
 
 MADE = {
@@ -103,6 +113,38 @@ def test_a_replay_shows_one_seed_and_takes_its_status() -> None:
     assert status == 5
     assert f"trace hash {3:032x}" in out
     assert invoke("--scenario", "broken", "--replay", "4")[0] == 0
+
+
+def test_a_replay_shows_what_happened_in_words_and_in_json(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sim_command, "all_scenarios", lambda: {"traced": made("traced", traced)})
+    out = invoke("--scenario", "traced", "--replay", "1", "--trace", "3")[1]
+    assert out.splitlines()[:3] == [
+        "    1.500000  commit      validator-0  7  abababababab…",
+        "    2.000000  healed",
+        "    2.000001  dispute     prover-0  a b",
+    ]
+    for lines, count in (("0", 0), ("4", 4), ("5", 4), ("60", 4)):
+        more = invoke("--scenario", "traced", "--replay", "1", "--trace", lines)[1]
+        assert more.splitlines().index("") == count, "all that there are, where fewer"
+    shown = json.loads(invoke("--scenario", "traced", "--replay", "1", "--trace", "3", "--json")[1])
+    assert shown["trace"] == [
+        {"time_us": 1_500_000, "event": "commit", "values": ["validator-0", 7, "ab" * 32]},
+        {"time_us": 2_000_000, "event": "healed", "values": []},
+        {"time_us": 2_000_001, "event": "dispute", "values": ["prover-0", None, "a b"]},
+    ]
+
+
+def test_a_replay_reads_the_trace_of_a_kernel() -> None:
+    kernel = Kernel(1, keep_trace=10)
+    kernel.trace("x", 1, "it's", b"\x00'", None)
+    kernel.trace("y")
+    kernel.trace("z", Code.BUSY, "text")
+    kernel.trace("z", object())  # type: ignore[arg-type]
+    found = [sim_command._event(line)["values"] for line in kernel.lines]
+    assert found[:3] == [[1, "it's", "0027", None], [], [int(Code.BUSY), "text"]]
+    assert found[3][0].startswith("(<object object")
 
 
 def test_json_holds_every_failure() -> None:

@@ -23,6 +23,7 @@ from store.backup import (
 )
 from store.files import lock_directory
 from store.ownership import UNFINISHED, UNSIGNING, mark_restore, restored_as
+from store.segment_file import StoreDamaged
 from store.segments import SegmentLog
 
 PLACES = 400
@@ -75,6 +76,21 @@ def test_a_copy_ends_with_a_whole_record(tmp_path: Path, cut: int) -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - cut)
     assert copy_log(tmp_path / "source", tmp_path / "copy") == 1
+
+
+def test_a_damaged_log_is_named_and_not_its_copy(tmp_path: Path) -> None:
+    source = SegmentLog(tmp_path / "source", segment_bytes=200)
+    for number in range(20):
+        source.append(b"%02d" % number * 30)
+    source.sync()
+    source.close()
+    first = min((tmp_path / "source").glob("*.seg"))
+    with first.open("r+b") as file:
+        file.seek(60)
+        file.write(b"not what was written")
+    with pytest.raises(StoreDamaged, match="is damaged at offset") as refused:
+        copy_log(tmp_path / "source", tmp_path / "copy")
+    assert refused.value.path == first and str(first) in str(refused.value)
 
 
 def test_a_log_that_drops_segments_meanwhile_is_begun_anew(
