@@ -18,19 +18,8 @@ from cluster.faults_play import found_experiment, timeline
 from cluster.faults_report import Report, write_report
 from cluster.faults_run import RunOptions, Show, fresh_options, run_experiment
 from cluster.faults_schedule import Experiment, load_experiment
-from cluster.faults_vitals import (
-    GROWS,
-    UNDECIDED,
-    Drift,
-    Growth,
-    Slope,
-    Trend,
-    Vitals,
-    drift,
-    growth,
-    read_vitals,
-    warm_s,
-)
+from cluster.faults_trends import GROWS, UNDECIDED, Slope, Trend
+from cluster.faults_vitals import Drift, Growth, Vitals, drift, growth, read_vitals, warm_s
 from cluster.faults_watch import Sample
 from cluster.svg import Curve, Drawing, Panel, chart
 from cluster.testnet import NAMES, create_testnet

@@ -12,18 +12,14 @@ from random import Random
 
 import pytest
 
+from cluster.faults_trends import FLAT, GROWS, HOUR_S, UNDECIDED, jumps
 from cluster.faults_vitals import (
     DESCRIPTOR_LIMIT,
-    FLAT,
-    GROWS,
-    HOUR_S,
     RSS_LIMIT,
     SEGMENTS_HELD,
-    UNDECIDED,
     WARM_S,
     Vitals,
     growth,
-    jumps,
     read_vitals,
     warm_s,
 )

@@ -13,21 +13,8 @@ import pytest
 from cluster.faults_report import Report
 from cluster.faults_schedule import load_experiment
 from cluster.faults_soak import CLIENT, judged, lasting, soak_picture
-from cluster.faults_vitals import (
-    FLAT,
-    GROWS,
-    HOUR_S,
-    RSS_LIMIT,
-    UNDECIDED,
-    WARM_S,
-    Vitals,
-    drift,
-    growth,
-    read_vitals,
-    slope,
-    trend,
-    warm_s,
-)
+from cluster.faults_trends import FLAT, GROWS, HOUR_S, UNDECIDED, slope, trend
+from cluster.faults_vitals import RSS_LIMIT, WARM_S, Vitals, drift, growth, read_vitals, warm_s
 from cluster.faults_watch import Sample
 
 MIB = 1 << 20
