@@ -16,11 +16,11 @@ class Node:
     """A block in the tree with its id.
 
     The TC of a proposal counts when it is voted on and is not under the block id: it is dropped
-    here, so that every member keeps the same bytes. `refused`: the application found the payload
-    wrong, once and for all.
+    here, so that every member keeps the same bytes. `judged`: the application has said all that it
+    will of the payload, so that nothing comes of another copy.
     """
 
-    __slots__ = ("block", "header", "height", "id", "refused", "view")
+    __slots__ = ("block", "header", "height", "id", "judged", "view")
 
     def __init__(self, block: Block, block_id: bytes) -> None:
         self.block = block if block.timeout is None else replace(block, timeout=None)
@@ -28,7 +28,7 @@ class Node:
         self.height = block.header.height
         self.view = block.header.view
         self.id = block_id
-        self.refused = False
+        self.judged = False
 
 
 class BlockTree:

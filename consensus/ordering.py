@@ -17,6 +17,9 @@ from protocol.errors import Code, Rejected, SafetyViolation
 MAX_SIGNATURE_BYTES = 128
 """Votes are kept before their signature is checked, so what they may weigh is bounded."""
 
+PASSING = frozenset({Code.BAD_INBOX_CURSOR})
+"""Why the application refuses what it may allow later, when it has heard of a height."""
+
 
 class Ordering(Core):
     """Collects votes as next leader, proposes as leader, checks proposals and votes as member."""
@@ -164,7 +167,7 @@ class Ordering(Core):
         block_id = header.block_id()
         known = self._tree.get(block_id)
         settled = header.view < self.view or header.view <= self._safety.last_voted_view
-        if known is not None and (settled or known.refused):
+        if known is not None and (settled or known.judged):
             return  # its leader can say it as often as it likes
         check_proposal(message, block_id, self.members, self.config, self._verifier)
         self._check_qc(block.justify)
@@ -218,9 +221,10 @@ class Ordering(Core):
                 return
             try:
                 self._app.check(node.block, ancestors)
-            except Rejected:
-                node.refused = True
+            except Rejected as error:
+                node.judged = error.code not in PASSING
                 raise
+            node.judged = self.index is None  # who has no vote to give need not look again
         signed = self._safety.vote(block, node.id)
         if signed is None:
             return

@@ -20,7 +20,6 @@ from sequencer.lanes import (
     IsSigned,
     Lane,
     Lanes,
-    Place,
     Room,
     Speaker,
     Waiting,
@@ -54,7 +53,7 @@ class Filling:
         self._turn = turn
         self._is_signed = is_signed
         self._chosen: dict[bytes, bytes] = {}
-        self._served: Counter[Place] = Counter()
+        self._served: Counter[int] = Counter()
         # What each hand sent that has no place yet, and whose batches wait for the next block.
         self._left: dict[Speaker, deque[bytes]] = {}
         self._held: set[tuple[Speaker, int]] = set()
@@ -82,7 +81,7 @@ class Filling:
         and the next one always of whoever has got least."""
         queues = {origin: self._free(lane, origin) for origin in self._lanes.origins(lane)}
         turns = [
-            (self._served[lane, origin], (origin - self._turn) % (self._peers + 2), origin)
+            (self._served[origin], (origin - self._turn) % (self._peers + 2), origin)
             for origin in queues
         ]
         heapq.heapify(turns)
@@ -97,7 +96,8 @@ class Filling:
             self._chosen[identity] = one.raw
             left -= 1
             served += self._cost(one)
-            self._served[lane, origin] = served
+            if lane != Lane.ORACLE:
+                self._served[origin] = served
             heapq.heapreplace(turns, (served, rank, origin))
 
     def _take(self, one: Waiting) -> bool:

@@ -74,8 +74,8 @@ Speaker = tuple[int, bytes]
 class Waiting(NamedTuple):
     """A batch that waits. `work_us`: what it costs execution; `origin`: which sequencer passed it
     on; `signer`: the key that is said to have signed it. `holds`: whether what the same hand sends
-    later may have to wait behind it; `follows`: whether it would be in a lane before its own, but
-    for such an earlier one."""
+    later over any sequencer may have to wait behind it; `follows`: whether it must not overtake
+    such an earlier one, which waits in another queue, or in a lane that comes later."""
 
     raw: bytes
     account: int
@@ -147,6 +147,10 @@ class Lanes:
         # Batches of each account and signer that wait with the others, and whether it is known
         # that the signer sent them.
         self._ordinary: dict[Speaker, dict[bytes, bool]] = {}
+        # How many of them came from where, and of older ones, which only hold what comes after
+        # them from the same sequencer.
+        self._origins: dict[Speaker, Counter[int]] = {}
+        self._old: Counter[tuple[Speaker, int]] = Counter()
         # Batches of each signer that were submitted here.
         self._signers: Counter[bytes] = Counter()
 
@@ -198,9 +202,22 @@ class Lanes:
         self.size_bytes += size
         if waiting.origin == OWN:
             self._signers[waiting.signer] += 1
-        if lane == Lane.OTHER and waiting.holds:
-            sent_here = waiting.origin == OWN
-            self._ordinary.setdefault(waiting.speaker, {})[identity] = sent_here
+        if lane != Lane.OTHER:
+            return
+        speaker = waiting.speaker
+        if waiting.holds:
+            self._ordinary.setdefault(speaker, {})[identity] = waiting.origin == OWN
+            self._origins.setdefault(speaker, Counter())[waiting.origin] += 1
+        else:
+            self._old[speaker, waiting.origin] += 1
+
+    def promise(self, identity: bytes) -> None:
+        """Note that a batch which another sequencer passed on was submitted here, too: its signer
+        has sent it."""
+        waiting = self.get(identity)
+        ordinary = {} if waiting is None else self._ordinary.get(waiting.speaker, {})
+        if identity in ordinary:
+            ordinary[identity] = True
 
     # --- what must not be overtaken
 
@@ -208,6 +225,16 @@ class Lanes:
         """Batches of an account and signer that wait with the others and may hold back what comes
         after them, oldest first."""
         return self._ordinary.get(speaker, ())
+
+    def waits_elsewhere(self, speaker: Speaker, origin: int) -> bool:
+        """Whether something of an account and signer waits that may hold back what they send now
+        over this sequencer, and that came from another one."""
+        origins = self._origins.get(speaker, Counter[int]())
+        return len(origins) > (origin in origins)
+
+    def is_behind_old(self, speaker: Speaker, origin: int) -> bool:
+        """Whether an old batch of an account and signer waits that came from that sequencer."""
+        return self._old[speaker, origin] > 0
 
     def is_held_back(self, speaker: Speaker, is_signed: IsSigned) -> bool:
         """Whether what an account and signer send now has to wait behind what they sent before."""
@@ -238,13 +265,19 @@ class Lanes:
 
     def _release(self, speaker: Speaker, identity: bytes) -> None:
         others = self._ordinary.get(speaker, {})
-        others.pop(identity, None)
+        if others.pop(identity, None) is None:
+            return
         if not others:
-            self._ordinary.pop(speaker, None)
+            del self._ordinary[speaker], self._origins[speaker]
+            return
+        origins, origin = self._origins[speaker], self._places[identity][1]
+        origins[origin] -= 1
+        if not origins[origin]:
+            del origins[origin]
 
     def pop(self, identity: bytes) -> Waiting | None:
         """Take a batch out, if it waits."""
-        place = self._places.pop(identity, None)
+        place = self._places.get(identity)
         if place is None:
             return None
         waiting = self._queues[place].pop(identity)
@@ -255,5 +288,15 @@ class Lanes:
             if not self._signers[waiting.signer]:
                 del self._signers[waiting.signer]
         if place[0] == Lane.OTHER:
-            self._release(waiting.speaker, identity)
+            self._forget(identity, waiting)
+        del self._places[identity]
         return waiting
+
+    def _forget(self, identity: bytes, waiting: Waiting) -> None:
+        if waiting.holds:
+            self._release(waiting.speaker, identity)
+            return
+        old = waiting.speaker, waiting.origin
+        self._old[old] -= 1
+        if not self._old[old]:
+            del self._old[old]

@@ -226,7 +226,8 @@ class Sequencer:
             self.pool.add(identity, raw, signed, batch)
             self._promise(identity, raw, now_ms)
         elif self._shared and identity in self.pool and identity not in self._own:
-            self._promise(identity, raw, now_ms)  # another sequencer had passed it on
+            self.pool.promise(identity)  # another sequencer had passed it on
+            self._promise(identity, raw, now_ms)
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1
 

@@ -139,7 +139,13 @@ class BatchPool:
         # Nonces are times: what is older than all that is remembered may have been ordered before.
         holds = origin == OWN or batch.nonce_ms > self._old_ms
         speaker = batch.account, signed.signer
-        follows = lane == Lane.REDUCING and self._waiting.is_held_back(speaker, self._is_signed)
+        if lane == Lane.REDUCING:
+            follows = self._waiting.is_held_back(speaker, self._is_signed)
+            if not follows and self._waiting.is_behind_old(speaker, origin):
+                # Whoever repeats old orders holds back only what it passes on itself.
+                lane, holds = Lane.OTHER, False
+        else:
+            follows = lane == Lane.OTHER and self._waiting.waits_elsewhere(speaker, origin)
         waiting = Waiting(
             raw, batch.account, actions, work_us, origin, signed.signer, holds, follows
         )  # fmt: skip
@@ -147,6 +153,10 @@ class BatchPool:
         self._waiting.add(identity, Lane.OTHER if follows else lane, waiting, *bounds)
         self.accepted_batches += 1
         self.accepted_actions += actions
+
+    def promise(self, identity: bytes) -> None:
+        """Note that what another sequencer passed on was submitted here, too."""
+        self._waiting.promise(identity)
 
     def is_price(self, signed: SignedBatch, batch: ActionBatch) -> bool:
         """Whether a batch is in the name of the committee, so that its signature is checked."""

@@ -74,6 +74,7 @@ class RootApp:
         self.certificates: list[CommitCertificate] = []
         self.pending: list[bytes] = []
         self.refuse = b""
+        self.code = Code.MALFORMED
         self.base = 0
         self.lie = False
 
@@ -86,7 +87,7 @@ class RootApp:
 
     def check(self, block: Block, ancestors: Sequence[Block]) -> None:
         if self.refuse and block.payload == self.refuse:
-            raise Rejected(Code.BAD_INBOX_CURSOR, "refused by the test")
+            raise Rejected(self.code, "refused by the test")
 
     def commit(self, block: Block, certificate: CommitCertificate) -> None:
         self.blocks.append(block)

@@ -51,7 +51,7 @@ from protocol.chain import (
     decode_consensus,
 )
 from protocol.codec import encode
-from protocol.errors import ConfigError, Rejected, SafetyViolation
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 
 
 @pytest.fixture
@@ -106,22 +106,47 @@ def test_repeated_proposal_gets_no_second_vote(forge: Forge) -> None:
     assert propose(replica, forge, block) == []
 
 
+class Looking(RootApp):
+    """Counts the blocks that it looks at."""
+
+    looks = 0
+
+    def check(self, block: Block, ancestors: Sequence[Block]) -> None:
+        self.looks += 1
+        super().check(block, ancestors)
+
+
+def test_who_follows_looks_at_a_block_once_though_it_has_no_vote(forge: Forge) -> None:
+    app = Looking()
+    replica = forge.replica(None, app)
+    block = forge.block(forge.root_block, 1, b"good")
+    for _ in range(20):
+        propose(replica, forge, block)
+    assert app.looks == 1
+
+
+def test_a_block_that_may_pass_later_gets_its_vote_though_somebody_sent_it_too_early(
+    forge: Forge,
+) -> None:
+    """As where it names a height of the base layer that this member has not heard of yet."""
+    app = Looking()
+    app.refuse, app.code = b"early", Code.BAD_INBOX_CURSOR
+    replica = forge.replica(0, app)
+    early = forge.block(forge.root_block, 1, b"early")
+    assert not votes(propose(replica, forge, early))
+    app.refuse = b""
+    assert votes(propose(replica, forge, early)) == [1]
+
+
 @pytest.mark.parametrize("index", [0, None])
 def test_a_block_that_was_refused_is_not_looked_at_again(forge: Forge, index: int | None) -> None:
-    class Looking(RootApp):
-        looks = 0
-
-        def check(self, block: Block, ancestors: Sequence[Block]) -> None:
-            self.looks += 1
-            super().check(block, ancestors)
-
     app = Looking()
     app.refuse = b"bad"
     replica = forge.replica(index, app)
     bad = forge.block(forge.root_block, 1, b"bad")
     for _ in range(20):
         assert not votes(propose(replica, forge, bad))
-    assert app.looks == 1 and replica.counters["rejected_bad_inbox_cursor"] == 1
+    assert app.looks == 1 and replica.counters["rejected_malformed"] == 1
     after = forge.block(bad, 2, b"good", qc=forge.qc(bad))
     assert votes(propose(replica, forge, after)) == ([] if index is None else [2])
 
@@ -195,7 +220,7 @@ def test_application_can_refuse_a_block(forge: Forge) -> None:
     app.refuse = b"bad"
     replica = forge.replica(0, app)
     assert votes(propose(replica, forge, forge.block(forge.root_block, 1, b"bad"))) == []
-    assert replica.counters["rejected_bad_inbox_cursor"] == 1
+    assert replica.counters["rejected_malformed"] == 1
 
 
 def test_root_of_a_block_that_implies_less_than_is_committed_is_still_known(
@@ -375,7 +400,7 @@ def test_early_block_that_the_application_refuses_harms_nobody(forge: Forge) -> 
     assert replica.counters["not_voted_time_ahead"] == 1
     effects = replica.step(Tick(), GENESIS_MS + 5_000)
     assert votes(effects) == []
-    assert replica.counters["rejected_bad_inbox_cursor"] == 1
+    assert replica.counters["rejected_malformed"] == 1
 
 
 def test_votes_under_anothers_name_are_refused(forge: Forge) -> None:

@@ -268,8 +268,9 @@ def test_a_log_that_was_read_all_over_holds_as_many_segments_as_it_may(tmp_path:
     log.close()
     closed = read_vitals("me", os.getpid(), 3.0)
     assert before is not None and after is not None and closed is not None
-    assert before.segments == SEGMENTS_HELD and closed.segments == 0
+    # Other tests' logs may stand open.
+    assert before.segments == closed.segments + SEGMENTS_HELD
     assert closed.descriptors == before.descriptors - SEGMENTS_HELD
-    assert after.segments == SEGMENTS_HELD and after.descriptors == before.descriptors + 1, (
+    assert (after.segments, after.descriptors) == (before.segments, before.descriptors + 1), (
         "what is held beyond the bound counts"
     )

@@ -140,6 +140,28 @@ def test_a_cancel_over_another_sequencer_stays_behind_its_order() -> None:
     assert rest == [*orders, *later], "and what came behind the cancel stays behind it"
 
 
+@pytest.mark.parametrize("later", [OWN, ANOTHER])
+def test_what_replaces_over_another_sequencer_stays_behind_what_it_replaces(later: int) -> None:
+    """A client that fails over sends its newest quotes where its last ones only wait as passed."""
+    world = World()
+    for _ in range(100):
+        world.add(HONEST, hand=9)
+    before = world.add(HONEST, hand=1)
+    after = world.add(later, hand=1)
+    assert not {before, after} & set(world.block(100))
+    rest = world.block(100)
+    assert rest.index(before) < rest.index(after)
+
+
+def test_shares_hold_for_all_lanes_together() -> None:
+    world = World()
+    for _ in range(300):
+        world.add(LIAR, CANCEL, hand=8)
+        world.add(LIAR, hand=9)
+        world.add(OWN, hand=1)
+    assert world.served(120)[OWN] >= 60
+
+
 def test_orders_that_nobody_signed_hold_no_cancel_back_in_a_block() -> None:
     world = World()
     for _ in range(100):
@@ -191,7 +213,7 @@ def test_nobody_overtakes_itself_and_everything_gets_its_place(seed: int) -> Non
         hand, action, honest = hands[number]
         for earlier in ordered[at + 1 :]:
             same = hands[earlier][0] == hand and earlier < number
-            if same and honest and hands[earlier][2] and action is CANCEL:
+            if same and honest and hands[earlier][2]:
                 assert hands[earlier][1] is not BUY, (earlier, number)
             overtaken += same
         held += action is CANCEL

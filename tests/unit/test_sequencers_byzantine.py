@@ -264,6 +264,18 @@ def test_orders_that_somebody_did_sign_keep_its_cancels_behind_them(here: bool) 
     assert lane_in(member, after) == Lane.REDUCING
 
 
+def test_what_was_sent_here_too_holds_back_whatever_else_was_said_of_its_hand() -> None:
+    """A client that leaves a liar sends its order again; the liar had passed it on, after a false
+    one in its name."""
+    world = cut_off()
+    order = world.batch()
+    member = passed(world, [in_name_of_alice(world), order])
+    member.submit(order)
+    later = cancel(world)
+    member.submit(later)
+    assert lane_in(member, later) == Lane.OTHER
+
+
 def test_one_signature_is_checked_for_a_cancel_however_many_orders_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -342,6 +354,13 @@ def test_old_orders_that_are_repeated_hold_no_cancel_back(
     later = cancel(world)
     passed(world, [later], sender=2)
     assert lane_in(member, later) == Lane.REDUCING and not checked
+    for turn in range(2):
+        behind = cancel(world)
+        passed(world, [behind])
+        assert lane_in(member, behind) == Lane.OTHER, "over the same one they keep their order"
+        later = cancel(world)
+        passed(world, [later], sender=2)
+        assert lane_in(member, later) == Lane.REDUCING, turn
     fresh, later = world.batch(), cancel(world)
     passed(world, [fresh], sender=2)
     passed(world, [later], sender=3)
