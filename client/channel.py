@@ -24,6 +24,7 @@ OPEN_TIMEOUT_MS = 2_000
 """A process that takes longer to say hello is passed over where there is another one."""
 
 NO_ANSWER = "nothing in time"
+START_HINT = "start it with: trilemma up"
 
 
 class Unreachable(TrilemmaError):
@@ -52,8 +53,8 @@ class Channel:
     A lost session is opened again at the next address, its signers are proven again, and questions
     are asked again, for at most `patience_ms`. The first address is number `first`; with `spread`
     the first signer's key chooses it, so that clients do not all begin with the same process.
-    Where nobody ever answered, patience ends after `first_patience_ms`; `start` is the command that
-    starts the processes.
+    Where nobody ever answered, patience ends after `first_patience_ms`; `start_hint` says how to
+    start the processes.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Channel:
         *,
         spread: bool = False,
         first_patience_ms: int | None = None,
-        start: str = "trilemma up",
+        start_hint: str = START_HINT,
     ) -> None:
         if not addresses:
             raise ConfigError(f"no address of a {role} is known")
@@ -78,7 +79,7 @@ class Channel:
         self._next = first % len(addresses)
         self._spread = spread
         self._first_patience_ms = first_patience_ms
-        self._start = start
+        self._start_hint = start_hint
         self._signers: dict[bytes, Key] = {}
         self.on_open: list[Callable[[Endpoint], Awaitable[None]]] = []
         """Awaited with every new session, after its signers are proven and before it is used."""
@@ -144,7 +145,7 @@ class Channel:
                 if not await backoff.wait() and others <= 0:
                     raise Unreachable(
                         f"no {self.role} process answers ({str(problem) or NO_ANSWER}); "
-                        f"is the cluster up? start it with: {self._start}"
+                        f"is the cluster up? {self._start_hint}"
                     ) from None
                 others -= 1
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from client.channel import Channel, Unreachable
+from client.channel import START_HINT, Channel, Unreachable
 from client.disconnect import CancelOnDisconnect
 from client.ledger import Ledger
 from client.nonces import NonceSource, wall_clock_ms
@@ -156,7 +156,7 @@ class Exchange:
                 self.chain, role, self._addresses.get(role, []), self.patience_ms,
                 self._first_address, spread=self._spread and name == SUBMIT,
                 first_patience_ms=self._first_patience_ms,
-                start="trilemma up" if self.testnet is None else self.testnet.start_command,
+                start_hint=START_HINT if self.testnet is None else self.testnet.start_hint,
             )  # fmt: skip
         return channel
 

@@ -110,8 +110,7 @@ class Tracer:
         await self._ask_all("sequencer", identity, 0, 0)
         if len(self._silent) == len(self._testnet.of_role("sequencer")):
             raise Unreachable(
-                "no sequencer answers; is the cluster up? start it with: "
-                f"{self._testnet.start_command}"
+                f"no sequencer answers; is the cluster up? {self._testnet.start_hint}"
             )
         if not self._steps:
             raise RemoteFault(

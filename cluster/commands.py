@@ -48,11 +48,10 @@ def up(
     ] = 60.0,
 ) -> None:
     """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
-    from cluster.launch import launch_detached, require_ports
-    from cluster.lock import supervisor_pid
+    from cluster.launch import launch_detached, require_host, require_ports
+    from cluster.lock import AlreadyRunning, stop_command, supervisor_pid
     from cluster.supervisor import Supervisor
     from cluster.testnet import TestnetOptions, ensure_testnet
-    from protocol.errors import ConfigError
     from store.testnet import DESCRIPTION_FILE
 
     folder = testnet_directory(context, directory)
@@ -61,14 +60,12 @@ def up(
     testnet = ensure_testnet(folder, TestnetOptions(challengers=CHALLENGERS))
     running = supervisor_pid(testnet.directory)
     if running is not None:
-        raise ConfigError(
-            f"the testnet in {testnet.directory} is running already (pid {running}); "
-            f"stop it with: trilemma down {testnet.directory}"
-        )
+        raise AlreadyRunning(testnet.directory, running)
+    require_host(testnet)
     require_ports(testnet)
     if detach:
         pid = launch_detached(testnet.directory, wait_s)
-        note(f"the testnet runs (pid {pid}); stop it with: trilemma down {testnet.directory}")
+        note(f"the testnet runs (pid {pid}); stop it with: {stop_command(testnet.directory)}")
         return
     run(Supervisor(testnet, report=note).run(wait_s))
 
@@ -141,7 +138,7 @@ def status(
         return
     answering = run(show_status(testnet, watch=watch, interval_s=interval_s, as_json=as_json))
     if not answering:
-        note(f"no process answers; start the testnet with: {testnet.start_command}")
+        note(f"no process answers; {testnet.start_hint}")
         raise typer.Exit(1)
 
 

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 
 from cluster.faults_damage import flip_bits, set_byzantine
-from cluster.faults_orders import Fault, Orders, PlanChange, adding, removing, setting
+from cluster.faults_orders import Fault, Orders, PlanChange, Undo, adding, removing, setting
 from cluster.faults_shapes import Blocked, between, shape
-from cluster.faults_targets import DOWN, PAUSED, FaultFailed
+from cluster.faults_targets import DOWN, PAUSED, FaultFailed, NotRunning
 from net.injection_plan import EVERY_PROCESS, Clock, Disk, Toxic
 
 
@@ -51,14 +52,18 @@ class Nemesis(Orders):
 
     async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> None:
         """Do something to processes side by side, so that none goes on while another is stopped."""
-        await asyncio.gather(*(asyncio.to_thread(act, name) for name in names))
+        acts = (asyncio.to_thread(act, name) for name in names)
+        for error in await asyncio.gather(*acts, return_exceptions=True):
+            if error is not None:
+                raise error
 
     async def crash(self, *names: str) -> Fault:
         """SIGKILL; whoever supervises the process starts it again by itself."""
         self.known(names)
         fault = self.begin("crash", names, f"crash {', '.join(names)}")
         before = {name: await self.ask(self.target.identity, name) for name in names}
-        await self._at_once(self.target.crash, names)
+        async with self._forestalled(fault):  # whom it hit comes back by itself
+            await self._at_once(self.target.crash, names)
         for name in names:
             fault.evidence[name] = f"process {before[name]} was killed"
 
@@ -71,15 +76,21 @@ class Nemesis(Orders):
         """Stop (or kill) and start; returns once the processes serve."""
         self.known(names)
         fault = self.begin("restart", names, f"restart {', '.join(names)}")
+        fault.evidence.update(await self._restart(names, graceful=graceful))
+        return self.ended(fault)
+
+    async def _restart(self, names: Sequence[str], *, graceful: bool = True) -> dict[str, str]:
+        """The restart, and what proves it of each."""
         before = {name: await self.ask(self.target.identity, name) for name in names}
         act = self.target.stop if graceful else self.target.kill
         await self._at_once(act, [name for name in names if before[name]])
-        await self._start(fault, names)
-        for name in names:
-            after = await self.ask(self.target.identity, name)
-            if after != before[name]:
-                fault.evidence[name] = f"process {before[name] or 'none'} became {after}"
-        return self.ended(fault)
+        await self._start(None, names)
+        after = {name: await self.ask(self.target.identity, name) for name in names}
+        return {
+            name: f"process {before[name] or 'none'} became {after[name]}"
+            for name in names
+            if after[name] != before[name]
+        }
 
     async def start(self, *names: str) -> None:
         """Start processes that are down; returns once they serve."""
@@ -90,15 +101,31 @@ class Nemesis(Orders):
         """SIGSTOP until the fault ends: connections stand, and nothing answers."""
         self.known(names)
         fault = self.begin("pause", names, f"pause {', '.join(names)}")
-        for name in names:
-            await asyncio.to_thread(self.target.pause, name)
-            if await self.ask(self.target.state, name) == PAUSED:
-                fault.evidence[name] = "the system has the process stopped"
+        async with self._forestalled(fault, lambda: self._resume(fault.evidence)):
+            for name in names:
+                await asyncio.to_thread(self.target.pause, name)
+                if await self.ask(self.target.state, name) == PAUSED:
+                    fault.evidence[name] = "the system has the process stopped"
         return self.until_end(fault, lambda: self.resume(*names))
+
+    @asynccontextmanager
+    async def _forestalled(self, fault: Fault, undo: Undo | None = None) -> AsyncIterator[None]:
+        """While a fault is ordered: where a process turns out to be down, it never was, and what it
+        did to others is undone. `NotRunning` goes on to the caller."""
+        try:
+            yield
+        except NotRunning:
+            self.faults = [one for one in self.faults if one is not fault]
+            if undo is not None:
+                await undo()
+            raise
 
     async def resume(self, *names: str) -> None:
         """End pauses; processes that are not paused are left alone."""
         self.known(names)
+        await self._resume(names)
+
+    async def _resume(self, names: Iterable[str]) -> None:
         for name in names:
             if await self.ask(self.target.state, name) == PAUSED:
                 await asyncio.to_thread(self.target.resume, name)
@@ -282,19 +309,17 @@ class Nemesis(Orders):
         fault = self.begin("byzantine", names, f"{', '.join(names)} lies: {mode}")
         for name in names:
             set_byzantine(self.testnet, self.testnet.process(name), mode)
-        await self.restart(*names)
-        self.faults.pop()  # the restart is part of this fault
+        await self._restart(names)
         self.lying(fault)
 
         async def honest() -> None:
             for name in names:
                 set_byzantine(self.testnet, self.testnet.process(name), "")
             try:
-                await self.restart(*names)
+                await self._restart(names)
             except FaultFailed:
                 # A key that signed what its state does not know may never sign again.
                 if not set(names) & set(await self.stopped_for_safety()):
                     raise
-            self.faults.pop()
 
         return self.until_end(fault, honest)

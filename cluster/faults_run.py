@@ -28,7 +28,7 @@ from cluster.faults_shapes import SHAPES
 from cluster.faults_targets import RUNNING, FaultFailed, NotRunning, find_target
 from cluster.faults_verdict import PROGRESS, SAFETY, Check, Judge, exit_status
 from cluster.faults_watch import EVERY_S, Sample, Watch
-from cluster.launch import funded
+from cluster.launch import funded, require_host
 from cluster.lock import supervisor_pid
 from cluster.supervisor import Supervisor
 from cluster.testnet import NAMES, TestnetOptions, create_testnet
@@ -115,6 +115,7 @@ async def _cluster(
             with contextlib.suppress(ConfigError):
                 running = find_target(testnet).kind == "containers"
         if not running:
+            require_host(testnet)
             supervisor = await stack.enter_async_context(Supervisor(testnet, report=news))
             await supervisor.wait_ready()
         await _wait_funded(testnet)

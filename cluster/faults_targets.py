@@ -34,7 +34,19 @@ class NotRunning(ConfigError):
     """A process that is down was told to suffer what only one that runs can."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is not running; start it with: trilemma faults restart")
+        super().__init__(f"{name} is not running; start it with: trilemma faults restart {name}")
+
+
+class TestnetDown(ConfigError):
+    """Nothing of a testnet runs here."""
+
+    __test__ = False
+
+    def __init__(self, testnet: Testnet) -> None:
+        super().__init__(
+            f"the testnet in {testnet.directory} does not run: there is neither a supervisor nor a "
+            f"container of it; {testnet.start_hint}"
+        )
 
 
 class Target(Protocol):
@@ -101,10 +113,7 @@ def find_target(testnet: Testnet) -> Target:
     containers = find_containers(testnet)
     if containers is not None:
         return containers
-    raise ConfigError(
-        f"the testnet in {testnet.directory} does not run: there is neither a supervisor nor a "
-        f"container of it; start it with: {testnet.start_command}"
-    )
+    raise TestnetDown(testnet)
 
 
 def until(what: str, holds: Callable[[], bool], timeout_s: float = ACT_S) -> None:

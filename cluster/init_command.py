@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from client.console import DEFAULT_TESTNET, Directory, Json, emit, note, testnet_directory
+from client.console import Directory, Json, emit, note, testnet_directory
 
 if TYPE_CHECKING:
     from cluster.testnet import TestnetOptions
@@ -149,7 +149,7 @@ def init(
         testnet, start = create_deployment(chosen, options, compose, kubernetes, image)
     else:
         testnet = create_testnet(chosen, options)
-        start = f"trilemma up {'' if chosen == DEFAULT_TESTNET else chosen}".rstrip()
+        start = testnet.start_command
     for text in _consequences(options):
         note(text)
     data = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import uvloop
 
 from client.faults import NoProgress
 from client.status import Values, sample
+from cluster.layout import bind_error
 from protocol.errors import ConfigError, TrilemmaError
 from store.config import Role, parse_address
 from store.testnet import Testnet
@@ -25,27 +25,27 @@ class LaunchFailed(TrilemmaError):
     """The supervisor ended instead of serving (exit 1)."""
 
 
+def require_host(testnet: Testnet) -> None:
+    """Raise `ConfigError` where the processes are not this host's: they would find neither their
+    data nor each other."""
+    if testnet.place != "host":
+        raise ConfigError(
+            f"the processes of the testnet in {testnet.directory} are for {testnet.place}, not for "
+            f"this host; {testnet.start_hint}"
+        )
+
+
 def require_ports(testnet: Testnet) -> None:
     """Raise `ConfigError`, which says what to do, where a process would find its port in use."""
     for entry in testnet.processes:
         for address in (entry.public, entry.peer, entry.observe):
-            if address and _in_use(*parse_address(address)):
+            # Whatever else is wrong the process itself says better.
+            if address and bind_error(*parse_address(address)) == errno.EADDRINUSE:
                 raise ConfigError(
                     f"{address}, where {entry.name} listens, is already in use, as by another "
                     "testnet; stop what uses it, or make a testnet on other ports: "
                     "trilemma init DIRECTORY --free-ports (or --base-port N)"
                 )
-
-
-def _in_use(host: str, port: int) -> bool:
-    try:
-        with socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ):
-            return False
-    except OSError as error:
-        # Whatever else is wrong the process itself says better.
-        return error.errno == errno.EADDRINUSE
 
 
 def launch_detached(directory: Path, wait_s: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import socket
 from collections.abc import Collection
@@ -67,7 +68,7 @@ def find_base_port(host: str, counts: dict[Role, int]) -> int:
     low, high = _SEARCH_RANGE
     for _ in range(_SEARCH_TRIES):
         base_port = low + secrets.randbelow(high - low - LAYOUT_PORTS)
-        if all(_is_free(host, port) for port in used_ports(base_port, counts)):
+        if not any(bind_error(host, port) for port in used_ports(base_port, counts)):
             return base_port
     raise ConfigError(f"found no free ports on {host} between {low} and {high}")
 
@@ -83,17 +84,16 @@ def free_ports(host: str, count: int, taken: Collection[int] = ()) -> list[int]:
         if len(found) == count:
             return list(found)
         port = low + secrets.randbelow(high - low)
-        if port not in taken and _is_free(host, port):
+        if port not in taken and not bind_error(host, port):
             found[port] = None
     raise ConfigError(f"found no free ports on {host} between {low} and {high}")
 
 
-def _is_free(host: str, port: int) -> bool:
+def bind_error(host: str, port: int) -> int:
+    """Why nothing can listen there now, as an errno; 0 where the port is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
+    try:
+        with socket.create_server((host, port), family=family):
+            return 0
+    except OSError as error:
+        return error.errno or errno.EIO

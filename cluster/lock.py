@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,21 @@ from protocol.errors import ConfigError
 
 PID_FILE = "supervisor.pid"
 _POLL_S = 0.05
+
+
+def stop_command(directory: Path) -> str:
+    """What stops the testnet of a directory."""
+    return f"trilemma down {shlex.quote(str(directory))}"
+
+
+class AlreadyRunning(ConfigError):
+    """A testnet has a supervisor, by its pid where that is known."""
+
+    def __init__(self, directory: Path, pid: int | None) -> None:
+        super().__init__(
+            f"the testnet in {directory} is running already (pid {pid}); "
+            f"stop it with: {stop_command(directory)}"
+        )
 
 
 class SupervisorLock:
@@ -33,10 +49,7 @@ class SupervisorLock:
         except OSError:
             pid = _read_pid(self._descriptor)
             os.close(self._descriptor)
-            raise ConfigError(
-                f"the testnet in {directory} is running already (pid {pid}); "
-                f"stop it with: trilemma down {directory}"
-            ) from None
+            raise AlreadyRunning(directory, pid) from None
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client.faults import NoProgress
-from cluster.faults_targets import DOWN, LocalTarget
+from cluster.faults_targets import DOWN, LocalTarget, TestnetDown
 from cluster.lock import supervisor_pid
 from cluster.ready import check
 from protocol.errors import ConfigError, TrilemmaError
@@ -91,10 +91,7 @@ def find_restarter(testnet: Testnet) -> Restarter:
     found = _containers(testnet)
     if found:
         return Containers(testnet, found)
-    raise ConfigError(
-        f"the testnet in {testnet.directory} does not run: there is neither a supervisor nor a "
-        f"container of it; start it with: {testnet.start_command}"
-    )
+    raise TestnetDown(testnet)
 
 
 def restart_rolling(

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 
 from protocol.errors import ConfigError
 from protocol.genesis import Chain
 from protocol.keys import Key
-from store.config import Role, read_chain
+from store.config import Role, load_config, read_chain
 from store.keyfiles import load_key
 
 DESCRIPTION_FILE = "testnet.json"
@@ -32,6 +32,10 @@ LOG_FOLDER = "logs"
 ORACLE_KEY = "oracle"
 GUARDIAN_KEY = "guardian"
 FAUCET_KEY = "faucet"
+CONTAINER_DATA = Path("/data")
+"""Where a process in a container or a pod keeps its data, in a folder of its name."""
+
+Place = Literal["host", "containers", "Kubernetes"]
 
 
 class ProcessEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,7 +78,8 @@ class Testnet:
             description = msgspec.json.decode(path.read_bytes(), type=Description)
         except FileNotFoundError:
             raise ConfigError(
-                f"there is no testnet in {directory}; make one with: trilemma init {directory}"
+                f"there is no testnet in {directory}; make one with: "
+                f"trilemma init {shlex.quote(str(directory))}"
             ) from None
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -86,8 +91,33 @@ class Testnet:
 
     @property
     def start_command(self) -> str:
-        """What starts its processes on this machine."""
+        """What starts its processes on this host, where they are to run there."""
         return f"trilemma up {shlex.quote(str(self.directory))}"
+
+    @property
+    def place(self) -> Place:
+        """Where its processes are to run, as its configurations say."""
+        first = self.processes[0]
+        try:
+            config = load_config(self.config_path(first.name))
+        except ConfigError:
+            return "host"
+        if config.data != CONTAINER_DATA / first.name:
+            return "host"
+        # A pod is known by its own name, also to clients; ports of containers are this host's.
+        return "Kubernetes" if first.public.startswith(f"{first.name}.") else "containers"
+
+    @property
+    def start_hint(self) -> str:
+        """What to do where its processes do not run: the rest of a sentence."""
+        if self.place == "host":
+            return f"start it with: {self.start_command}"
+        if self.place == "containers":
+            return (
+                "start its containers with: docker compose -f FILE up -d (FILE: the compose file "
+                "that trilemma init wrote)"
+            )
+        return "Kubernetes starts its pods, once the manifests that trilemma init wrote are applied"
 
     @property
     def genesis_path(self) -> Path:

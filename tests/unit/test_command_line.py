@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
@@ -19,7 +21,12 @@ from client.submission import ActionRejected
 from client.units import UnitError
 from cluster.cli import app
 from cluster.commands import register
-from cluster.testnet import TestnetOptions, create_testnet
+from cluster.faults_run import RunOptions, fresh_options, run_experiment
+from cluster.faults_schedule import load_experiment
+from cluster.faults_targets import find_target
+from cluster.launch import require_host
+from cluster.lock import SupervisorLock
+from cluster.testnet import Place, TestnetOptions, contained, create_testnet
 from protocol.errors import (
     Code,
     ConfigError,
@@ -174,6 +181,65 @@ def test_up_names_a_port_in_use_before_it_starts_anything(
     assert isinstance(done.exception, ConfigError), done.output
     for words in (f"{address}, where validator-2 listens, is already in use", "--free-ports"):
         assert words in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("place", "hint"), [("compose", "docker compose -f FILE up -d"), ("kubernetes", "Kubernetes")]
+)
+def test_a_testnet_of_containers_or_pods_is_not_run_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, hint: str
+) -> None:
+    monkeypatch.setattr("cluster.faults_containers.find_containers", lambda _: None)
+    monkeypatch.setattr("cluster.restart._containers", lambda _: {})
+    monkeypatch.setattr("cluster.supervisor.Supervisor", lambda *_, **__: pytest.fail("started"))
+    options = contained(TestnetOptions(traders=1, free_ports=True), place)
+    made = create_testnet(tmp_path / "my net", options)
+    for arguments in (["up"], ["up", "--detach"], ["restart"]):
+        command, *rest = arguments
+        done = CliRunner().invoke(app, [command, str(made.directory), *rest])
+        assert isinstance(done.exception, ConfigError), done.output
+        assert hint in str(done.exception) and "trilemma up" not in str(done.exception)
+    with pytest.raises(ConfigError, match=hint) as failed:
+        find_target(made)
+    assert "trilemma up" not in str(failed.value)
+
+
+def test_an_experiment_does_not_run_a_testnet_of_containers_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.faults_containers.find_containers", lambda _: None)
+    monkeypatch.setattr("cluster.faults_run.Supervisor", lambda *_, **__: pytest.fail("started"))
+    experiment = load_experiment(ROOT / "faults" / "validator-killed.toml")
+    sizes = msgspec.structs.replace(fresh_options(experiment), traders=0)
+    made = create_testnet(tmp_path / "net", contained(sizes, "compose"))
+    running = run_experiment(experiment, RunOptions(testnet=made.directory))
+    with pytest.raises(ConfigError, match="are for containers, not for this host"):
+        asyncio.run(running)
+
+
+def test_data_on_another_disk_is_no_container(tmp_path: Path) -> None:
+    options = TestnetOptions(traders=0, free_ports=True, data_root=str(tmp_path / "disk"))
+    made = create_testnet(tmp_path / "net", options)
+    assert made.place == "host"
+    require_host(made)
+    made.config_path("validator-0").unlink()
+    assert made.place == "host"
+
+
+def test_a_directory_with_a_space_is_quoted_in_what_to_type(tmp_path: Path) -> None:
+    directory = tmp_path / "my testnet"
+    with pytest.raises(ConfigError, match=f"trilemma init '{directory}'$"):
+        Testnet.load(directory)
+    made = CliRunner().invoke(app, ["init", str(directory), "--free-ports", "--traders", "0"])
+    assert made.output.endswith(f"Start it with: trilemma up '{directory}'\n"), made.output
+    lock = SupervisorLock(directory)
+    try:
+        with pytest.raises(ConfigError, match=f"trilemma down '{directory}'$"):
+            SupervisorLock(directory)
+        done = CliRunner().invoke(app, ["up", str(directory)])
+    finally:
+        lock.release()
+    assert str(done.exception).endswith(f"trilemma down '{directory}'"), done.output
 
 
 def test_who_does_not_answer_is_started_where_its_testnet_is(tmp_path: Path) -> None:

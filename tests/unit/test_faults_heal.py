@@ -169,6 +169,29 @@ def test_faults_that_are_over_are_not_looked_for_any_more(
     asyncio.run(flow())
 
 
+def test_a_fault_that_begins_while_a_liar_starts_is_not_lost(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The restart of a liar is no fault of its own, and takes its time."""
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, World(), monkeypatch)
+        texts = []
+
+        async def delayed(*_: object) -> None:
+            texts.append((await nemesis.delay("validator-0", latency_ms=50)).text)
+
+        monkeypatch.setattr(nemesis, "_start", delayed)
+        monkeypatch.setattr(nemesis, "_count_lies", lambda *_: asyncio.sleep(0))
+        monkeypatch.setattr(nemesis.target, "stop", nemesis.target.kill, raising=False)
+        liar = await nemesis.byzantine("silent", "validator-1")
+        assert nemesis.faults[0] is liar
+        await nemesis.end(liar)
+        assert [fault.text for fault in nemesis.faults] == [liar.text, *texts]
+
+    asyncio.run(flow())
+
+
 def test_what_is_down_already_is_said_to_be(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from cluster.faults_kinds import KINDS, Values, complete
+from cluster.faults_api import Nemesis
+from cluster.faults_kinds import KINDS, Scene, Values, complete
 from cluster.faults_run import Run, RunClock, fresh_options
 from cluster.faults_schedule import Step, expand, load_experiment, parse_experiment
-from cluster.faults_targets import RUNNING, NotRunning
-from cluster.testnet import NAMES
+from cluster.faults_targets import DOWN, PAUSED, RUNNING, NotRunning, Target
+from cluster.testnet import NAMES, TestnetOptions, create_testnet
 from protocol.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[2] / "faults").glob("*.toml"))
@@ -242,3 +243,55 @@ def test_one_that_another_fault_takes_down_meanwhile_ends_the_step_and_not_the_r
     step = Step(0.0, 1.0, "crash", ["validator-0"], [], {})
     (told,) = acted(step, SimpleNamespace(nemesis=nemesis), None)
     assert told.startswith("skipped: crash: validator-0 is not running")
+
+
+class Falling:
+    """Processes of which `falls` goes down as soon as something is done to it."""
+
+    def __init__(self, falls: str) -> None:
+        self.falls = falls
+        self.states: dict[str, str] = {}
+        self.crashed: list[str] = []
+
+    def state(self, name: str) -> str:
+        return self.states.get(name, RUNNING)
+
+    def identity(self, name: str) -> str:
+        return "" if self.state(name) == DOWN else "7"
+
+    def pause(self, name: str) -> None:
+        self._fall(name)
+        self.states[name] = PAUSED
+
+    def resume(self, name: str) -> None:
+        self.states[name] = RUNNING
+
+    def crash(self, name: str) -> None:
+        self._fall(name)
+        self.crashed.append(name)
+
+    def _fall(self, name: str) -> None:
+        if name == self.falls:
+            self.states[name] = DOWN
+            raise NotRunning(name)
+
+
+@pytest.mark.parametrize("kind", ["pause", "hammer-time", "crash"])
+def test_a_fault_that_another_one_forestalls_is_none(kind: str, tmp_path: Path) -> None:
+    """Left in the list, it would fail the run as one of which nothing shows that it bit."""
+    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
+    target = Falling("validator-1")
+    nemesis = Nemesis(testnet, cast(Target, target))
+    step = Step(0.0, 0.0, kind, ["validator-0", "validator-1"], [], {})
+    (told,) = acted(step, Scene(nemesis, cast(Any, None)), None)
+    assert told.startswith(f"skipped: {kind}: validator-1 is not running"), told
+    assert nemesis.faults == []
+    assert target.states == {
+        "validator-1": DOWN, **({} if kind == "crash" else {"validator-0": RUNNING}),
+    }  # fmt: skip
+    asyncio.run(nemesis.pause("validator-0"))
+    assert [fault.text for fault in nemesis.faults] == ["pause validator-0"]
+
+
+def test_a_hint_to_restart_names_the_process() -> None:
+    assert str(NotRunning("prover-0")).endswith("start it with: trilemma faults restart prover-0")
