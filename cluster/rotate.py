@@ -25,15 +25,16 @@ from cluster.faults_targets import DOWN
 from cluster.restart import readiness
 from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal
-from cluster.rotate_places import Place
+from cluster.rotate_places import Place, command, find_place
 from cluster.rotate_quorum import next_stakes, require_quorum
 from protocol.actions import Withdraw
 from protocol.errors import Code, ConfigError, RemoteFault
 from protocol.keys import Key, address_of
 from protocol.messages import BlocksFrom, BlocksView, HeaderRequest, HeaderView
 from protocol.settlement import Bond, Unbond
-from store.config import load_config, parse_address
+from store.config import load_config
 from store.keyfiles import load_key
+from store.testnet import Testnet
 
 BLOCKS_SEEN = 16
 """A member that is no process of the testnet takes part where it signed one of so many blocks."""
@@ -68,8 +69,8 @@ class Rotation:
         self, exchange: Exchange, place: Place, *, payer: str, peer: str = "",
         wait_s: float | None = None, report: Report = lambda _: None,
     ) -> None:  # fmt: skip
-        self._exchange, self._place = exchange, place
-        self._testnet, self._name = place.testnet, place.name
+        self._exchange, self._name = exchange, place.name
+        self._take(place)
         self._payer, self._peer = payer, peer
         self._rules = exchange.chain.genesis.staking
         # The epoch under way may be decided already, so the new key may begin one later.
@@ -78,6 +79,9 @@ class Rotation:
         self._deadline = time.monotonic() + wait_s
         self._wait_s = wait_s
         self._report = report
+
+    def _take(self, place: Place) -> None:
+        self._place, self._testnet = place, place.testnet
         self._files = RotationFiles(place)
 
     async def run(self) -> Rotated:
@@ -93,6 +97,7 @@ class Rotation:
             if journal is None:
                 journal = await self._begin()
             else:
+                self._require_peer_of(journal)
                 self._report(
                     f"going on with the new key {_address(journal.new)}, dialled at {journal.peer}"
                 )
@@ -120,25 +125,29 @@ class Rotation:
             )
         self._place.check()
 
+    def _require_peer_of(self, journal: Journal) -> None:
+        if self._peer not in ("", journal.peer):
+            raise ConfigError(
+                f"the rotation of {self._name} that is not done has its new key dialled at "
+                f"{journal.peer}; go on with that, without --peer"
+            )
+
     async def _begin(self) -> Journal:
         others = self._files.unfinished()
         if others:
             raise ConfigError(
                 f"the rotation of {others[0]} is not done; first: "
-                f"trilemma validator rotate {others[0]}"
+                + command(self._testnet, "validator", "rotate", others[0])
             )
-        old_peer = self._testnet.process(self._name).peer
-        if self._peer and parse_address(self._peer)[1] == parse_address(old_peer)[1]:
-            # Under one address others would dial both keys, and one of the links would always
-            # displace the other. The host is the same, by whatever name.
-            raise ConfigError(f"the new key needs another peer port than the old one, {old_peer}")
+        if self._peer:
+            await asyncio.to_thread(self._place.check_peer, self._peer)
         found = await validator_set(self._exchange)
         old = load_key(self._files.key_path)
         known = _find(found, old.public.hex())
         if known is None or known.stake_uusd < self._rules.min_stake_uusd:
             raise ConfigError(
                 f"{self._name} has no stake that a new key could take over; see: "
-                "trilemma validator list"
+                + command(self._testnet, "validator", "list")
             )
         self._exchange.key(self._payer)  # who pays exists
         await self._require_unbonding_fee(old, known.stake_uusd)
@@ -156,7 +165,7 @@ class Rotation:
             raise ConfigError(
                 f"{self._name} has {uusd_to_usd(has_uusd)} dollars on the ledger beside its stake, "
                 f"and taking that out costs {uusd_to_usd(needed_uusd)}; send it some first: "
-                f"trilemma withdraw 1 --to {old.address.hex()}"
+                + command(self._testnet, "withdraw", "1", "--to", old.address.hex())
             )
 
     async def _require_quorum(
@@ -193,10 +202,11 @@ class Rotation:
         leaving, bonded = _find(found, journal.old), self._bonded(found, journal)
         if leaving is None or not leaving.stake_uusd:
             if not bonded:
+                key = str(self._testnet.key_path(f"{self._name}-next"))
+                words = "bond", "AMOUNT", "--key", key, "--address", journal.peer
                 raise ConfigError(
                     f"the stake of {self._name} left the ledger before its new key had one; bond "
-                    f"it: trilemma validator bond AMOUNT --key "
-                    f"{self._testnet.key_path(self._name + '-next')} --address {journal.peer}"
+                    "it: " + command(self._testnet, "validator", *words)
                 )
             return
         await self._require_quorum(found, journal.old, journal.new, leaving.stake_uusd)
@@ -244,10 +254,25 @@ class Rotation:
             # The new key has it paid: the fee of that comes out of the money itself.
             await ledger.pay_out(new, signed.number, self._left_ms())
         except RemoteFault as fault:
-            # Anybody may have had it paid. Should a little be missing now, as the fee of a bond
-            # that was refused, what is there may still do.
+            # Anybody may have had it paid.
             if fault.code != Code.ALREADY_PAID:
                 raise
+        await self._require_paid(new, action, signed.payer)
+
+    async def _require_paid(self, new: Key, action: Bond, payer: str) -> None:
+        """Raise where the money that came is not enough: the old key's stake may have grown since
+        its withdrawal was signed, and a second one might pay twice."""
+        chain = self._exchange.chain
+        has_uusd = (await self._exchange.ledger.balance(new.address)).balance_uusd
+        if has_uusd >= action.amount_uusd + fee_uusd(chain, new, action):
+            return
+        rest = uusd_to_usd(action.amount_uusd + fees_uusd(chain, new, action) - has_uusd)
+        words = "withdraw", rest, "--to", new.address.hex(), "--as", payer
+        raise ConfigError(
+            f"the new key has {uusd_to_usd(has_uusd)} dollars, too few to bond the "
+            f"{uusd_to_usd(action.amount_uusd)} of {self._name}; send it the rest, then run the "
+            f"same command again: {command(self._testnet, *words)}"
+        )
 
     async def _withdraw(
         self, journal: Journal, signed: SignedWithdrawal, key: Key
@@ -299,9 +324,13 @@ class Rotation:
 
     def _swap(self, journal: Journal) -> Path:
         """Stop the process, exchange its files, start it; the file of the old key. Blocks."""
-        target, name = self._place.target, self._name
+        name = self._name
         if self._files.installed(journal) and not readiness(self._testnet, name):
             return self._files.retired_path(journal)
+        # A container may have been made anew since this began, hours ago.
+        self._take(find_place(Testnet.load(self._testnet.directory), name))
+        self._place.check()
+        target = self._place.target
         if target.state(name) == DOWN:
             target.keep_down(name)
         else:

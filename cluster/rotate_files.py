@@ -23,7 +23,7 @@ from protocol.keys import Key
 from store.config import JOINING, load_config, parse_address
 from store.files import LOCK_NAME, DirectoryLock, lock_directory, sync_directory, write_atomic
 from store.keyfiles import load_key, save_key
-from store.ownership import OWNER_NAME, RESTORED_NAME
+from store.ownership import OWNER_NAME, RESTORED_NAME, UNFINISHED, UNSIGNING
 from store.testnet import DESCRIPTION_FILE, KEY_FOLDER, Description
 
 ROTATION_FOLDER = "rotation"
@@ -159,8 +159,10 @@ class RotationFiles:
 
     def _leave_voting_state(self, old: Key) -> None:
         """From here on the directory signs nothing for the old key, and may pass to another one."""
-        place = self._place
-        if old.public.hex() in place.data_text(OWNER_NAME) and not place.data_text(RESTORED_NAME):
+        place, marks = self._place, (UNSIGNING, UNFINISHED)
+        if old.public.hex() not in place.data_text(OWNER_NAME):
+            return
+        if place.data_text(RESTORED_NAME) not in marks:
             place.leave_voting_state()
 
     def _configure(self, peer: str, certificate: str) -> None:
@@ -204,14 +206,19 @@ class RotationFiles:
         self._write(testnet.directory / DESCRIPTION_FILE, raw)
 
     def _write(self, path: Path, raw: bytes, mode: int | None = None) -> None:
-        write_atomic(path, raw, mode)
-        self._own(path)
+        write_atomic(path, raw, mode, self._owner())
 
     def _own(self, path: Path) -> None:
-        """Give what we wrote as root to the owner of the folder of keys."""
-        if os.geteuid() == 0:
-            owner = self.key_path.parent.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+        owner = self._owner()
+        if owner is not None:
+            os.chown(path, *owner, follow_symlinks=False)
+
+    def _owner(self) -> tuple[int, int] | None:
+        """Whom what we write as root belongs to: user and group of the folder of keys."""
+        if os.geteuid() != 0:
+            return None
+        found = self.key_path.parent.stat()
+        return found.st_uid, found.st_gid
 
 
 def with_fields(text: str, fields: dict[str, str]) -> str:

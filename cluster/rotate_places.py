@@ -8,12 +8,14 @@ which docker reads and writes; the new certificate goes there too, since no file
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Protocol
 
+from client.console import testnet_option
 from cluster.faults_containers import DATA_IN_CONTAINER, ContainerTarget, find_containers
 from cluster.faults_targets import FaultFailed, LocalTarget, Target
-from cluster.layout import free_ports
+from cluster.layout import bind_error, free_ports
 from cluster.lock import supervisor_pid
 from protocol.errors import ConfigError
 from store.config import load_config, parse_address
@@ -36,6 +38,9 @@ class Place(Protocol):
 
     def free_peer(self) -> str:
         """Where others could dial it, at a port that nobody had yet."""
+
+    def check_peer(self, peer: str) -> None:
+        """Raise `ConfigError` where the process cannot be dialled at this port."""
 
     def described(self, peer: str) -> str:
         """What the testnet's description says where others dial `peer`."""
@@ -69,10 +74,33 @@ def find_place(testnet: Testnet, name: str) -> Place:
     )
 
 
-def _ports(testnet: Testnet) -> set[int]:
-    entries = testnet.processes
-    given = [each for one in entries for each in (one.public, one.peer, one.observe) if each]
-    return {parse_address(each)[1] for each in given}
+def command(testnet: Testnet, *words: str) -> str:
+    """What to type for a command of `trilemma` on this testnet."""
+    is_usual = Path(testnet_option()).absolute() == testnet.directory
+    chosen = () if is_usual else ("--testnet", str(testnet.directory))
+    return shlex.join(["trilemma", *chosen, *words])
+
+
+def _ports(testnet: Testnet) -> dict[int, str]:
+    """Ports of its processes, with whose they are."""
+    return {
+        parse_address(each)[1]: one.name
+        for one in testnet.processes
+        for each in (one.public, one.peer, one.observe)
+        if each
+    }
+
+
+def _require_unused(testnet: Testnet, peer: str) -> None:
+    port = parse_address(peer)[1]
+    user = _ports(testnet).get(port)
+    if user is not None:
+        # At the peer port of the old key others would dial both keys, and one of the links would
+        # always displace the other. The host is the same, by whatever name.
+        raise ConfigError(
+            f"the new key needs another peer port than {port}, which {user} has; without --peer it "
+            "gets a free one"
+        )
 
 
 class LocalPlace:
@@ -90,6 +118,18 @@ class LocalPlace:
         """A free port of the same host."""
         host = self.testnet.process(self.name).peer.rpartition(":")[0]
         return f"{host}:{free_ports(host.strip('[]'), 1, _ports(self.testnet))[0]}"
+
+    def check_peer(self, peer: str) -> None:
+        """Nobody has the port on this host."""
+        _require_unused(self.testnet, peer)
+        port = parse_address(peer)[1]
+        listen = load_config(self.testnet.config_path(self.name)).peer_listen
+        error = bind_error(parse_address(listen)[0], port)
+        if error:
+            raise ConfigError(
+                f"{self.name} cannot listen at port {port}: {os.strerror(error)}; without --peer "
+                "the new key gets a free one"
+            )
 
     def described(self, peer: str) -> str:
         """The same."""
@@ -148,6 +188,10 @@ class ContainerPlace:
         if port > 65_535:
             raise ConfigError("no port is left above those of the testnet; choose one with --peer")
         return f"{self.name}:{port}"
+
+    def check_peer(self, peer: str) -> None:
+        """No process of the testnet has the port; ports of this host are others."""
+        _require_unused(self.testnet, peer)
 
     def described(self, peer: str) -> str:
         """Addresses of the description are those that this host sees."""

@@ -106,23 +106,29 @@ def create_file(path: Path, mode: int = 0o644) -> int:
     try:
         if disk.active:
             disk.write(path)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        # No link: who may write in the folder must not lead root to another file.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(path, flags, mode)
     except OSError as error:
         raise refusal(error, path) from error
 
 
-def write_atomic(path: Path, data: bytes, mode: int | None = None) -> None:
+def write_atomic(
+    path: Path, data: bytes, mode: int | None = None, owner: tuple[int, int] | None = None
+) -> None:
     """Replace `path` by `data` so that after a crash either the old or the new content stands.
 
     Temporary file in the same directory, fsync, rename, fsync of the directory. Without a `mode`
     the file keeps that of the one it replaces; a new one is readable as far as the umask allows.
-    Raises `OSError`.
+    It belongs to the user and group of `owner` from the start, or to us. Raises `OSError`.
     """
     wanted = _mode_of(path) if mode is None else mode
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = create_file(temporary, 0o644 if wanted is None else wanted)
     try:
         try:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
             if wanted is not None:
                 os.fchmod(descriptor, wanted)
             write_all(descriptor, data)

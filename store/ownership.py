@@ -19,12 +19,15 @@ OWNER_NAME = "OWNER"
 """File in a data directory that says whose it is: role, key of a member, chain."""
 
 RESTORED_NAME = "RESTORED"
-"""File in a data directory that came from a backup: `UNFINISHED`, or `UNSIGNING`."""
+"""File in a data directory that came from a backup: `UNFINISHED`, `UNSIGNING`, or `_PASSING` and
+the owner it passes to."""
 
 UNFINISHED = "unfinished\n"
 UNSIGNING = "signs nothing with the key of its backup\n"
 """The directory holds no voting state, so the key that it belongs to may have signed more than it
 tells of."""
+
+_PASSING = "passes to "
 
 
 def claim_directory(config: ProcessConfig, chain: Chain, key: Key) -> bool:
@@ -48,10 +51,16 @@ def claim_directory(config: ProcessConfig, chain: Chain, key: Key) -> bool:
         write_atomic(path, owner.encode("ascii"))
         return True
     if found == owner:
+        if restored == _PASSING + owner:
+            # A crash came in between: this owner's key has signed nothing yet.
+            forget_restore(config.data)
         return False
     same_chain = found.split()[-1:] == owner.split()[-1:]
-    if restored and same_chain and found.split()[:1] == [config.role]:
-        # The new owner first: a crash in between only means that it does not sign yet.
+    may_pass = restored not in ("", _PASSING + found)
+    if may_pass and same_chain and found.split()[:1] == [config.role]:
+        # As long as there is a mark nobody signs. It names the new owner before that one's key is
+        # written down, so that a start after a crash can tell it from the key of the backup.
+        mark_restore(config.data, _PASSING + owner)
         write_atomic(path, owner.encode("ascii"))
         forget_restore(config.data)
         return False

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,13 +16,14 @@ import pytest
 
 from client.faults import NoProgress
 from client.sdk import Exchange
+from client.units import usd_to_uusd
 from client.validators import ValidatorSetView, ValidatorView
 from cluster import cli, rotate, rotate_files, rotate_places
 from cluster.defaults import FEES
 from cluster.rotate import Rotation
 from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal, with_fields
-from cluster.rotate_places import LocalPlace
+from cluster.rotate_places import LocalPlace, command
 from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
 from node.process_peers import read_certificate
@@ -266,6 +269,33 @@ async def test_the_same_command_goes_on_after_the_swap_with_the_port_that_it_nam
         await world.rotation(PEER).run()
 
 
+async def test_a_peer_port_that_somebody_has_is_refused(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(testnet, monkeypatch)
+    testnet.key_path(f"{NAME}-next").unlink()
+    world.files.finish()
+    for entry in testnet.processes:
+        for address in filter(None, (entry.public, entry.peer, entry.observe)):
+            port = address.rpartition(":")[2]
+            with pytest.raises(ConfigError, match=f"than {port}, which {entry.name} has"):
+                await world.rotation(f"localhost:{port}")._begin()
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"at port {port}: Address already in use"):
+            await world.rotation(f"127.0.0.1:{port}")._begin()
+    assert not testnet.key_path(f"{NAME}-next").exists() and world.files.journal() is None
+
+
+async def test_a_rotation_that_goes_on_has_the_peer_that_it_began_with(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(testnet, monkeypatch)
+    with pytest.raises(ConfigError, match=f"dialled at {PEER}; go on with that"):
+        await world.rotation("127.0.0.1:31998").run()
+    assert world.told == [] and world.files.journal() == world.journal
+
+
 async def test_what_was_paid_already_is_no_obstacle(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,16 +305,40 @@ async def test_what_was_paid_already_is_no_obstacle(
 
     async def pay_out(_: Key, number: int, __: int) -> None:
         assert number == 5
+        world.balances[world.new.address] = 10**9
         raise RemoteFault(code, "")
 
     monkeypatch.setattr(world.exchange.ledger, "pay_out", pay_out)
-    world.balances[world.new.address] = 1_000
     signed = SignedWithdrawal("trader-00", "ab", 7, 1, 3, number=5)
     journal = Journal(world.journal.old, world.journal.new, PEER, signed)
     await fund(world.rotation(), journal, world.new, 1_000)
     code = Code.BAD_PROOF
+    world.balances[world.new.address] = 0
     with pytest.raises(RemoteFault):
         await fund(world.rotation(), journal, world.new, 1_000)
+
+
+async def test_a_stake_that_grew_since_it_was_paid_for_says_what_to_send(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fund = Rotation._fund
+    world = World(testnet, monkeypatch)
+    has_uusd, stake_uusd = 1_000_000, 5_000_000
+
+    async def pay_out(*_: object) -> None:
+        world.balances[world.new.address] = has_uusd
+
+    monkeypatch.setattr(world.exchange.ledger, "pay_out", pay_out)
+    signed = SignedWithdrawal("trader-00", "ab", 7, 1, 3, number=5)
+    journal = Journal(world.journal.old, world.journal.new, PEER, signed)
+    with pytest.raises(ConfigError) as refused:
+        await fund(world.rotation(), journal, world.new, stake_uusd)
+    *_, hint = str(refused.value).partition("trilemma ")
+    words = shlex.split(hint)
+    assert words[:3] == ["--testnet", str(testnet.directory), "withdraw"]
+    assert words[4:] == ["--to", world.new.address.hex(), "--as", "trader-00"]
+    world.balances[world.new.address] = has_uusd + usd_to_uusd(words[3])
+    await fund(world.rotation(), journal, world.new, stake_uusd)
 
 
 # --- what it costs
@@ -331,6 +385,7 @@ async def test_the_new_key_gets_its_stake_and_fees_and_pays_for_the_payout_itsel
 
     async def pay_out(key: Key, number: int, _: int) -> None:
         assert key.public == world.new.public and number == 9
+        world.balances[world.new.address] = 1_000 + fees
 
     def sign(_: Key, __: int, actions: list[Withdraw]) -> SimpleNamespace:
         asked.extend(actions)
@@ -370,6 +425,24 @@ def test_fees_are_those_of_genesis(testnet: Testnet) -> None:
 
 
 # --- the configuration, and the command
+
+
+def test_a_hint_can_be_typed_as_it_stands(
+    tmp_path: Path, testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TRILEMMA_TESTNET", raising=False)
+    monkeypatch.chdir(tmp_path)
+    spaced = tmp_path / "my net"
+    testnet.directory.rename(spaced)
+    words = ["validator", "bond", "--key", "a b"]
+    hint = command(Testnet.load(spaced), *words)
+    assert shlex.split(hint) == ["trilemma", "--testnet", str(spaced), *words]
+    usual = tmp_path / ".trilemma" / "testnet"
+    usual.parent.mkdir()
+    spaced.rename(usual)
+    assert command(Testnet.load(usual), "status") == "trilemma status"
+    monkeypatch.setenv("TRILEMMA_TESTNET", str(spaced))
+    assert command(Testnet.load(usual), "status") == f"trilemma --testnet {usual} status"
 
 
 def test_fields_are_set_and_everything_else_stays() -> None:

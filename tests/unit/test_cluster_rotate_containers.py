@@ -27,6 +27,7 @@ from node.process_peers import read_certificate
 from protocol.errors import ConfigError
 from protocol.keys import Key
 from store.config import ProcessConfig, load_chain, load_config, load_process_key, parse_address
+from store.files import path_of
 from store.keyfiles import load_key
 from store.ownership import claim_directory, may_sign
 from store.testnet import Testnet
@@ -50,6 +51,7 @@ class Docker:
         self.volume = volume
         self.testnet = testnet
         self.running = False
+        self.id = "id"
         self.signers: list[bytes | None] = []
         self.owners: dict[str, tuple[int, int, int]] = {}
         self.left = 1_000
@@ -60,11 +62,13 @@ class Docker:
     def __call__(self, *arguments: str, given: bytes | None = None) -> bytes:
         verb = arguments[0]
         if verb == "ps":
-            return b"id"
+            return self.id.encode()
         if verb == "inspect":
             return json.dumps([self.described()]).encode()
         if verb == "cp" and given is None:
             return self._copy_out(arguments[1].partition(":")[2])
+        if verb in ("stop", "start") and arguments[-1] != self.id:
+            raise FaultFailed(f"docker {verb}: No such container: {arguments[-1]}")
         self.change()
         if verb == "cp":
             assert given is not None
@@ -77,7 +81,7 @@ class Docker:
 
     def described(self) -> dict[str, Any]:
         return {
-            "Id": "id",
+            "Id": self.id,
             "Config": {"Labels": {SERVICE_LABEL: NAME}, "User": f"{USER}:{USER + 1}"},
             "Mounts": self.mounts,
             "State": {"Running": self.running, "Paused": False, "Pid": 7, "StartedAt": "t",
@@ -239,20 +243,52 @@ def swapped(world: World, journal: Journal, old: Key, new: Key) -> None:
     assert world.swap(journal) == retired and len(docker.signers) == starts, "it is done"
 
 
+def test_a_container_that_was_made_anew_meanwhile_gets_the_new_key(
+    before: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, journal, _, new = begun(before, monkeypatch)
+    exchange = Exchange.connect(world.testnet.directory)
+    rotation = Rotation(exchange, world.place(), payer="trader-00")
+    world.docker.id = "another"
+    mounts, world.docker.mounts = world.docker.mounts, world.docker.mounts[:2]
+    with pytest.raises(ConfigError, match="not mounted"):
+        rotation._swap(journal)
+    assert world.docker.running, "it is not stopped where it would not see its new key"
+    world.docker.mounts = mounts
+    rotation._swap(journal)
+    assert world.docker.signers[-1] == new.public
+
+
 def test_files_belong_to_the_user_of_the_container(
     before: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: dict[str, tuple[int, int]] = {}
+    late: list[str] = []
+    rename = os.rename
+
+    def chown(path: Path, uid: int, gid: int, *, follow_symlinks: bool) -> None:
+        assert not follow_symlinks
+        given[path.name] = uid, gid
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given[path_of(descriptor).name] = uid, gid
+
+    def renamed(source: Path, target: Path) -> None:
+        if source.name in given:
+            given[target.name] = given.pop(source.name)
+        else:
+            late.append(target.name)
+        rename(source, target)
+
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(
-        os, "chown",
-        lambda path, uid, gid: given.update({Path(path).name: (uid, gid)}),
-    )  # fmt: skip
+    for name, made_up in (("chown", chown), ("fchown", fchown), ("rename", renamed)):
+        monkeypatch.setattr(os, name, made_up)
     world, journal, _, _ = begun(before, monkeypatch)
     world.swap(journal)
     owner = (before / "net" / "keys").stat()
     # The new key has another name when it is written.
     wanted = {f"{NAME}-next.part", f"{NAME}.crt", f"{NAME}.toml", f"{NAME}.json", "testnet.json"}
+    assert not wanted & set(late), "from its first moment under its name it has its owner"
     assert wanted <= given.keys() and set(given.values()) == {(owner.st_uid, owner.st_gid)}
     assert world.testnet.key_path(NAME).stat().st_mode & 0o777 == 0o600
     assert world.docker.owners == dict.fromkeys(("RESTORED", f"{NAME}.crt"), (USER, USER + 1, 420))

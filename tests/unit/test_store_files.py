@@ -47,6 +47,15 @@ def test_a_new_file_is_as_open_as_the_umask_allows(tmp_path: Path, umask: int, m
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
 
 
+def test_write_atomic_follows_no_link_in_place_of_its_temporary_file(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"mine")
+    (tmp_path / f".file.{os.getpid()}.tmp").symlink_to(other)
+    with pytest.raises(OSError, match="symbolic link"):
+        write_atomic(tmp_path / "file", b"new")
+    assert other.read_bytes() == b"mine" and not (tmp_path / "file").exists()
+
+
 def test_a_failed_write_leaves_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

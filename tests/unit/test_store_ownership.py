@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from protocol.errors import Code, ConfigError, Rejected
 from protocol.genesis import Chain
 from sequencer.effects import RecoveredSequencer
 from sequencer.machine import Sequencer
+from store import ownership
 from store.config import ProcessConfig, Role
 from store.ownership import (
     UNFINISHED,
@@ -25,6 +27,10 @@ from store.ownership import (
 )
 
 ONE, TWO = key_of("one"), key_of("two")
+
+
+class Killed(Exception):
+    """The process ends here."""
 
 
 @pytest.fixture
@@ -68,6 +74,51 @@ def test_after_a_restore_the_old_key_signs_nothing_and_a_new_one_does(
     assert may_sign(config(tmp_path)) and restored_as(tmp_path) == ""
     with pytest.raises(ConfigError, match="another process"):
         claim_directory(config(tmp_path), chain, ONE)
+
+
+@pytest.mark.parametrize("changes", range(4))
+def test_a_new_key_signs_however_its_first_start_ended(
+    tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, changes: int
+) -> None:
+    claim_directory(config(tmp_path), chain, ONE)
+    mark_restore(tmp_path, UNSIGNING)
+    left = [changes]
+
+    def dying(change: Callable[..., None]) -> Callable[..., None]:
+        def call(*arguments: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            change(*arguments)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("write_atomic", "forget_restore"):
+            patch.setattr(ownership, name, dying(getattr(ownership, name)))
+        if changes < 3:
+            with pytest.raises(Killed):
+                claim_directory(config(tmp_path), chain, TWO)
+        else:
+            claim_directory(config(tmp_path), chain, TWO)
+    assert may_sign(config(tmp_path)) == (changes == 3)
+    if changes < 2:
+        claim_directory(config(tmp_path), chain, ONE)
+        assert not may_sign(config(tmp_path)), "the key of the backup"
+    else:
+        with pytest.raises(ConfigError, match="another process"):
+            claim_directory(config(tmp_path), chain, ONE)
+    claim_directory(config(tmp_path), chain, TWO)
+    assert may_sign(config(tmp_path))
+
+
+def test_a_backup_of_the_new_key_signs_nothing(tmp_path: Path, chain: Chain) -> None:
+    claim_directory(config(tmp_path), chain, ONE)
+    mark_restore(tmp_path, UNSIGNING)
+    claim_directory(config(tmp_path), chain, TWO)
+    mark_restore(tmp_path, UNSIGNING)
+    claim_directory(config(tmp_path), chain, TWO)
+    assert not may_sign(config(tmp_path))
 
 
 def test_a_restored_sequencer_follows_the_others_and_signs_nothing() -> None:
