@@ -50,22 +50,27 @@ class Nemesis(Orders):
             fault.evidence[name] = f"process {pid} is gone" if pid else "it was down already"
         return self.until_end(fault, lambda: self._start(fault, names))
 
-    async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> None:
-        """Do something to processes side by side, so that none goes on while another is stopped."""
+    async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> list[NotRunning]:
+        """Do something to processes side by side, so that none goes on while another is stopped;
+        tells of those that were down already."""
         acts = (asyncio.to_thread(act, name) for name in names)
-        for error in await asyncio.gather(*acts, return_exceptions=True):
-            if error is not None:
+        errors = [one for one in await asyncio.gather(*acts, return_exceptions=True) if one]
+        for error in errors:
+            if not isinstance(error, NotRunning):
                 raise error
+        return [error for error in errors if isinstance(error, NotRunning)]
 
     async def crash(self, *names: str) -> Fault:
-        """SIGKILL; whoever supervises the process starts it again by itself."""
+        """SIGKILL, of several at those that run; whoever supervises a process starts it again."""
         self.known(names)
         fault = self.begin("crash", names, f"crash {', '.join(names)}")
         before = {name: await self.ask(self.target.identity, name) for name in names}
-        async with self._forestalled(fault):  # whom it hit comes back by itself
-            await self._at_once(self.target.crash, names)
-        for name in names:
-            fault.evidence[name] = f"process {before[name]} was killed"
+        async with self._forestalled(fault):
+            down = await self._at_once(self.target.crash, names)
+            if len(down) == len(names):
+                raise down[0]
+        fault.evidence = {name: f"process {before[name]} was killed" for name in names}
+        fault.evidence |= {one.name: "it was down already" for one in down}
 
         async def back() -> None:
             await asyncio.gather(*(self.wait_ready(name) for name in names))

@@ -34,6 +34,7 @@ class NotRunning(ConfigError):
     """A process that is down was told to suffer what only one that runs can."""
 
     def __init__(self, name: str) -> None:
+        self.name = name
         super().__init__(f"{name} is not running; start it with: trilemma faults restart {name}")
 
 

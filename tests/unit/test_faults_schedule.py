@@ -276,13 +276,28 @@ class Falling:
             raise NotRunning(name)
 
 
+def test_a_crash_of_several_hits_those_that_run(tmp_path: Path) -> None:
+    """A loss of power would be none if it were left out for one process that just starts again."""
+    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
+    target = Falling("validator-1")
+    nemesis = Nemesis(testnet, cast(Target, target))
+    fault = asyncio.run(nemesis.crash("validator-0", "validator-1", "validator-2"))
+    assert sorted(target.crashed) == ["validator-0", "validator-2"]
+    assert fault.evidence == {
+        "validator-0": "process 7 was killed",
+        "validator-1": "it was down already",
+        "validator-2": "process 7 was killed",
+    }
+
+
 @pytest.mark.parametrize("kind", ["pause", "hammer-time", "crash"])
 def test_a_fault_that_another_one_forestalls_is_none(kind: str, tmp_path: Path) -> None:
     """Left in the list, it would fail the run as one of which nothing shows that it bit."""
     testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
     target = Falling("validator-1")
     nemesis = Nemesis(testnet, cast(Target, target))
-    step = Step(0.0, 0.0, kind, ["validator-0", "validator-1"], [], {})
+    hit = ["validator-1"] if kind == "crash" else ["validator-0", "validator-1"]
+    step = Step(0.0, 0.0, kind, hit, [], {})
     (told,) = acted(step, Scene(nemesis, cast(Any, None)), None)
     assert told.startswith(f"skipped: {kind}: validator-1 is not running"), told
     assert nemesis.faults == []
