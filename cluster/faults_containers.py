@@ -15,10 +15,10 @@ from typing import Any
 
 from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, NotRunning, until
 from protocol.errors import ConfigError
-from store.testnet import GENESIS_FILE, Testnet
+from store.testnet import CONTAINER_DATA, GENESIS_FILE, Testnet
 
-SERVICE_LABEL = "com.docker.compose.service"
-DATA_IN_CONTAINER = "/data"
+COMPOSE_LABEL = "com.docker.compose."
+SERVICE_LABEL = f"{COMPOSE_LABEL}service"
 DOCKER_S = 60.0
 
 
@@ -37,20 +37,27 @@ def docker(*arguments: str, given: bytes | None = None) -> bytes:
     return done.stdout
 
 
-def find_containers(testnet: Testnet) -> ContainerTarget | None:
-    """The containers that have the testnet mounted; None where there are none, or no docker."""
+def described_containers(testnet: Testnet) -> dict[str, dict[str, Any]]:
+    """What docker says of the containers that have the testnet mounted, by the names of their
+    processes; nothing where there is no docker."""
     try:
         ids = docker("ps", "-aq", "--filter", f"label={SERVICE_LABEL}").decode().split()
         described = json.loads(docker("inspect", *ids)) if ids else []
     except (ConfigError, FaultFailed):
-        return None
+        return {}
     names = {entry.name for entry in testnet.processes}
-    found: dict[str, str] = {}
+    found: dict[str, dict[str, Any]] = {}
     for container in described:
         service = container["Config"]["Labels"].get(SERVICE_LABEL, "")
         mounted = any(_same(mount.get("Source"), testnet) for mount in container["Mounts"])
         if service in names and mounted:
-            found[service] = container["Id"]
+            found[service] = container
+    return found
+
+
+def find_containers(testnet: Testnet) -> ContainerTarget | None:
+    """The containers that have the testnet mounted; None where there are none, or no docker."""
+    found = {name: container["Id"] for name, container in described_containers(testnet).items()}
     return ContainerTarget(testnet, found) if found else None
 
 
@@ -209,7 +216,7 @@ class ContainerTarget:
         return found
 
     def _path(self, name: str, path: str) -> str:
-        return f"{DATA_IN_CONTAINER}/{name}" + (f"/{path}" if path else "")
+        return f"{CONTAINER_DATA}/{name}" + (f"/{path}" if path else "")
 
     def _running(self, name: str) -> None:
         if self.state(name) == DOWN:

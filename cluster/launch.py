@@ -30,8 +30,8 @@ def require_host(testnet: Testnet) -> None:
     data nor each other."""
     if testnet.place != "host":
         raise ConfigError(
-            f"the processes of the testnet in {testnet.directory} are for {testnet.place}, not for "
-            f"this host; {testnet.start_hint}"
+            f"the testnet in {testnet.directory} is made for {testnet.place}, not for this host; "
+            f"{testnet.start_hint}"
         )
 
 

@@ -7,9 +7,7 @@ then, with its volume, its ports and the user it ran as.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,14 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from client.faults import NoProgress
+from cluster.faults_containers import COMPOSE_LABEL, described_containers
 from cluster.faults_targets import DOWN, LocalTarget, TestnetDown
 from cluster.lock import supervisor_pid
 from cluster.ready import check
 from protocol.errors import ConfigError, TrilemmaError
 from store.config import parse_address
-from store.testnet import GENESIS_FILE, Testnet
+from store.testnet import Testnet
 
-COMPOSE_LABEL = "com.docker.compose."
 COMMAND_S = 120.0
 _POLL_S = 0.1
 _ANY_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -88,7 +86,7 @@ def find_restarter(testnet: Testnet) -> Restarter:
     """Whoever runs this testnet; raises `ConfigError` where nobody does."""
     if supervisor_pid(testnet.directory) is not None:
         return LocalProcesses(testnet)
-    found = _containers(testnet)
+    found = described_containers(testnet)
     if found:
         return Containers(testnet, found)
     raise TestnetDown(testnet)
@@ -146,26 +144,6 @@ def readiness(testnet: Testnet, name: str) -> str:
         raise ConfigError(f"{name} has no observe address, which tells when it is ready")
     host, port = parse_address(address)
     return check(port, _ANY_HOSTS.get(host, host))
-
-
-def _containers(testnet: Testnet) -> dict[str, dict[str, Any]]:
-    """What docker says of the containers that have the testnet's genesis mounted."""
-    if shutil.which("docker") is None:
-        return {}
-    try:
-        ids = _run(["docker", "ps", "-aq", "--filter", f"label={COMPOSE_LABEL}service"]).split()
-        described = json.loads(_run(["docker", "inspect", *ids])) if ids else []
-    except RestartFailed:
-        return {}
-    names = {entry.name for entry in testnet.processes}
-    genesis = (testnet.directory / GENESIS_FILE).resolve()
-    found = {}
-    for container in described:
-        name = container["Config"]["Labels"][f"{COMPOSE_LABEL}service"]
-        sources = [Path(mount["Source"]).resolve() for mount in container["Mounts"]]
-        if name in names and genesis in sources:
-            found[name] = container
-    return found
 
 
 def _compose() -> list[str]:

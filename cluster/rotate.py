@@ -231,12 +231,10 @@ class Rotation:
 
     async def _fund(self, journal: Journal, new: Key, stake_uusd: int) -> None:
         """Have the payer's account pay what the new key lacks for this stake."""
-        ledger, chain = self._exchange.ledger, self._exchange.chain
         action = Bond(stake_uusd, self._files.certificate(new), journal.peer)
-        has_uusd = (await ledger.balance(new.address)).balance_uusd
-        if has_uusd >= stake_uusd + fee_uusd(chain, new, action):
+        lacking_uusd = await self._lacking_uusd(new, action)
+        if not lacking_uusd:
             return
-        lacking_uusd = stake_uusd + fees_uusd(chain, new, action) - has_uusd
         signed = journal.withdrawal
         key = self._exchange.key(self._payer if signed is None else signed.payer)
         if signed is None:
@@ -252,7 +250,7 @@ class Rotation:
             signed = await self._withdraw(journal, signed, key)
         try:
             # The new key has it paid: the fee of that comes out of the money itself.
-            await ledger.pay_out(new, signed.number, self._left_ms())
+            await self._exchange.ledger.pay_out(new, signed.number, self._left_ms())
         except RemoteFault as fault:
             # Anybody may have had it paid.
             if fault.code != Code.ALREADY_PAID:
@@ -262,17 +260,23 @@ class Rotation:
     async def _require_paid(self, new: Key, action: Bond, payer: str) -> None:
         """Raise where the money that came is not enough: the old key's stake may have grown since
         its withdrawal was signed, and a second one might pay twice."""
+        lacking_uusd = await self._lacking_uusd(new, action)
+        if lacking_uusd:
+            rest = uusd_to_usd(lacking_uusd)
+            words = "withdraw", rest, "--to", new.address.hex(), "--as", payer
+            raise ConfigError(
+                f"the new key lacks {rest} dollars to bond the {uusd_to_usd(action.amount_uusd)} "
+                f"of {self._name}; send it these, then run the same command again: "
+                + command(self._testnet, *words)
+            )
+
+    async def _lacking_uusd(self, new: Key, action: Bond) -> int:
+        """What the new key needs to bond and for fees to come; 0 where it has enough to bond."""
         chain = self._exchange.chain
         has_uusd = (await self._exchange.ledger.balance(new.address)).balance_uusd
         if has_uusd >= action.amount_uusd + fee_uusd(chain, new, action):
-            return
-        rest = uusd_to_usd(action.amount_uusd + fees_uusd(chain, new, action) - has_uusd)
-        words = "withdraw", rest, "--to", new.address.hex(), "--as", payer
-        raise ConfigError(
-            f"the new key has {uusd_to_usd(has_uusd)} dollars, too few to bond the "
-            f"{uusd_to_usd(action.amount_uusd)} of {self._name}; send it the rest, then run the "
-            f"same command again: {command(self._testnet, *words)}"
-        )
+            return 0
+        return action.amount_uusd + fees_uusd(chain, new, action) - has_uusd
 
     async def _withdraw(
         self, journal: Journal, signed: SignedWithdrawal, key: Key

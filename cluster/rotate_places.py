@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 from client.console import testnet_option
-from cluster.faults_containers import DATA_IN_CONTAINER, ContainerTarget, find_containers
+from cluster.faults_containers import ContainerTarget, find_containers
 from cluster.faults_targets import FaultFailed, LocalTarget, Target
 from cluster.layout import bind_error, free_ports
 from cluster.lock import supervisor_pid
 from protocol.errors import ConfigError
 from store.config import load_config, parse_address
 from store.ownership import RESTORED_NAME, UNSIGNING, mark_restore
-from store.testnet import Testnet
+from store.testnet import CONTAINER_DATA, Testnet
 
 _ABSENT = ("Could not find the file", "No such container:path")
 """What docker says of a file that is not there."""
@@ -170,7 +170,7 @@ class ContainerPlace:
     def check(self) -> None:
         """It has its configuration, its key and a volume mounted, as compose files of ours say."""
         config = load_config(self.testnet.config_path(self.name))
-        if config.data != Path(DATA_IN_CONTAINER, self.name):
+        if config.data != CONTAINER_DATA / self.name:
             raise ConfigError(f"{self.name} keeps its data in {config.data}, which is no volume")
         mounted = self._container.mounted(self.name)
         for path in (self.testnet.config_path(self.name), self.testnet.key_path(self.name)):
@@ -210,12 +210,12 @@ class ContainerPlace:
 
     def leave_voting_state(self) -> None:
         """Mark its volume as restored. Were the mark lost, the new key would not start on it."""
-        path = f"{DATA_IN_CONTAINER}/{self.name}/{RESTORED_NAME}"
+        path = f"{CONTAINER_DATA}/{self.name}/{RESTORED_NAME}"
         self._container.add_file(self.name, path, UNSIGNING.encode("ascii"))
 
     def give_certificate(self, path: Path, pem: bytes) -> str:
         """Beside its data, in the volume."""
-        inside = f"{DATA_IN_CONTAINER}/{path.name}"
+        inside = f"{CONTAINER_DATA}/{path.name}"
         self._container.add_file(self.name, inside, pem)
         os.sync()  # docker does not sync what it copies
         return inside

@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -60,6 +59,7 @@ from store.config import Role, parse_address
 from store.keyfiles import save_key
 from store.testnet import (
     CONFIG_FOLDER,
+    CONTAINER_DATA,
     DATA_FOLDER,
     DESCRIPTION_FILE,
     FAUCET_KEY,
@@ -69,11 +69,10 @@ from store.testnet import (
     LOG_FOLDER,
     ORACLE_KEY,
     Description,
+    Place,
     ProcessEntry,
     Testnet,
 )
-
-Place = Literal["host", "compose", "kubernetes"]
 
 SEQUENCER_STAKE = 100
 TRADERS_LIMIT = 10_000
@@ -150,9 +149,9 @@ class TestnetOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def contained(options: TestnetOptions, place: Place) -> TestnetOptions:
-    """The same for containers: processes listen on all addresses and keep their data in /data."""
+    """The same for containers: processes listen on all addresses and keep their data there."""
     return msgspec.structs.replace(
-        options, place=place, listen_host="0.0.0.0", data_root="/data", log_json=True
+        options, place=place, listen_host="0.0.0.0", data_root=str(CONTAINER_DATA), log_json=True
     )
 
 

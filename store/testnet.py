@@ -35,7 +35,8 @@ FAUCET_KEY = "faucet"
 CONTAINER_DATA = Path("/data")
 """Where a process in a container or a pod keeps its data, in a folder of its name."""
 
-Place = Literal["host", "containers", "Kubernetes"]
+Place = Literal["host", "compose", "kubernetes"]
+"""Where processes run: on this host, in containers of one compose file, or in pods."""
 
 
 class ProcessEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,14 +106,14 @@ class Testnet:
         if config.data != CONTAINER_DATA / first.name:
             return "host"
         # A pod is known by its own name, also to clients; ports of containers are this host's.
-        return "Kubernetes" if first.public.startswith(f"{first.name}.") else "containers"
+        return "kubernetes" if first.public.startswith(f"{first.name}.") else "compose"
 
     @property
     def start_hint(self) -> str:
         """What to do where its processes do not run: the rest of a sentence."""
         if self.place == "host":
             return f"start it with: {self.start_command}"
-        if self.place == "containers":
+        if self.place == "compose":
             return (
                 "start its containers with: docker compose -f FILE up -d (FILE: the compose file "
                 "that trilemma init wrote)"

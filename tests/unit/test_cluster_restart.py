@@ -122,7 +122,7 @@ def test_nothing_is_touched_while_another_process_is_not_ready(
 def test_a_testnet_that_does_not_run_is_not_restarted(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restart, "_containers", lambda _: {})
+    monkeypatch.setattr(restart, "described_containers", lambda _: {})
     with pytest.raises(ConfigError, match="does not run"):
         find_restarter(testnet)
 

@@ -6,13 +6,12 @@ import os
 import shlex
 import shutil
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
+from rotation_world import Killed, Life
 
 from client.faults import NoProgress
 from client.sdk import Exchange
@@ -45,10 +44,6 @@ STEPS = (
 )  # fmt: skip
 
 
-class Killed(Exception):
-    """The command ends here, in the middle of what it does."""
-
-
 @pytest.fixture
 def testnet(tmp_path: Path) -> Testnet:
     made = create_testnet(tmp_path / "net", TestnetOptions(free_ports=True, traders=1))
@@ -68,23 +63,6 @@ def begun(testnet: Testnet) -> tuple[RotationFiles, Journal]:
         return files, files.begin(PEER)
 
 
-def dying_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
-    """Have the swap end after so many of its changes."""
-    left = [calls]
-
-    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed
-            return change(*arguments)
-
-        return call
-
-    for module, name in STEPS:
-        monkeypatch.setattr(module, name, dying(getattr(module, name)))
-
-
 def test_the_swap_comes_to_the_same_end_from_every_interruption(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -95,7 +73,7 @@ def test_the_swap_comes_to_the_same_end_from_every_interruption(
         shutil.copytree(testnet.directory, directory)
         tried = files_of(Testnet.load(directory))
         with monkeypatch.context() as patch:
-            dying_after(patch, calls)
+            Life(calls).bounds(patch, STEPS)
             try:
                 tried.install(journal)
                 break

@@ -8,12 +8,12 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from rotation_world import Killed, Life
 
 from client.sdk import Exchange
 from cluster import faults_containers, rotate, rotate_files
@@ -39,10 +39,6 @@ CHANGES = (
 )  # fmt: skip
 
 
-class Killed(Exception):
-    """The command ends here, in the middle of what it does."""
-
-
 class Docker:
     """One container of a testnet; `volume` is what it has in /data, `signers` the keys that it
     could have signed with, one for each start."""
@@ -54,7 +50,7 @@ class Docker:
         self.id = "id"
         self.signers: list[bytes | None] = []
         self.owners: dict[str, tuple[int, int, int]] = {}
-        self.left = 1_000
+        self.life = Life(1_000)
         paths = (testnet.genesis_path, testnet.config_path(NAME), testnet.key_path(NAME))
         self.mounts = [{"Source": str(path)} for path in paths]
         self.mounts.append({"Source": "/var/lib/docker/volumes/x/_data", "Destination": "/data"})
@@ -69,7 +65,7 @@ class Docker:
             return self._copy_out(arguments[1].partition(":")[2])
         if verb in ("stop", "start") and arguments[-1] != self.id:
             raise FaultFailed(f"docker {verb}: No such container: {arguments[-1]}")
-        self.change()
+        self.life.change()
         if verb == "cp":
             assert given is not None
             self._copy_in(arguments[2].partition(":")[2], given)
@@ -87,12 +83,6 @@ class Docker:
             "State": {"Running": self.running, "Paused": False, "Pid": 7, "StartedAt": "t",
                       "ExitCode": 0},
         }  # fmt: skip
-
-    def change(self) -> None:
-        """One change less until the command is killed."""
-        self.left -= 1
-        if self.left < 0:
-            raise Killed
 
     def start(self) -> None:
         """What the process does first, with the files that the container has mounted by then."""
@@ -181,20 +171,6 @@ def begun(before: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[World, Journal
     return world, journal, old, new
 
 
-def dying_with(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have changes of files count like those of docker."""
-
-    def dying(change: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            docker.change()
-            return change(*arguments)
-
-        return call
-
-    for module, name in CHANGES:
-        monkeypatch.setattr(module, name, dying(getattr(module, name)))
-
-
 def test_the_swap_comes_to_the_same_end_from_every_interruption(
     before: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -207,13 +183,13 @@ def test_the_swap_comes_to_the_same_end_from_every_interruption(
         docker.start()
         done = False
         with monkeypatch.context() as patch:
-            dying_with(docker, patch)
-            docker.left = calls
+            docker.life.left = calls
+            docker.life.bounds(patch, CHANGES)
             try:
                 world.swap(journal)
                 done = True
             except Killed:
-                docker.left = 1_000
+                docker.life.left = 1_000
         # Somebody else may start the container now: the old key signs with all of its state, or
         # not at all, and never again once it could not.
         for _ in range(2):

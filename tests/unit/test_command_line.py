@@ -190,7 +190,7 @@ def test_a_testnet_of_containers_or_pods_is_not_run_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Place, hint: str
 ) -> None:
     monkeypatch.setattr("cluster.faults_containers.find_containers", lambda _: None)
-    monkeypatch.setattr("cluster.restart._containers", lambda _: {})
+    monkeypatch.setattr("cluster.restart.described_containers", lambda _: {})
     monkeypatch.setattr("cluster.supervisor.Supervisor", lambda *_, **__: pytest.fail("started"))
     options = contained(TestnetOptions(traders=1, free_ports=True), place)
     made = create_testnet(tmp_path / "my net", options)
@@ -213,7 +213,7 @@ def test_an_experiment_does_not_run_a_testnet_of_containers_here(
     sizes = msgspec.structs.replace(fresh_options(experiment), traders=0)
     made = create_testnet(tmp_path / "net", contained(sizes, "compose"))
     running = run_experiment(experiment, RunOptions(testnet=made.directory))
-    with pytest.raises(ConfigError, match="are for containers, not for this host"):
+    with pytest.raises(ConfigError, match="is made for compose, not for this host"):
         asyncio.run(running)
 
 
