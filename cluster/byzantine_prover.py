@@ -30,12 +30,13 @@ from protocol.messages import Committed
 from protocol.settlement import BatchHeader, LedgerAction, PostBatch
 from prover.batcher import Batch, Batcher
 from prover.defence import Defence
-from prover.game import Player, Trace, coalesced
+from prover.game import Player, Trace
 from prover.process import ProverProcess
 from prover.process_contest import ProcessContest
 from prover.settlement import Settlement
 from prover.step_input import StepInput
 from prover.tree import StateTree
+from prover.window import coalesced
 from sim.lying_engines import LIES, Changes, Given, Lie, LyingExecution, Told
 from sim.lying_players import LyingPlayer
 from sim.pipeline_lies import LIES as OTHER_POSTINGS
@@ -211,7 +212,7 @@ class LyingProver(ProverProcess):
         self._names = told
         self._inbox = InboxFollower(
             chain, [parse_address(one) for one in config.validators], config.name,
-            lambda *_: self._news.set(), config.data / INBOX_CHECKPOINT_NAME,
+            lambda *_: self._news.set(), config.data / INBOX_CHECKPOINT_NAME, needed=None,
         )  # fmt: skip
         lie = lies[0] if lies else Lie()
         self._teller = Teller(chain, lie, HIDES_ORDER in told, self._inbox)

@@ -1,11 +1,16 @@
-"""The inbox of a shard as whoever follows it believes it: what hashes to the ledger's leaf."""
+"""The inbox of a shard as whoever follows it believes it: what hashes to the ledger's leaf.
+
+It begins with the first entry, or, where the ledger has forgotten that (`keep_batches`), behind the
+forgotten ones, whose running hash the ledger proves.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 
-from protocol.errors import Code, Rejected
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 from protocol.inbox import InboxLeaf, decode_inbox_leaf, inbox_key
+from protocol.ledger_leaves import SweptLeaf, decode_swept, swept_key
 from protocol.messages import InboxRequest, InboxView
 from protocol.settlement import EMPTY_INBOX_HASH, InboxEntry, extend_inbox_hash
 from protocol.tree_proof import decode_tree_proof, verify_proof
@@ -17,13 +22,18 @@ FETCH_LIMIT = 4096
 class VerifiedInbox:
     """Verified entries with their ledger heights, and the height up to which the ledger is covered.
 
-    Its holder asks `request`s and gives the answers to `take`, while it is `behind`.
+    Its holder asks `request`s and gives the answers to `take`, while it is `behind`. `needed`: the
+    first entry that the holder goes on from; None where it needs no entries, only how many there
+    are.
     """
 
-    def __init__(self, shard: int) -> None:
+    def __init__(self, shard: int, needed: int | None = 0) -> None:
         self.covered_height = -1
         self.count = 0
+        self.forgotten_key = swept_key(shard)
+        """Key of the ledger leaf that `begin_behind` takes."""
         self._key = inbox_key(shard)
+        self._needed = needed
         self._entries: list[tuple[int, InboxEntry]] = []
         self._base = 0
         self._running_hash = EMPTY_INBOX_HASH
@@ -34,18 +44,24 @@ class VerifiedInbox:
     # --- reading
 
     def count_at(self, height: int) -> int:
-        """Entries with ledger height at most `height`, which must be covered."""
+        """Entries with ledger height at most `height`, which must be covered; those that are
+        released count wherever they stood."""
         return self._base + bisect_right(self._entries, height, key=lambda one: one[0])
 
     def entries(self, first: int, end: int) -> list[InboxEntry]:
-        """Entries number `first` to `end` - 1."""
+        """Entries number `first` to `end` - 1; raises `SafetyViolation` for released ones."""
+        if first < self._base:
+            raise SafetyViolation(f"inbox entry {first} is released, {self._base} is the first")
         return [entry for _, entry in self._entries[first - self._base : end - self._base]]
 
     def release(self, cursor: int) -> None:
         """Entries below `cursor` are not needed any more."""
-        if cursor - self._base >= FETCH_LIMIT:
-            del self._entries[: cursor - self._base]
-            self._base = cursor
+        if self._needed is not None:
+            self._needed = max(self._needed, cursor)
+        end = min(cursor, self.count)
+        if end - self._base >= FETCH_LIMIT:
+            del self._entries[: end - self._base]
+            self._base = end
 
     # --- what is to be asked
 
@@ -72,6 +88,25 @@ class VerifiedInbox:
     def request(self, request_id: int) -> InboxRequest:
         """The next question."""
         return InboxRequest(request_id, self.count + len(self._parts), FETCH_LIMIT)
+
+    def begin_behind(self, forgotten: bytes | None) -> None:
+        """Go on behind what the ledger has forgotten, where a `request` was refused for that.
+
+        `forgotten`: the proven leaf of `forgotten_key`, None where it is absent. Raises `Rejected`
+        where the ledger has what was asked for, `ConfigError` where our holder needs what is gone.
+        """
+        swept = SweptLeaf() if forgotten is None else decode_swept(forgotten)
+        if swept.entries <= self.count:
+            raise Rejected(Code.BAD_PROOF, f"inbox entry {self.count} is withheld, not forgotten")
+        if self._needed is not None and self._needed < swept.entries:
+            raise ConfigError(
+                f"the base layer has forgotten inbox entries {self._needed} to {swept.entries - 1},"
+                " which come next here; stop this process, and start it again with the data of "
+                "another one of its kind that has kept up"
+            )
+        self._entries, self._parts = [], []
+        self._base = self.count = swept.entries
+        self._running_hash = swept.running_hash
 
     # --- answers
 

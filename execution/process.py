@@ -64,8 +64,9 @@ class ExecutionProcess:
         validators = [parse_address(one) for one in config.validators]
         sequencers = [parse_address(one) for one in config.sequencers]
         self._inbox = WatchedInbox(
-            chain, validators, config.name, checkpoint=config.data / CHECKPOINT_NAME
-        )
+            chain, validators, config.name, checkpoint=config.data / CHECKPOINT_NAME,
+            needed=self._replay.inbox_cursor,
+        )  # fmt: skip
         self._log = LogFollower(
             chain, sequencers, config.name, self._replay.height, self._replay.block_id
         )
@@ -190,6 +191,7 @@ class ExecutionProcess:
             raise Rejected(
                 Code.NOT_RETAINED, f"event {from_seq} is not retained; events go to {last_seq - 1}"
             )
+        session.takes_along(asyncio.current_task())
         while not session.closed:
             grown = self._grown
             if height > store.height:
@@ -211,6 +213,7 @@ class ExecutionProcess:
         store, height = self._store, request.from_height
         if height < store.first_height:
             raise Rejected(Code.NOT_RETAINED, f"diffs are retained from {store.first_height} on")
+        session.takes_along(asyncio.current_task())
         while not session.closed:
             grown = self._grown
             if height > store.height:
@@ -227,6 +230,7 @@ class ExecutionProcess:
         begin = LiquidationsRequest(
             request.request_id, request.from_seq, request.from_number, LIQUIDATIONS_MAX
         )
+        session.takes_along(asyncio.current_task())
         while not session.closed:
             grown = self._grown
             view = self._queries.liquidations(begin)

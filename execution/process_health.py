@@ -89,8 +89,10 @@ class WatchedInbox(InboxFollower):
         name: str,
         on_news: Callable[[int, int], None] | None = None,
         checkpoint: Path | None = None,
+        *,
+        needed: int | None = 0,
     ) -> None:
-        super().__init__(chain, validators, name, on_news, checkpoint)
+        super().__init__(chain, validators, name, on_news, checkpoint, needed=needed)
         self.hearing = Hearing("base layer", chain.genesis.ledger_pace.idle_interval_ms)
 
     def told(self, count: int) -> bool:

@@ -15,7 +15,7 @@ from net.upstream import Upstream
 from protocol.codec import encode
 from protocol.errors import Rejected, RemoteFault
 from protocol.genesis import Chain
-from protocol.messages import InboxView, LedgerNews, SubscribeLedger, decode_answer
+from protocol.messages import LedgerNews, SubscribeLedger, decode_answer
 
 RETRY_S = 0.05
 
@@ -27,6 +27,7 @@ class InboxFollower(VerifiedInbox):
 
     `on_news(covered_height, count)` is called whenever either grows. `checkpoint`: file from which
     the chain's members are followed, and that is kept up to date; without it, from genesis.
+    `needed`: as in `VerifiedInbox`.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class InboxFollower(VerifiedInbox):
         on_news: Callable[[int, int], None] | None = None,
         checkpoint: Path | None = None,
         clock: Callable[[], int] = wall_clock_ms,
+        *,
+        needed: int | None = 0,
     ) -> None:
-        super().__init__(chain.genesis.shard)
+        super().__init__(chain.genesis.shard, needed)
         self._upstream = Upstream(validators, chain.chain_id, name)
         self._light = LightFollower(chain, self._upstream, checkpoint, clock)
         self._on_news = on_news
@@ -63,7 +66,8 @@ class InboxFollower(VerifiedInbox):
     async def run(self) -> None:
         """Follow for ever, from one validator after the other.
 
-        Raises `ConfigError` once the validators that we know are not to be trusted any more.
+        Raises `ConfigError` once the validators that we know are not to be trusted any more, and
+        where the base layer has forgotten entries that are needed here.
         """
         tasks = [
             asyncio.ensure_future(self._follow_for_ever()),
@@ -115,14 +119,14 @@ class InboxFollower(VerifiedInbox):
         finally:
             self._wake.set()
 
+    def begin_behind(self, forgotten: bytes | None) -> None:
+        """As below."""
+        super().begin_behind(forgotten)
+        _log.info("older inbox entries are forgotten", begins_at=self.count)
+
     async def _fetch(self) -> None:
-        """Ask for what is new, in as many parts as it takes."""
-        complete = False
-        while not complete:
-            view = await self._upstream.ask(InboxView, self.request)
-            await self._light.verify(view.header, view.certificate)
-            complete = self.take(view)
-        if view.header.app_height < self.covered_height:
+        header = await self._light.extend(self)
+        if header.app_height < self.covered_height:
             return  # this validator lags behind one that we asked before
         self._grown.set()
         self._grown = asyncio.Event()

@@ -17,6 +17,7 @@ import structlog
 
 from consensus.light import LightClient
 from consensus.light_proofs import ProvenLeaves
+from execution.inbox import VerifiedInbox
 from net.clock import now_ms
 from protocol.chain import CommitCertificate, Header
 from protocol.codec import Wire
@@ -30,7 +31,7 @@ from protocol.light import (
     checkpoint_to_json,
     genesis_checkpoint,
 )
-from protocol.messages import EpochRequest, EpochView, ProofRequest, ProofView
+from protocol.messages import EpochRequest, EpochView, InboxView, ProofRequest, ProofView
 from protocol.tree_proof import decode_tree_proof
 from store.files import write_atomic
 
@@ -160,6 +161,25 @@ class LightFollower:
                 self._confirmed = self.client.epoch
             await self._keep()
         return proven
+
+    async def extend(self, inbox: VerifiedInbox) -> Header:
+        """Ask for what is new of an inbox, in as many parts as it takes; the header it is of.
+
+        Raises as `verify`, and `ConfigError` where the ledger has forgotten what its holder needs.
+        """
+        complete = False
+        while not complete:
+            try:
+                view = await self._upstream.ask(InboxView, inbox.request)
+            except RemoteFault as fault:
+                if fault.code != Code.NOT_RETAINED:
+                    raise
+                leaves = await self.leaves([inbox.forgotten_key])
+                inbox.begin_behind(leaves.raw(inbox.forgotten_key))
+                continue
+            await self.verify(view.header, view.certificate)
+            complete = inbox.take(view)
+        return view.header
 
     async def stay_fresh(self) -> None:
         """Look at the chain often enough, for ever, that trust in its members never runs out.

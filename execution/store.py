@@ -7,7 +7,6 @@ the entries of the liquidation feed. A snapshot is written only after both are d
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -19,9 +18,15 @@ from protocol.codec import Decoder, Wire, encode
 from protocol.errors import Code, Rejected
 from protocol.events import decode_block_events
 from store.files import write_atomic
+from store.newest import Newest
 from store.segments import SegmentLog
 
-CACHED_BLOCKS = 1024
+CACHED_BYTES = 8 << 20
+"""Memory for the newest blocks of the history: whoever follows it reads those."""
+
+RECORD_BYTES = 512
+"""What a record takes there beside its events and its diff."""
+
 SNAPSHOTS_KEPT = 2
 DIGEST_BYTES = 32
 """A snapshot file begins with the SHA-256 of what follows: a flipped bit may still decode."""
@@ -67,7 +72,7 @@ class ExecutionStore:
         self.liquidations = SegmentLog(directory / "liquidations")
         self._snapshots = directory / "snapshots"
         self._snapshots.mkdir(exist_ok=True)
-        self._cache: OrderedDict[int, BlockRecord] = OrderedDict()
+        self._newest: Newest[BlockRecord] = Newest(CACHED_BYTES)
 
     @property
     def height(self) -> int:
@@ -88,9 +93,8 @@ class ExecutionStore:
     def append(self, record: BlockRecord) -> None:
         """Add the next block."""
         self._history.append(encode(record))
-        self._cache[record.height] = record
-        if len(self._cache) > CACHED_BLOCKS:
-            self._cache.popitem(last=False)
+        size_bytes = RECORD_BYTES + len(record.events) + len(record.diff)
+        self._newest.put(record.height, record, size_bytes)
 
     def feed(self, snapshot: Snapshot | None) -> LiquidationFeed:
         """The liquidation feed. What its log lacks up to the snapshot comes from the history."""
@@ -117,8 +121,8 @@ class ExecutionStore:
 
     def record(self, height: int) -> BlockRecord:
         """A block of the history; raises `IndexError` when it is not retained."""
-        cached = self._cache.get(height)
-        return cached if cached is not None else _decode_record(self._history.read(height - 1))
+        newest = self._newest.get(height)
+        return newest if newest is not None else _decode_record(self._history.read(height - 1))
 
     def height_of(self, seq: int) -> int:
         """Height of the block in which event `seq` is, or the height to come."""

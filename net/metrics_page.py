@@ -58,6 +58,7 @@ A process that is not ready still answers reads: not ready means that it does no
 | sequencer | `catching up: ...` and `no quorum: ...`, as validators |
 | sequencer, execution | `nothing was heard of the base layer for N s`; after a start: `... yet` |
 | execution | `behind the ordered log at block H, which was executed N s after its order` |
+| execution | `behind the ordered log at block H: N blocks wait` |
 | execution | `behind the ordered log at block H: the base layer is not known up to height L` |
 | execution | `nothing was heard of the ordered log for N s`, or `... yet`: no sequencer answers |
 | prover | `settlement lags: an executed block has waited for N s` |

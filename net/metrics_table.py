@@ -135,6 +135,7 @@ CHALLENGER: Table = {
     ),
     "open_dispute": gauge("challenger_open_dispute", "Whether a dispute of ours is open."),
     "last": NO_METRIC,
+    "store_bytes": labelled("store_bytes", "store", "window", "Bytes on disk, by store."),
 }  # fmt: skip
 
 TABLES: dict[str, Table] = {

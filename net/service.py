@@ -80,12 +80,17 @@ class ClientSession:
         # Frames that arrived and wait, and whether a turn for them is coming.
         self.backlog: deque[bytes] = deque()
         self.turn_due = False
-        self.on_close: list[Callable[[], None]] = []
+        self.on_close: list[Callable[[], object]] = []
 
     def send(self, answer: Wire) -> None:
         """Send an answer or a push; ignored once the session is closed."""
         if not self.closed:
             self.link.send(encode(answer))
+
+    def takes_along(self, task: asyncio.Task[Any] | None) -> None:
+        """End a stream of answers with the session, not only when it would have gone on."""
+        if task is not None:
+            self.on_close.append(task.cancel)
 
 
 class PublicService:

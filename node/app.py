@@ -92,9 +92,17 @@ class LedgerApplication:
                 Code.TRANSACTION_TOO_LARGE,
                 f"a transaction has at most {self.max_transaction_bytes} bytes, not {len(raw)}",
             )
-        opened = self.ledger.envelopes.open(raw)
+        envelopes = self.ledger.envelopes
+        opened = envelopes.open(raw)
         if opened.id in self.mempool:
             return opened.id, False
+        try:
+            return opened.id, self._add(raw, opened, now_ms)
+        except Rejected:
+            envelopes.forget(opened)  # what costs nothing to send is not kept
+            raise
+
+    def _add(self, raw: bytes, opened: OpenedTransaction, now_ms: int) -> bool:
         self._check_static(opened)
         if isinstance(opened.action, Payout):
             self.ledger.check_payout(opened.action)
@@ -102,9 +110,9 @@ class LedgerApplication:
         elif isinstance(opened.action, PostBatch):
             self.ledger.settling.require_wanted(opened.action.header)
         elif isinstance(opened.action, ReportEvidence):
-            return opened.id, self._add_report(raw, opened, opened.action, now_ms)
+            return self._add_report(raw, opened, opened.action, now_ms)
         self._check_funded(opened)
-        return opened.id, self.mempool.add(raw, opened, now_ms)
+        return self.mempool.add(raw, opened, now_ms)
 
     def _check_static(self, opened: OpenedTransaction) -> None:
         """What no state of the ledger can change; blocks that break it get no votes.
@@ -251,7 +259,7 @@ class LedgerApplication:
         header = block.header
         transactions = decode_ledger_payload(block.payload)
         outcome = self.ledger.apply_block(header, transactions)
-        senders = [self.ledger.envelopes.open(raw).address for raw in transactions]
+        senders = [self.ledger.envelopes.take(raw).address for raw in transactions]
         outdated = self.mempool.settle([result.id for result in outcome.results], senders)
         self._executed.append(ExecutedBlock(block, certificate, outcome, outdated))
         self._proven_height = header.app_height

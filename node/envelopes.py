@@ -1,7 +1,8 @@
 """Opening signed ledger transactions: shape, signature and size, each checked once.
 
 A transaction is opened when it is submitted, when a block that holds it is voted for, and when that
-block is executed. The result is a function of the bytes and the chain alone, so it is kept.
+block is executed. The result is a function of the bytes and the chain alone, so it is kept till
+then; what was executed or refused is forgotten, and opened anew should it come again.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from protocol.settlement import (
 )
 
 CACHE_BYTES = 32 * 1024 * 1024
-"""Most bytes of transactions that are kept opened."""
+"""Most memory of transactions that are kept opened. Those that wait in the pool are among them."""
 
-ENTRY_ALLOWANCE_BYTES = 512
-"""Counted for each opened transaction beside its own bytes."""
+ENTRY_BYTES = 512
+OBJECT_FACTOR = 8
+"""What an opened transaction is counted as: so much, the byte strings in its action, and so many
+times what else is encoded of it. Certificates and lists take 3 to 10 times that as objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +43,14 @@ class OpenedTransaction:
 
 
 class Envelopes:
-    """Opens transactions of one chain; keeps the newest, within `cache_bytes`."""
+    """Opens transactions of one chain; keeps the newest, within `cache_bytes` of memory."""
 
     def __init__(self, chain_id: bytes, cache_bytes: int = CACHE_BYTES) -> None:
         self._chain_id = chain_id
         self._cache_bytes = cache_bytes
         self._kept: dict[bytes, OpenedTransaction] = {}
-        self._kept_bytes = 0
+        self.kept_bytes = 0
+        """What is kept takes about so much memory."""
 
     def open(self, raw: bytes) -> OpenedTransaction:
         """The transaction in an encoded `SignedTransaction`.
@@ -82,13 +86,31 @@ class Envelopes:
         self._keep(opened)
         return opened
 
+    def take(self, raw: bytes) -> OpenedTransaction:
+        """As `open`, for the last time: what a block executed is not kept any longer."""
+        opened = self.open(raw)
+        self.forget(opened)
+        return opened
+
+    def forget(self, opened: OpenedTransaction) -> None:
+        """Keep a transaction no longer."""
+        if self._kept.pop(opened.id, None) is not None:
+            self.kept_bytes -= kept_bytes(opened)
+
     def identity(self, raw: bytes) -> bytes:
         """Id of an encoded transaction (32 bytes), whether it opens or not."""
         return transaction_id(raw)
 
     def _keep(self, opened: OpenedTransaction) -> None:
         self._kept[opened.id] = opened
-        self._kept_bytes += opened.size_bytes + ENTRY_ALLOWANCE_BYTES
-        while self._kept_bytes > self._cache_bytes and self._kept:
-            oldest = self._kept.pop(next(iter(self._kept)))
-            self._kept_bytes -= oldest.size_bytes + ENTRY_ALLOWANCE_BYTES
+        self.kept_bytes += kept_bytes(opened)
+        while self.kept_bytes > self._cache_bytes:
+            self.forget(next(iter(self._kept.values())))
+
+
+def kept_bytes(opened: OpenedTransaction) -> int:
+    """About what an opened transaction takes in memory."""
+    action = opened.action
+    values = (getattr(action, name) for name in action.__struct_fields__)
+    flat = sum(len(value) for value in values if isinstance(value, bytes))
+    return ENTRY_BYTES + flat + OBJECT_FACTOR * (opened.size_bytes - flat)

@@ -143,6 +143,33 @@ class LedgerState:
         placed = [self._placed(index) for index in range(max(first, 0), end)]
         return [(entry.ledger_height, entry.entry) for entry in placed]
 
+    def entries_after(self, height: int, first: int, limit: int) -> list[tuple[int, InboxEntry]]:
+        """Inbox entries from index `first` on with their heights, as they were after the block at
+        `height`, for which `prove_at` gives proofs: newer blocks may have forgotten them.
+
+        Raises `Rejected(not_retained)` where the first of them was forgotten by then.
+        """
+        raw = self._read_after(height, swept_key(self.shard))
+        swept = SweptLeaf() if raw is None else decode_swept(raw)
+        if first < swept.entries:
+            text = f"the ledger remembers inbox entries from {swept.entries} on, not {first}"
+            raise Rejected(Code.NOT_RETAINED, text)
+        found: list[tuple[int, InboxEntry]] = []
+        while len(found) < limit:
+            raw = self._read_after(height, entry_key(self.shard, first + len(found)))
+            if raw is None:
+                break
+            placed = decode_placed(raw)
+            found.append((placed.ledger_height, placed.entry))
+        return found
+
+    def _read_after(self, height: int, key: bytes) -> bytes | None:
+        """A leaf as it was after the block at `height`, which newer blocks can be undone to."""
+        for block_height, undo in self._undo:
+            if block_height > height and key in undo:
+                return undo[key]
+        return self._tree.get(key)
+
     def placed_entry(self, index: int) -> PlacedEntry | None:
         """An inbox entry and when it came, None if there is none of this index (any more)."""
         return self._placed(index) if self._entries_from <= index < self.inbox().count else None
@@ -377,12 +404,16 @@ class LedgerState:
         self.write(entry_key(self.shard, entry.index), placed)
         self._entry_heights.append(height)
 
-    def forget_entries(self, end: int) -> None:
-        """Delete the inbox entries before index `end`."""
+    def forget_entries(self, end: int, running_hash: bytes) -> bytes:
+        """Delete the inbox entries before index `end`; `running_hash` of the inbox up to those that
+        are forgotten already gives that up to `end`."""
         for index in range(self._entries_from, end):
+            placed = self._placed(index)
+            running_hash = extend_inbox_hash(running_hash, placed.ledger_height, placed.entry)
             self.erase(entry_key(self.shard, index))
         del self._entry_heights[: end - self._entries_from]
         self._entries_from = end
+        return running_hash
 
     def seal(self, outcome: BlockOutcome) -> None:
         """End a block: its writes go into the tree, and what they did into the outcome.

@@ -122,8 +122,8 @@ class LedgerQueries:
         header, certificate = self._certified()
         if request.from_index < 0 or request.limit < 1:
             raise Rejected(Code.WRONG_TYPE, "from_index starts at 0 and limit at 1")
-        entries = self._ledger.entries(
-            request.from_index, min(request.limit, MAX_INBOX_ENTRIES), header.app_height
+        entries = self._ledger.entries_after(
+            header.app_height, request.from_index, min(request.limit, MAX_INBOX_ENTRIES)
         )
         if self._inbox_proof is None or self._inbox_proof[0] != header.height:
             proof = self._prove(header, [inbox_key(self._ledger.shard)])

@@ -44,8 +44,8 @@ class Sweeping:
             # The last entry stays: it says how much was deposited up to there.
             swept = replace(swept, batch=number, cursor=max(0, settled.header.inbox_cursor - 1))
         entries = min(swept.cursor, swept.entries + SWEPT_PER_BLOCK)
-        self._state.forget_entries(entries)
-        swept = replace(swept, entries=entries)
+        running_hash = self._state.forget_entries(entries, swept.running_hash)
+        swept = replace(swept, entries=entries, running_hash=running_hash)
         if swept != before:
             self._state.write(swept_key(self._state.shard), swept)
 

@@ -34,7 +34,7 @@ import msgspec
 
 from protocol.codec import Decoder, Wire
 from protocol.inbox import INBOX_KIND, InboxLeaf, decode_inbox_leaf, inbox_key
-from protocol.settlement import EMPTY_OUTBOX_HASH, BatchHeader, InboxEntry
+from protocol.settlement import EMPTY_INBOX_HASH, EMPTY_OUTBOX_HASH, BatchHeader, InboxEntry
 
 ACCOUNT_KIND = b"\x01"
 NUMBER_KIND = b"\x02"
@@ -141,11 +141,16 @@ class SettledBatch(Wire, frozen=True):
 class SweptLeaf(Wire, frozen=True):
     """What of a shard's past the ledger has forgotten: final batches up to `batch`, but for those
     with withdrawals that are not paid, and the first `entries` entries of the inbox, which may
-    become `cursor`."""
+    become `cursor`.
+
+    `running_hash`: that of the inbox up to the forgotten entries, so that whoever follows it can
+    begin behind them.
+    """
 
     batch: int = 0
     entries: int = 0
     cursor: int = 0
+    running_hash: bytes = EMPTY_INBOX_HASH
 
 
 class SystemLeaf(Wire, frozen=True):

@@ -154,7 +154,11 @@ class BalanceRequest(Wire, frozen=True, tag=23):
 
 
 class InboxRequest(Wire, frozen=True, tag=24):
-    """Ask for inbox entries and the proof that they are all up to a ledger height."""
+    """Ask for inbox entries and the proof that they are all up to a ledger height.
+
+    Refused with not_retained where the ledger has forgotten the first of them: its `SweptLeaf` says
+    from which one on it has them.
+    """
 
     request_id: int
     from_index: int

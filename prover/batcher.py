@@ -22,6 +22,7 @@ from protocol.prices import BlockPrices
 from protocol.settlement import BatchHeader
 from prover.prices import most_price_bytes, posted_prices
 from prover.tree import StateTree
+from prover.waiting import WAITING_BYTES, Sizes, chunk_bytes, diff_bytes
 
 BATCH_BYTES_MAX = 1_900_000
 """Encoded blocks, outbox and prices of one batch; packed they are smaller, so that any data fits a
@@ -68,13 +69,15 @@ class _Parts(msgspec.Struct, frozen=True):
     blocks: list[tuple[OrderedBlock, bytes]]
     diffs: list[BlockDiff]
     certificates: dict[int, CommitCertificate]
+    block_sizes: list[int]
+    diff_sizes: list[int]
 
 
 class Batcher:
     """Blocks and diffs in, batches out; `position` is the end of the last batch built.
 
     `bond_uusd` is what each batch offers as its bond. With `removable` batches can be taken back,
-    with `priced` they come with the prices of their blocks.
+    with `priced` they come with the prices of their blocks. `waiting_bytes`: see `WAITING_BYTES`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Batcher:
         bond_uusd: int = 0,
         removable: bool = False,
         priced: bool = False,
+        waiting_bytes: int = WAITING_BYTES,
     ) -> None:
         if tree.root != position.state_root:
             raise SafetyViolation("the stored leaves do not hash to the stored state root")
@@ -107,6 +111,11 @@ class Batcher:
         """What the prices of each waiting diff take at most."""
         self._last_block = position.block
         self._last_diff = position.block
+        self._most_bytes = waiting_bytes
+        self._block_sizes = Sizes()
+        self._diff_sizes = Sizes()
+        self.wanted_block = 0
+        """Up to here there is always room: a settled batch is followed whole."""
 
     @property
     def next_block(self) -> int:
@@ -128,13 +137,31 @@ class Batcher:
         """Diffs not yet in a batch."""
         return len(self._diffs)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Memory of what is not yet in a batch."""
+        return self._block_sizes.total + self._diff_sizes.total
+
+    def takes_blocks(self) -> bool:
+        """Whether there is room for more blocks."""
+        return self._block_sizes.total < self._most_bytes or self._last_block < self.wanted_block
+
+    def takes_diffs(self) -> bool:
+        """Whether there is room for more diffs; always for those of the first commit step that
+        waits, as nothing is built before."""
+        needed = max(self.wanted_block, next(iter(self._certificates), 0))
+        return self._diff_sizes.total < self._most_bytes or self._last_diff < needed
+
     def add_chunk(self, chunk: OrderedChunk) -> None:
         """Verified ordered blocks that follow the ones before."""
+        encoded: list[tuple[OrderedBlock, bytes]] = []
         for block in chunk.blocks:
             if block.header.height != self.next_block:
                 raise SafetyViolation(f"block {block.header.height} instead of {self.next_block}")
-            self._blocks.append((block, encode(block)))
+            encoded.append((block, encode(block)))
             self._last_block += 1
+        self._blocks += encoded
+        self._block_sizes.add(chunk_bytes(encoded, chunk.certificate))
         self._certificates[self._last_block] = chunk.certificate
 
     def add_diff(self, diff: BlockDiff) -> None:
@@ -142,6 +169,7 @@ class Batcher:
         if diff.height != self.next_diff:
             raise SafetyViolation(f"diff of block {diff.height} instead of {self.next_diff}")
         self._diffs.append(diff)
+        self._diff_sizes.add([diff_bytes(diff)])
         self._count_prices(diff)
         self._last_diff += 1
 
@@ -181,6 +209,7 @@ class Batcher:
         count = end - self.position.block
         blocks = [self._blocks.popleft() for _ in range(count)]
         diffs = [self._diffs.popleft() for _ in range(count)]
+        sizes = self._block_sizes.take(count), self._diff_sizes.take(count)
         changes: dict[bytes, bytes | None] = {}
         outbox: list[bytes] = []
         for (block, _), diff in zip(blocks, diffs, strict=True):
@@ -211,7 +240,7 @@ class Batcher:
         )  # fmt: skip
         actions = sum(diff.actions for diff in diffs)
         batch = Batch(header, data, certificate, changes, outbox, actions, before, undo, prices)
-        self._last = _Parts(batch, blocks, diffs, certificates) if self._removable else None
+        self._last = _Parts(batch, blocks, diffs, certificates, *sizes) if self._removable else None
         return batch
 
     # --- the way back
@@ -229,6 +258,8 @@ class Batcher:
         self.position = self._undone(last.batch.before, last.batch.undo)
         self._blocks.extendleft(reversed(last.blocks))
         self._diffs.extendleft(reversed(last.diffs))
+        self._block_sizes.put_back(last.block_sizes)
+        self._diff_sizes.put_back(last.diff_sizes)
         for diff in last.diffs:
             self._count_prices(diff)
         self._certificates = {**last.certificates, **self._certificates}
@@ -239,9 +270,12 @@ class Batcher:
         self._last = None
         self._blocks.clear()
         self._diffs.clear()
+        self._block_sizes.clear()
+        self._diff_sizes.clear()
         self._price_bytes.clear()
         self._certificates.clear()
         self._last_block = self._last_diff = position.block
+        self.wanted_block = 0
 
     def _undone(self, position: Position, undo: dict[bytes, bytes | None]) -> Position:
         if self.tree.update(undo) != position.state_root:

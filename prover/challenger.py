@@ -8,7 +8,6 @@ nobody's execution but its own.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from execution.engine import Engine
 from execution.inbox import VerifiedInbox
@@ -43,6 +42,10 @@ from protocol.settlement import EMPTY_OUTBOX_HASH
 from prover.game import BatchSteps, Player, Trace
 from prover.judge import contradiction_keys, contradicts
 from prover.tree import StateTree
+from prover.window import HELD_BYTES, Records, footprint
+
+SEGMENT_BYTES = 4 * 1024 * 1024
+"""What the blocks of a large batch that are kept together take in memory, up to a block more."""
 
 Leaves = list[tuple[bytes, bytes]]
 
@@ -58,7 +61,7 @@ class FinalState(Wire, frozen=True):
 decode_final_state: Decoder[FinalState] = Decoder(FinalState)
 
 
-class Known(NamedTuple):
+class Known(Wire, frozen=True):
     """What our execution says of a block: everything that a batch ending with it claims, but for
     the root."""
 
@@ -69,10 +72,22 @@ class Known(NamedTuple):
     outbox_hash: bytes
 
 
-class Challenger:
-    """Executes what the ledger settles. `address`: that of its ledger account."""
+_decode_known: Decoder[Known] = Decoder(Known, canonical=False)
 
-    def __init__(self, chain: Chain, address: bytes, start: FinalState | None = None) -> None:
+
+class Challenger:
+    """Executes what the ledger settles. `address`: that of its ledger account; `records`,
+    `held_bytes`: an empty log of its own for what a long window does not let it forget, and what
+    stays in memory before that, see `prover.window`."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        address: bytes,
+        start: FinalState | None = None,
+        records: Records | None = None,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
         """Raises `ConfigError` where the state to start from is not of this chain, or damaged."""
         self._chain = chain
         self._shard = chain.genesis.shard
@@ -88,9 +103,12 @@ class Challenger:
                 raise ConfigError("the challenger's stored state is of another chain, or damaged")
             self._engine = Engine.restore(chain, start.leaves)
         self._tree = tree
-        self._trace = Trace(tree, final.last_block)
+        self._trace = Trace(tree, final.last_block, records, held_bytes)
         self._player = Player(chain, self._trace)
-        self._known = {final.last_block: _known(final)}
+        self._newest = _known(final)
+        """What is known of the newest block that has been executed; of others, the trace knows."""
+        self._known = {final.last_block: self._newest}
+        """That of the last blocks of batches that are checked and right."""
         self._roots = {final.last_block: final.state_root}
         self._ends = {final.batch: final.last_block}
         self.final = final
@@ -125,7 +143,8 @@ class Challenger:
     def look(self, read: Callable[[bytes], bytes | None]) -> None:
         """Take in the leaves of `keys` as they are proven: value, or None where absent.
 
-        Raises `Rejected` where the ledger has no such shard.
+        Raises `Rejected` where the ledger has no such shard, `ConfigError` where it has forgotten
+        the next batch (`keep_batches`).
         """
         raw_shard, raw_final, raw_batch, raw_game = (read(key) for key in self.keys())
         if raw_shard is None or raw_final is None:
@@ -137,6 +156,11 @@ class Challenger:
         self.game = None if raw_game is None else decode_dispute(raw_game)
         if final.batch >= self.next and self.wrong:
             self.lost = f"batch {self.next} is final and wrong: {self.wrong}"
+        if final.batch >= self.next and settled is None and not self.lost:
+            raise ConfigError(
+                f"the ledger has forgotten batch {self.next}, which is final and was not checked "
+                "here; start with the final state of a challenger that has kept up"
+            )
         self._step_back(shard)
         self._forget(final)
 
@@ -144,14 +168,14 @@ class Challenger:
         """Batches that we have checked may have been removed, and others come in their place."""
         if self.settled is not None:
             header = self.settled.header
-            if header.pre_state_root != self._root(header.first_block - 1):
+            before = header.first_block - 1
+            if before != self._ends[self.next - 1] or header.pre_state_root != self._root(before):
                 self._recheck(self.next - 1)
         elif shard.batch < self.next - 1:
             self._recheck(shard.batch + 1)
         elif shard.batch == self.next - 1:
-            end = self._known.get(shard.last_block)
-            root = self._root(shard.last_block)
-            if end != _known(shard) or root != shard.state_root:
+            block = self._ends[shard.batch]
+            if (self._known[block], self._root(block)) != (_known(shard), shard.state_root):
                 self._recheck(shard.batch)
 
     def _recheck(self, number: int) -> None:
@@ -218,7 +242,8 @@ class Challenger:
         if new:
             self._execute(new, inbox)
         self.checked_blocks += len(new)
-        end, root = self._known[header.last_block], self._root(header.last_block)
+        known = self._inside(header.first_block, header.last_block)
+        end, root = known[-1], self._root(header.last_block)
         if end.block_id != header.last_block_id:
             raise SafetyViolation(f"two blocks {header.last_block} were ordered")
         if root != header.post_state_root:
@@ -231,16 +256,19 @@ class Challenger:
             self.wrong = "its prices contradict its own state"
         else:
             self.checked_batches += 1
+            self._known[header.last_block] = end
             self._ends[header.number] = header.last_block
             self.next, self.settled, self.game = self.next + 1, None, None
             return
         self.wrong_batches += 1
-        cursors = [
-            self._known[height].inbox_cursor
-            for height in range(header.first_block - 1, header.last_block + 1)
-        ]
+        before = self._known[header.first_block - 1]
+        cursors = [one.inbox_cursor for one in (before, *known)]
         entries = inbox.entries(cursors[0], cursors[-1])
         self._steps = BatchSteps(header, list(blocks), cursors, entries)
+
+    def _inside(self, first: int, last: int) -> list[Known]:
+        """What our execution says of each of these blocks."""
+        return [_decode_known(note) for note in self._trace.notes(first - 1, last)]
 
     def _require_data(self, blocks: Sequence[OrderedBlock]) -> SettledBatch:
         settled = self.wants
@@ -253,28 +281,34 @@ class Challenger:
 
     def _execute(self, blocks: Sequence[OrderedBlock], inbox: VerifiedInbox) -> None:
         """Execute blocks that follow on the last one executed; the inbox covers them."""
-        known = self._known[self.block]
+        known = self._newest
         limit = self._chain.genesis.limits.inbox_per_block
         changes: list[dict[bytes, bytes | None]] = []
-        inbox_height, cursor = known.inbox_height, known.inbox_cursor
+        notes: list[bytes] = []
+        size = 0
         for block in blocks:
             header = block.header
-            payload = OrderedPayload(inbox_height, [])
+            payload = OrderedPayload(known.inbox_height, [])
             if block.payload:
                 payload = decode_payload(block.payload)
-            first, inbox_height = cursor, payload.inbox_height
-            cursor = next_cursor(first, inbox.count_at(inbox_height), limit)
+            first = known.inbox_cursor
+            cursor = next_cursor(first, inbox.count_at(payload.inbox_height), limit)
             block_id = header.block_id()
             result = self._engine.apply(
                 header.height, header.time_ms, block_id, inbox.entries(first, cursor), cursor,
                 payload.batches,
             )  # fmt: skip
-            changes.append(result.changes)
             state = self._engine.state
-            self._known[header.height] = Known(
-                block_id, inbox_height, cursor, state.next_outbox, state.outbox_hash
+            known = Known(
+                block_id, payload.inbox_height, cursor, state.next_outbox, state.outbox_hash
             )
-        self._trace.extend(changes)
+            changes.append(result.changes)
+            notes.append(encode(known))
+            size += footprint(result.changes.items())
+            if size >= SEGMENT_BYTES or block is blocks[-1]:
+                self._trace.extend(changes, notes)
+                self._newest = known
+                changes, notes, size = [], [], 0
         # A batch that is not final may be checked again, and disputed.
         inbox.release(self.final.inbox_cursor)
 

@@ -19,7 +19,7 @@ from protocol.keys import verify
 from protocol.merkle import list_root
 from protocol.ordering import OrderedBlock
 from protocol.settlement import BatchHeader, InboxEntry
-from prover.game import BatchSteps, Player, Trace, coalesced
+from prover.game import BatchSteps, Player, Trace
 from prover.tree import StateTree
 
 Undo = dict[bytes, bytes | None]
@@ -121,5 +121,4 @@ class Defence:
             yield trace
         finally:
             # Whatever was told of the batch's blocks, the tree ends as it stood.
-            back = coalesced(segment.undo for segment in reversed(trace.segments))
-            tree.update({**back, **ends})
+            tree.update({**trace.undo(), **ends})

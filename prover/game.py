@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from execution.batches import VerifySignature
-from protocol.codec import Decoder, Wire, encode
+from protocol.codec import encode
 from protocol.dispute import (
     CHALLENGER,
     DEFENDER,
@@ -39,89 +39,71 @@ from protocol.tree_proof import TreeProof
 from prover.step_input import StepInput
 from prover.steps import Walk, walk
 from prover.tree import StateTree
+from prover.window import HELD_BYTES, Change, Records, Segment, Window, coalesced
 from prover.witness import NOTHING, added, leaf_count
 from prover.witness_maker import FIRST_ROOM, Room
 
-Change = tuple[bytes, bytes | None]
-"""A state key and its value after (in undo: before) something; None: absent."""
-
-
-class Segment(Wire, frozen=True):
-    """What consecutive blocks from `first_block` on changed, each by itself, and the values before
-    the first of them."""
-
-    first_block: int
-    changes: list[list[Change]]
-    undo: list[Change]
-
-    @property
-    def last_block(self) -> int:
-        """Height of its last block."""
-        return self.first_block + len(self.changes) - 1
-
-
-decode_segment: Decoder[Segment] = Decoder(Segment)
-
-
-def coalesced(changes: Iterable[Iterable[Change]]) -> dict[bytes, bytes | None]:
-    """What blocks changed together."""
-    net: dict[bytes, bytes | None] = {}
-    for block in changes:
-        net.update(block)
-    return net
-
 
 class Trace:
-    """The states after recent blocks, out of one tree that stands behind the newest of them."""
+    """The states after recent blocks, out of one tree that stands behind the newest of them.
 
-    def __init__(self, tree: StateTree, block: int) -> None:
+    `records`: where older blocks are kept instead of in memory, see `prover.window`; `held_bytes`:
+    how much of them memory may hold before that.
+    """
+
+    def __init__(
+        self,
+        tree: StateTree,
+        block: int,
+        records: Records | None = None,
+        held_bytes: int = HELD_BYTES,
+    ) -> None:
         self._tree = tree
-        self._block = block
-        self._segments: list[Segment] = []
+        self._window = Window(block, records, held_bytes)
+        self._oldest: dict[bytes, bytes] | None = None
+        """The leaves after `first`, from when on the way back there is long."""
 
     @property
     def first(self) -> int:
         """Lowest block whose state is known."""
-        return self._segments[0].first_block - 1 if self._segments else self._block
+        return self._window.first
 
     @property
     def last(self) -> int:
         """Block whose state the tree holds."""
-        return self._segments[-1].last_block if self._segments else self._block
+        return self._window.last
 
-    @property
-    def segments(self) -> Sequence[Segment]:
-        """What is kept, oldest first."""
-        return self._segments
-
-    def extend(self, changes: Sequence[Mapping[bytes, bytes | None]]) -> Segment:
-        """Lead the tree over the next blocks, at least one."""
+    def extend(
+        self, changes: Sequence[Mapping[bytes, bytes | None]], notes: Sequence[bytes] = ()
+    ) -> Segment:
+        """Lead the tree over the next blocks, at least one; `notes`: one of each, or none."""
         net = coalesced(one.items() for one in changes)
         undo = [(key, self._tree.get(key)) for key in net]
         self._tree.update(net)
-        segment = Segment(self.last + 1, [list(one.items()) for one in changes], undo)
-        self._segments.append(segment)
+        blocks = [list(one.items()) for one in changes]
+        segment = Segment(self.last + 1, blocks, undo, list(notes))
+        self._window.append(segment)
+        if self._oldest is None and self._window.put_away:
+            self._oldest = dict(self.leaves(self.first))
         return segment
-
-    def follow(self, segment: Segment) -> None:
-        """Take up a segment over which somebody else has led the tree already."""
-        if segment.first_block != self.last + 1 or not segment.changes:
-            raise SafetyViolation(
-                f"blocks from {segment.first_block} on do not follow block {self.last}"
-            )
-        self._segments.append(segment)
 
     def forget(self, block: int) -> None:
         """States before `block` are not needed any more; whole segments go."""
-        while self._segments and self._segments[0].last_block <= block:
-            self._block = self._segments.pop(0).last_block
+        for segment in self._window.forget(block):
+            if self._oldest is not None:
+                _lead(self._oldest, segment.changes)
 
-    def drop(self, block: int) -> None:
-        """Take off the segments behind `block`, over which somebody has led the tree back."""
-        while self._segments and self._segments[-1].first_block > block:
-            self._segments.pop()
-        if self.last != block:
-            raise SafetyViolation(f"no segment ends with block {block}")
+    def changes(self, before: int, block: int) -> Iterator[list[Change]]:
+        """What each block behind `before`, up to `block`, changed."""
+        return self._window.changes(before, block)
+
+    def notes(self, before: int, block: int) -> list[bytes]:
+        """The notes of the blocks behind `before`, up to `block`."""
+        return list(self._window.notes(before, block))
+
+    def undo(self) -> dict[bytes, bytes | None]:
+        """What leads the tree back to the state after `first`."""
+        return self._window.undo(self.first)
 
     # --- states
 
@@ -132,45 +114,53 @@ class Trace:
         found: list[bytes] = []
         with self.at(blocks[0]):
             for before, block in zip([blocks[0], *blocks], blocks, strict=False):
-                self._tree.update(coalesced(self._between(before, block)))
+                self._tree.update(coalesced(self._window.changes(before, block)))
                 found.append(self._tree.root)
         return found
 
     def leaves(self, block: int) -> list[tuple[bytes, bytes]]:
-        """All leaves of the state after a block, in key order."""
-        with self.at(block):
-            return list(self._tree.iterate())
+        """All leaves of the state after a block, in key order.
+
+        Where blocks are in a log, those behind `first` are soonest told.
+        """
+        self._require(block)
+        if self._oldest is None:
+            with self.at(block):
+                return list(self._tree.iterate())
+        found = dict(self._oldest)
+        _lead(found, self._window.changes(self.first, block))
+        return sorted(found.items())
 
     def prove(self, block: int, keys: Sequence[bytes]) -> TreeProof:
         """Proof of leaves under the state root after a block."""
         with self.at(block):
             return self._tree.prove(keys)
 
-    def _between(self, before: int, block: int) -> Iterator[list[Change]]:
-        for segment in self._segments:
-            low = max(before + 1 - segment.first_block, 0)
-            yield from segment.changes[low : max(block + 1 - segment.first_block, 0)]
+    def _require(self, block: int) -> None:
+        if not self.first <= block <= self.last:
+            raise SafetyViolation(f"the state after block {block} is not known")
 
     @contextmanager
     def at(self, block: int) -> Iterator[StateTree]:
         """The tree after `block` while this is open, or later: it returns to its end from there."""
-        if not self.first <= block <= self.last:
-            raise SafetyViolation(f"the state after block {block} is not known")
-        back: dict[bytes, bytes | None] = {}
-        ends: dict[bytes, bytes | None] = {}
-        for segment in reversed(self._segments):
-            if segment.last_block <= block:
-                break
-            back.update(segment.undo)
-            if segment.first_block <= block:
-                back.update(coalesced(segment.changes[: block + 1 - segment.first_block]))
-        for key in back:
-            ends[key] = self._tree.get(key)
+        self._require(block)
+        back = self._window.undo(block)
+        ends = {key: self._tree.get(key) for key in back}
         self._tree.update(back)
         try:
             yield self._tree
         finally:
             self._tree.update(ends)
+
+
+def _lead(leaves: dict[bytes, bytes], changes: Iterable[Iterable[Change]]) -> None:
+    """Lead leaves over what blocks changed."""
+    for block in changes:
+        for key, value in block:
+            if value is None:
+                leaves.pop(key, None)
+            else:
+                leaves[key] = value
 
 
 class BatchSteps(NamedTuple):
@@ -274,11 +264,17 @@ class Player:
 
     def roots(self, steps: BatchSteps, at: Sequence[int]) -> list[bytes]:
         """State roots (32 bytes each) at positions in rising order."""
+        parts = [
+            (index, [one % STEPS_PER_BLOCK for one in inside])
+            for index, inside in groupby(at, lambda one: one // STEPS_PER_BLOCK)
+        ]
+        # All at once: each way back reads everything that is newer.
+        before = steps.header.first_block - 1
+        whole = iter(self.trace.roots([before + index for index, inner in parts if inner == [0]]))
         found: list[bytes] = []
-        for index, inside in groupby(at, lambda one: one // STEPS_PER_BLOCK):
-            numbers = [one % STEPS_PER_BLOCK for one in inside]
+        for index, numbers in parts:
             if numbers == [0]:
-                found += self.trace.roots([steps.header.first_block - 1 + index])
+                found.append(next(whole))
                 continue
             with self.walk(steps, index) as walked:
                 found += [walked.to(number) for number in numbers]

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from protocol.errors import Code, Rejected, RemoteFault, SafetyViolation
+from protocol.errors import Code, ConfigError, Rejected, RemoteFault, SafetyViolation
 from protocol.ledger_leaves import FinalLeaf
 from protocol.messages import Committed
 from protocol.settlement import BatchHeader, PostBatch
@@ -170,7 +170,23 @@ class Poster:
             if ours is not None and (ours.last_block, ours.post_state_root) == place:
                 self._store.keep_final(final.batch, standing.height)
                 self._kept = final.batch
+        self._require_remembered(standing)
         return standing
+
+    def _require_remembered(self, standing: Standing) -> None:
+        """Raise `ConfigError` where the ledger has forgotten (`keep_batches`) a batch that tells
+        whether ours stand, or that comes next: it is not missing because it was removed."""
+        for number, settled in standing.batches.items():
+            if settled is not None or number > standing.final.batch:
+                continue
+            ahead = number > self._batcher.position.number
+            told = standing.batches.get(number + 1) is not None
+            if ahead or (not told and self._store.header(number) is not None):
+                raise ConfigError(
+                    f"the ledger has forgotten batch {number}, which is final and is needed here; "
+                    "restore a newer backup of this prover, or begin with the prover.sqlite of "
+                    "another one that has kept up and is stopped"
+                )
 
     def _stands(self, number: int, standing: Standing) -> bool:
         """Whether the ledger has the batch of this number as we have it."""
@@ -178,7 +194,14 @@ class Poster:
         if ours is None:
             return True  # genesis, or final
         settled = standing.batches[number]
-        return settled is not None and same_batch(ours, settled)
+        if settled is not None:
+            return same_batch(ours, settled)
+        if number > standing.final.batch:
+            return False
+        # It is forgotten; the one that follows on it names the same state.
+        after = standing.batches.get(number + 1)
+        place = (ours.last_block + 1, ours.post_state_root)
+        return after is not None and (after.first_block, after.pre_state_root) == place
 
     # --- batches that the ledger has already
 

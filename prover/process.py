@@ -60,9 +60,6 @@ BATCH_INTERVAL_MS = 500
 IDLE_INTERVAL_MS = 30_000
 """Blocks in which nothing happened wait this long for a batch."""
 
-WAITING_MAX = 20_000
-"""Blocks, and diffs, that may wait for settlement in memory."""
-
 RETRY_S = 0.25
 POST_TIMEOUT_MS = 20_000
 
@@ -209,10 +206,7 @@ class ProverProcess:
                 return
             self._batcher.add_chunk(chunk)
             self._news.set()
-            # What waits, waits in memory: do not run far ahead of settlement.
-            while self._batcher.waiting_blocks > WAITING_MAX:
-                self._room.clear()
-                await self._room.wait()
+            await self._until(self._batcher.takes_blocks)
 
     async def _follow_execution(self) -> None:
         while True:
@@ -237,15 +231,20 @@ class ProverProcess:
                     self._batcher.add_diff(diff)
                     self._lag.executed(diff)
                     self._news.set()
-                    while self._batcher.waiting_diffs > WAITING_MAX:
-                        self._room.clear()
-                        await self._room.wait()
+                    await self._until(self._batcher.takes_diffs)
             except (ConnectionError, TimeoutError, RemoteFault, EOFError, Rejected) as error:
                 if self._retention.refused(address, error):
                     await asyncio.sleep(RETRY_S)
                 else:
                     _log.info("execution lost", error=str(error))
             await self._execution.drop()
+
+    async def _until(self, has_room: Callable[[], bool]) -> None:
+        """What waits for settlement waits in memory: what is too much is not read yet. Whoever
+        streams it waits, or ends the stream, which is then asked for again where it ended."""
+        while not has_room():
+            self._room.clear()
+            await self._room.wait()
 
     # --- settlement: the surroundings of a `prover.posting.Poster`
 

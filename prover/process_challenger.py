@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 from pathlib import Path
 
 import structlog
@@ -26,9 +27,16 @@ from prover.contest import Challenging
 from prover.process_contest import ProcessContest
 from store.config import ProcessConfig, parse_address
 from store.files import write_atomic
+from store.segments import SegmentLog
 
 STATE_NAME = "final-state"
 """File of the newest final state that was kept, from which a restart goes on."""
+
+WINDOW_NAME = "window"
+"""Folder with what older blocks changed whose batches are not final; begun anew at each start."""
+
+WINDOW_FILE_BYTES = 16 * 1024 * 1024
+"""A file goes when all of its blocks are final."""
 
 INBOX_CHECKPOINT_NAME = "checkpoint-inbox.json"
 KEEP_INTERVAL_S = 120
@@ -50,15 +58,17 @@ class ChallengerProcess:
         self._chain = chain
         self._key = key
         self._state_path = config.data / STATE_NAME
-        self._machine = Challenger(chain, key.address, self._stored())
+        self._window = empty_log(config.data / WINDOW_NAME)
+        self._machine = Challenger(chain, key.address, self._stored(), self._window)
         self._kept = self._machine.final.batch
         validators = [parse_address(one) for one in config.validators]
         self._ledger = Upstream(validators, chain.chain_id, config.name, key)
         self._plays = False
         self._light = LightFollower(chain, self._ledger, config.data / CHECKPOINT_NAME)
         self._inbox = InboxFollower(
-            chain, validators, config.name, checkpoint=config.data / INBOX_CHECKPOINT_NAME
-        )
+            chain, validators, config.name, checkpoint=config.data / INBOX_CHECKPOINT_NAME,
+            needed=self._machine.final.inbox_cursor,
+        )  # fmt: skip
         self._contest = ProcessContest(self._ledger, self._light.leaves, self._send)
         self._work = Challenging(self._contest, self._machine, self._inbox, self._inbox)
         self._service = PublicService(chain, "challenger", config.name, self._status)
@@ -141,7 +151,18 @@ class ChallengerProcess:
             "lost": machine.lost,
             "open_dispute": int(machine.game is not None),
             "last": self._contest.last,
+            "store_bytes": self._window.stored_bytes,
         }
+
+
+def empty_log(directory: Path) -> SegmentLog:
+    """A log without records, whatever an earlier run left there; that is made again from the base
+    layer. Raises what `SegmentLog` raises.
+
+    It needs no close, which would only sync it, maybe while a thread still writes.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    return SegmentLog(directory, WINDOW_FILE_BYTES)
 
 
 def move_fee_uusd(fees: Fees, action: LedgerAction) -> int:

@@ -45,7 +45,8 @@ class SettlementLag:
         self._settled: OrderedDict[int, _Settled] = OrderedDict()
 
     def executed(self, diff: BlockDiff) -> None:
-        """A block's diff has come; one that came before counts from the first time on."""
+        """A block's diff has come; one that came before counts from the first time on. One that had
+        to wait where it is kept, as there was no room here, counts from when it came."""
         if self._waiting and diff.height <= self._waiting[-1].height:
             return
         if diff.actions:

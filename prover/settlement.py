@@ -23,6 +23,7 @@ from protocol.settlement import BatchHeader, PostBatch, decode_outbox_entry
 from protocol.windows import OPEN_BATCHES_MAX
 from prover.batcher import Batch, Batcher, Position
 from prover.tree import MAX_KEY_BYTES, StateTree
+from prover.waiting import WAITING_BYTES
 
 TURN_MS = 2_000
 """Provers of a chain take turns with batches; who is not next waits so much longer for each
@@ -88,7 +89,9 @@ class Settlement:
     # --- batches that the ledger has already
 
     def reaches(self, settled: BatchHeader) -> bool:
-        """Whether blocks and diffs are there up to the end of a settled batch."""
+        """Whether blocks and diffs are there up to the end of a settled batch; those that are not
+        have room, whatever waits."""
+        self._batcher.wanted_block = settled.last_block
         return min(self._batcher.next_block, self._batcher.next_diff) > settled.last_block
 
     def follow(self, settled: BatchHeader) -> Batch | None:
@@ -129,12 +132,18 @@ def removable(chain: Chain) -> bool:
     return chain.genesis.settlement.window_ms > 0 or len(chain.genesis.provers) > 1
 
 
-def make_batcher(chain: Chain, public_key: bytes, tree: StateTree, position: Position) -> Batcher:
+def make_batcher(
+    chain: Chain,
+    public_key: bytes,
+    tree: StateTree,
+    position: Position,
+    waiting_bytes: int = WAITING_BYTES,
+) -> Batcher:
     """The batcher of a prover, as the chain's rules want it."""
     return Batcher(
         chain.chain_id, chain.genesis.shard, public_key, tree, position,
         bond_uusd=chain.genesis.settlement.prover_bond_uusd, removable=removable(chain),
-        priced=chain.genesis.settlement.native_checks,
+        priced=chain.genesis.settlement.native_checks, waiting_bytes=waiting_bytes,
     )  # fmt: skip
 
 

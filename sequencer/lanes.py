@@ -3,7 +3,8 @@
 Under load, oracle prices and what takes risk off the exchange (cancels, top-ups, reduce-only
 orders) must not wait behind orders. Each lane has a share of the pool that nothing else can take,
 and blocks are filled lane by lane. Batches of one account and signer keep their order: one that
-could overtake waits with the others while an earlier one of them does. Strangers who name an
+could overtake waits with the others while an earlier one of them does, and an order waits for what
+reduces risk and came before it from the same sequencer. Strangers who name an
 account do not hold it back: whether they may speak for it execution finds. In each lane what came
 from one sequencer waits apart from what came from another.
 """
@@ -45,6 +46,12 @@ class Lane(IntEnum):
     ORACLE = 0
     REDUCING = 1
     OTHER = 2
+
+
+def share_of(lane: Lane, batches: int, size_bytes: int) -> tuple[int, int]:
+    """How many of so many batches and bytes a lane has for itself, rounded up."""
+    share = SHARES_PPM[lane]
+    return -(-batches * share // PPM), -(-size_bytes * share // PPM)
 
 
 def is_price(batch: ActionBatch, signer: bytes, committee: Collection[bytes]) -> bool:
@@ -151,6 +158,11 @@ class Lanes:
         # them from the same sequencer.
         self._origins: dict[Speaker, Counter[int]] = {}
         self._old: Counter[tuple[Speaker, int]] = Counter()
+        # Those that reduce risk, of each account and signer over each sequencer.
+        self._reducing: dict[tuple[Speaker, int], dict[bytes, None]] = {}
+        # The number of each of all these, and the newest of its hand that waited when it came.
+        self._behind: dict[bytes, tuple[int, bytes]] = {}
+        self._number = 0
         # Batches of each signer that were submitted here.
         self._signers: Counter[bytes] = Counter()
 
@@ -191,8 +203,7 @@ class Lanes:
         `batches_max` and `bytes_max` bound what waits of the batch's origin, in all lanes.
         """
         size, place = len(waiting.raw), (lane, waiting.origin)
-        share = SHARES_PPM[lane]
-        most, most_bytes = -(-batches_max * share // PPM), -(-bytes_max * share // PPM)
+        most, most_bytes = share_of(lane, batches_max, bytes_max)
         queue = self._queues.setdefault(place, OrderedDict())
         if len(queue) >= most or self._sizes[place] + size > most_bytes:
             raise Rejected(Code.BUSY, "the sequencer's pool is full; send again in a moment")
@@ -202,9 +213,16 @@ class Lanes:
         self.size_bytes += size
         if waiting.origin == OWN:
             self._signers[waiting.signer] += 1
-        if lane != Lane.OTHER:
-            return
         speaker = waiting.speaker
+        self._number += 1
+        before = b"" if lane == Lane.ORACLE else self.newest_reducing(waiting)
+        if lane == Lane.REDUCING:
+            self._reducing.setdefault((speaker, waiting.origin), {})[identity] = None
+        if lane != Lane.OTHER:
+            self._behind[identity] = self._number, before
+            return
+        before = next(reversed(self._ordinary.get(speaker, {})), before)
+        self._behind[identity] = self._number, before
         if waiting.holds:
             self._ordinary.setdefault(speaker, {})[identity] = waiting.origin == OWN
             self._origins.setdefault(speaker, Counter())[waiting.origin] += 1
@@ -225,6 +243,11 @@ class Lanes:
         """Batches of an account and signer that wait with the others and may hold back what comes
         after them, oldest first."""
         return self._ordinary.get(speaker, ())
+
+    def newest_reducing(self, waiting: Waiting) -> bytes:
+        """What an order of the same hand, over the same sequencer, has to wait for in the lane of
+        what reduces risk: the last of it; empty where nothing waits there."""
+        return next(reversed(self._reducing.get((waiting.speaker, waiting.origin), {})), b"")
 
     def waits_elsewhere(self, speaker: Speaker, origin: int) -> bool:
         """Whether something of an account and signer waits that may hold back what they send now
@@ -263,6 +286,39 @@ class Lanes:
                 self._release(waiting.speaker, other)
         return False
 
+    def check_newest(self, speaker: Speaker, is_signed: IsSigned) -> None:
+        """Find out whether the newest batch of an account and signer is signed, behind which the
+        next one of them is going to stand."""
+        ordinary = self._ordinary.get(speaker)
+        if not ordinary:
+            return
+        newest, known = next(reversed(ordinary.items()))
+        waiting = None if known else self.get(newest)
+        if waiting is None:
+            return
+        if is_signed(waiting):
+            ordinary[newest] = True
+        else:
+            self._release(speaker, newest)
+
+    def behind(self, identity: bytes) -> bytes:
+        """The newest batch of the same hand that came before this one, still waits, and is known to
+        be signed; empty where there is none."""
+        waiting = self.get(identity)
+        if waiting is None:
+            return b""
+        ordinary = self._ordinary.get(waiting.speaker, {})
+        reducing = self._reducing.get((waiting.speaker, OWN), {})
+        number, before = self._behind[identity]
+        while before:
+            earlier = self._behind.get(before)
+            if earlier is None or earlier[0] > number:
+                return b""  # it has its place; the same bytes may have come again since
+            if ordinary.get(before) or before in reducing:
+                return before
+            number, before = earlier
+        return b""
+
     def _release(self, speaker: Speaker, identity: bytes) -> None:
         others = self._ordinary.get(speaker, {})
         if others.pop(identity, None) is None:
@@ -287,8 +343,14 @@ class Lanes:
             self._signers[waiting.signer] -= 1
             if not self._signers[waiting.signer]:
                 del self._signers[waiting.signer]
+        del self._behind[identity]
         if place[0] == Lane.OTHER:
             self._forget(identity, waiting)
+        elif place[0] == Lane.REDUCING:
+            reducing = self._reducing[waiting.speaker, waiting.origin]
+            del reducing[identity]
+            if not reducing:
+                del self._reducing[waiting.speaker, waiting.origin]
         del self._places[identity]
         return waiting
 

@@ -48,17 +48,11 @@ from sequencer.effects import (
 )
 from sequencer.holding import FromPeer, HeldProposals
 from sequencer.lanes import OWN
-from sequencer.passing import (
-    FALSE_PRICE_COST_BYTES,
-    OTHERS_REPEAT_MS,
-    PRICE_COST_BYTES,
-    PeerRate,
-    RepeatedBatches,
-    messages,
-)
+from sequencer.passing import STILL_MS, OwnBatches, RepeatedBatches, messages
 from sequencer.peer import PassedBatches, PeerMessage
 from sequencer.pool import BatchPool
 from sequencer.receipts import make_receipts
+from sequencer.taking import TakenBatches
 
 __all__ = [
     "Accept", "Order", "Pass", "PersistBatches", "RecoveredSequencer", "Sequencer",
@@ -108,7 +102,8 @@ class Sequencer:
         )  # fmt: skip
         self.members = MemberSet(chain.log_id, [one.member() for one in genesis.sequencers])
         self.counters: Counter[str] = Counter()
-        self._own, self._others = RepeatedBatches(), RepeatedBatches()
+        self._taken = TakenBatches(self.pool, self.counters)
+        self._own, self._others = OwnBatches(self.pool.room_at_others), RepeatedBatches()
         self._restored: list[bytes] = []
         self._restore_pool(recovered)
         self.replica = Replica(
@@ -131,12 +126,10 @@ class Sequencer:
         self._key = key
         self.signs = signs
         self.signer_batches_max = SIGNER_BATCHES_MAX
-        self._fresh: list[bytes] = []
+        self._fresh: dict[bytes, bytes] = {}
         self._asked: list[tuple[Ticket, bytes]] = []
         self._waiters: dict[bytes, list[Ticket]] = {}
         self._open: Counter[int] = Counter()
-        self._rate = PeerRate()
-        self._passed: dict[int, list[bytes]] = {}
         self._held = HeldProposals(self.pool, pace.max_payload_bytes, pace.timeout_ms // 2)
         self._news_ms: int | None = None
 
@@ -155,19 +148,20 @@ class Sequencer:
             try:
                 self.pool.add(identity, raw, *open_batch(raw), origin=origin, bounded=False)
             except Rejected as error:  # too old by now; a false price that was let in once
-                self._refuse_passed(error)
+                self._taken.refuse(error)
                 continue
             if origin != OWN:
                 self._restored.append(identity)
             elif self._shared:
-                self._own.add(identity, 0, 0)
+                self._own.add(identity, self.pool.lane(identity), len(raw))
+        self._own.start(0, 0)  # the links do not stand yet: `tick` passes it on, as again
 
     # --- inputs
 
     def start(self, now_ms: int) -> list[SequencerEffect]:
         """Take up the recovered state."""
         for identity in self._restored:
-            self._others.add(identity, now_ms, OTHERS_REPEAT_MS)
+            self._others.add(identity, now_ms, STILL_MS)
         self._restored.clear()
         self._news_ms = now_ms + NEWS_MS if self._shared else None
         return self.step(Start(), now_ms)
@@ -224,18 +218,12 @@ class Sequencer:
             if len(self.pool) < SIGNATURES_CHECKED_BELOW:
                 self.require_signature(signed)
             self.pool.add(identity, raw, signed, batch)
-            self._promise(identity, raw, now_ms)
+            self._fresh[identity] = raw
         elif self._shared and identity in self.pool and identity not in self._own:
             self.pool.promise(identity)  # another sequencer had passed it on
-            self._promise(identity, raw, now_ms)
+            self._fresh[identity] = raw
         self._asked.append((ticket, identity))
         self._open[ticket[0]] += 1
-
-    def _promise(self, identity: bytes, raw: bytes, now_ms: int) -> None:
-        self._fresh.append(raw)
-        if self._shared:
-            self._own.add(identity, now_ms)
-            self._others.forget(identity)
 
     def require_signature(self, signed: SignedBatch) -> None:
         """Raise `Rejected` (bad_signature) unless the signer signed the batch."""
@@ -244,7 +232,7 @@ class Sequencer:
 
     def knows(self, identity: bytes) -> bool:
         """Whether a batch is in the pool, or is remembered as committed."""
-        return identity in self.pool or self.pool.committed_at(identity) is not None
+        return self.pool.knows(identity)
 
     def note_ledger(
         self, height: int, inbox_count: int, now_ms: int, grown_at: int | None = None
@@ -257,14 +245,35 @@ class Sequencer:
 
     def flush(self, now_ms: int) -> list[SequencerEffect]:
         """Make what was submitted since the last flush durable, answer it, and go on ordering."""
-        if not self._asked:
+        if not (self._asked or self._fresh):
             return []
         effects: list[SequencerEffect] = []
         if self._fresh:
-            effects.append(PersistBatches(self.replica.committed_height, self._fresh))
-            if self._shared:
-                effects += [Pass(message) for message in messages(self._fresh)]
-            self._fresh = []
+            fresh, self._fresh = self._fresh, {}
+            effects.append(PersistBatches(self.replica.committed_height, list(fresh.values())))
+            effects += self._pass_on(fresh, now_ms)
+        answers = self._answers(now_ms)
+        ordering = self.step(Work(), now_ms)
+        # Receipts go out with the first sync; notices of blocks of the same step follow them.
+        notices = [effect for effect in ordering if isinstance(effect, Order)]
+        others = [effect for effect in ordering if not isinstance(effect, Order)]
+        return effects + others + answers + notices
+
+    def _pass_on(self, accepted: dict[bytes, bytes], now_ms: int) -> list[SequencerEffect]:
+        """Pass on what was accepted, and what came before it, as far as the others have room."""
+        if not self._shared:
+            return []
+        for identity, raw in accepted.items():
+            self._others.forget(identity)
+            if identity in self.pool:  # and not ordered by others meanwhile
+                self._own.add(identity, self.pool.lane(identity), len(raw))
+        started = self._own.start(now_ms)
+        return [Pass(message) for message in messages(started, self.pool.to_pass)]
+
+    def _answers(self, now_ms: int) -> list[SequencerEffect]:
+        """Receipts for what was asked since the last flush, and places where they are known."""
+        if not self._asked:
+            return []
         asked, self._asked = self._asked, []
         identities = [identity for _, identity in asked]
         receipts = make_receipts(self._key, self._index, self._chain_id, identities, now_ms)
@@ -276,11 +285,7 @@ class Sequencer:
                 self._waiters.setdefault(identity, []).append(ticket)
             else:
                 answers.append(self._notice(ticket, height, 0))
-        ordering = self.step(Work(), now_ms)
-        # Receipts go out with the first sync; notices of blocks of the same step follow them.
-        notices = [effect for effect in ordering if isinstance(effect, Order)]
-        others = [effect for effect in ordering if not isinstance(effect, Order)]
-        return effects + others + answers + notices
+        return answers
 
     def receive(
         self, received: Iterable[tuple[int, PeerMessage]], now_ms: int
@@ -289,51 +294,18 @@ class Sequencer:
         effects: list[SequencerEffect] = []
         for peer, message in received:
             if isinstance(message, PassedBatches):
-                self._take_passed(peer, message, now_ms)
+                for identity in self._taken.take(peer, message, now_ms):
+                    self._others.add(identity, now_ms, STILL_MS)
             elif isinstance(message, Proposal):
                 effects += self._hand_over(self._held.offer(peer, message, now_ms), now_ms)
             else:
                 effects += self.step(Received(peer, message), now_ms)
         effects += self._hand_over(self._held.passed(self.replica.view), now_ms)
-        if self._passed:
-            height, self._passed, passed = self.replica.committed_height, {}, self._passed
-            effects += [PersistBatches(height, raws, peer) for peer, raws in passed.items()]
+        to_store = self._taken.to_store(self.replica.committed_height)
+        if to_store:
+            effects += to_store
             effects += self.step(Work(), now_ms)
         return effects
-
-    def _take_passed(self, peer: int, message: PassedBatches, now_ms: int) -> None:
-        """Let batches wait that another sequencer has accepted.
-
-        It may have promised them, so that only what no honest one admits is refused for good; who
-        fills its share has to wait, and says it again. Nonces execution looks at, but those that
-        no block can take any more, and signatures, but those of prices: honest sequencers have
-        checked them, so that a message with a false one is read no further.
-        """
-        try:
-            self._rate.take(peer, message.batches, now_ms)
-        except Rejected as error:
-            self._refuse_passed(error)
-            return
-        for raw in message.batches:
-            identity = batch_id(raw)
-            if self.knows(identity):
-                continue
-            try:
-                opened = open_batch(raw)
-                if self.pool.is_price(*opened):
-                    self._rate.charge(peer, PRICE_COST_BYTES)
-                self.pool.add(identity, raw, *opened, origin=peer)
-            except Rejected as error:
-                self._refuse_passed(error)
-                if error.code == Code.BAD_SIGNATURE:
-                    self._rate.charge(peer, FALSE_PRICE_COST_BYTES)
-                    return
-            else:
-                self._passed.setdefault(peer, []).append(raw)
-                self._others.add(identity, now_ms, OTHERS_REPEAT_MS)
-
-    def _refuse_passed(self, error: Rejected) -> None:
-        self.counters[f"passed_refused_{error.code.label}"] += 1
 
     def _hand_over(self, proposals: Iterable[FromPeer], now_ms: int) -> list[SequencerEffect]:
         """Give consensus proposals whose time has come."""
@@ -343,21 +315,39 @@ class Sequencer:
         return effects
 
     def step(self, event: Event, now_ms: int) -> list[SequencerEffect]:
-        """A consensus event; committed blocks also yield the notices of their submitters."""
+        """A consensus event; committed blocks also yield the notices of their submitters, and make
+        room at the others for what waits here."""
         effects: list[SequencerEffect] = []
         notices: list[SequencerEffect] = []
+        committed = False
         for effect in self.replica.step(event, now_ms):
             effects.append(effect)
             if isinstance(effect, Committed):
-                self._others.wait_until(now_ms + OTHERS_REPEAT_MS)
+                committed = True
+                self._own.wait_until(now_ms + STILL_MS)
+                self._others.wait_until(now_ms + STILL_MS)
                 notices += self._notices(effect.block)
+        if committed:
+            effects += self._pass_on({}, now_ms)
+            effects += self._take_again(now_ms)
         return effects + notices
+
+    def _take_again(self, now_ms: int) -> list[SequencerEffect]:
+        """Let wait what others passed on before what it stands behind, and which may wait now."""
+        taken = self._taken.again()
+        if not taken:
+            return []
+        for identity in taken:
+            self._others.add(identity, now_ms, STILL_MS)
+        return [
+            *self._taken.to_store(self.replica.committed_height), *self.step(Work(), now_ms)
+        ]  # fmt: skip
 
     def tick(self, now_ms: int) -> list[SequencerEffect]:
         """Time has passed."""
         effects = self._hand_over(self._held.due(now_ms), now_ms)
         for repeats in (self._own, self._others):
-            again = repeats.due(self.pool.raw, now_ms)
+            again = repeats.due(self.pool.to_pass, now_ms)
             if again is not None:
                 self.counters["batches_passed_again"] += len(again.batches)
                 effects.append(Pass(again))

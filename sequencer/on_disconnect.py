@@ -9,7 +9,7 @@ is what holds. A batch is refused later like any other: when its nonce is too ol
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection
 
 from protocol.actions import batch_id
@@ -22,6 +22,9 @@ SESSION_BYTES = 32 * 1024
 
 TOTAL_BATCHES = 8_192
 """What is held for all sessions, those that have ended and wait for room in the pool included."""
+
+TRIES = 256
+"""Signers whose batches `submit` finds no room for before it leaves the others to the next time."""
 
 OWN_TICKET: Ticket = (0, 0)
 """Sessions are counted from 1: nobody is told what becomes of these batches."""
@@ -46,8 +49,10 @@ class OnDisconnect:
         """(session, batch), in the order in which they were given."""
         self._counts: Counter[int] = Counter()
         self._bytes: Counter[int] = Counter()
-        self._due: deque[tuple[bytes, bytes]] = deque()
-        """(signer, batch) of sessions that have ended."""
+        self._due: OrderedDict[bytes, deque[bytes]] = OrderedDict()
+        """Batches of sessions that have ended, by signer."""
+        self.due = 0
+        """How many those are, which wait for room in the pool."""
         self.submitted = 0
         """Batches that were submitted in place of their clients."""
         self.refused = 0
@@ -57,11 +62,6 @@ class OnDisconnect:
     def held(self) -> int:
         """Batches of sessions that stand."""
         return len(self._held)
-
-    @property
-    def due(self) -> int:
-        """Batches that wait for room in the pool."""
-        return len(self._due)
 
     def give(self, session: int, raw: bytes, signers: Collection[bytes], now_ms: int) -> None:
         """Take a batch for the end of a session that has proven `signers`; empty: forget its own.
@@ -88,7 +88,7 @@ class OnDisconnect:
                 f"a session leaves at most {SESSION_BATCHES} batches of {SESSION_BYTES} bytes "
                 "together, one for each signer and account",
             )
-        if before is None and len(self._held) + len(self._due) >= TOTAL_BATCHES:
+        if before is None and len(self._held) + self.due >= TOTAL_BATCHES:
             raise Rejected(Code.BUSY, "the sequencer holds as many such batches as it may")
         self._drop(owner)
         self._held[owner] = (session, raw)
@@ -98,25 +98,40 @@ class OnDisconnect:
     def ended(self, session: int) -> None:
         """A session is gone: what it left is due."""
         for owner, raw in self._drop_session(session):
-            self._due.append((owner[0], raw))
+            self._due.setdefault(owner[0], deque()).append(raw)
+            self.due += 1
 
     def submit(self, now_ms: int) -> int:
-        """Submit what is due, in the order in which it was given, until the pool is full; returns
-        how many batches the machine's next `flush` answers."""
-        taken = 0
-        while self._due:
-            signer, raw = self._due[0]
-            try:
-                self._sequencer.submit(OWN_TICKET, raw, (signer,), now_ms)
-            except Rejected as error:
-                if error.code in LATER:
-                    break
-                self.refused += 1
-            else:
-                taken += 1
-            self._due.popleft()
-        self.submitted += taken
-        return taken
+        """Submit what is due, of each signer in the order in which it was given, as far as there is
+        room for it; returns how many batches the machine's next `flush` answers.
+
+        Signers whose batches find no room hold up no other one: their lane may be full, or they
+        may have too many batches in the pool already.
+        """
+        submitted, tries = self.submitted, TRIES
+        for signer in list(self._due):
+            if not tries:
+                break
+            batches = self._due.pop(signer)
+            while batches and self._submit(signer, batches[0], now_ms):
+                batches.popleft()
+                self.due -= 1
+            if batches:
+                self._due[signer] = batches
+                tries -= 1
+        return self.submitted - submitted
+
+    def _submit(self, signer: bytes, raw: bytes, now_ms: int) -> bool:
+        """Submit a batch, or give it up; returns False where there is no room for it now."""
+        try:
+            self._sequencer.submit(OWN_TICKET, raw, (signer,), now_ms)
+        except Rejected as error:
+            if error.code in LATER:
+                return False
+            self.refused += 1
+        else:
+            self.submitted += 1
+        return True
 
     def _drop_session(self, session: int) -> list[tuple[Owner, bytes]]:
         if not self._counts[session]:

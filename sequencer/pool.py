@@ -11,11 +11,12 @@ from protocol.chain import EMPTY_HASH, Block, CommitCertificate
 from protocol.codec import encode
 from protocol.errors import Code, Rejected, SafetyViolation
 from protocol.genesis import Capacity
-from protocol.inbox import next_cursor
 from protocol.ordering import OrderedPayload
 from sequencer.contents import Contents, OpenedPayloads
-from sequencer.filling import BATCH_OVERHEAD_BYTES, Filling
-from sequencer.lanes import OWN, Lane, Lanes, Room, Waiting, is_price, lane_of
+from sequencer.filling import BATCH_OVERHEAD_BYTES, Filling, PassedOver
+from sequencer.inbox_height import InboxCounts
+from sequencer.lanes import OWN, Lane, Lanes, Room, Waiting, is_price, lane_of, share_of
+from sequencer.peer import Passed
 
 __all__ = ["BATCH_OVERHEAD_BYTES", "BatchPool"]
 
@@ -55,8 +56,9 @@ class BatchPool:
 
     A block holds no more work than `capacity` allows for the time since the block before, prices of
     the `committee` not counted; among what it may hold, prices come first, and what reduces risk
-    has half of it before anything else. As they go before all others, batches in the name of the
-    committee are only taken, and voted for, where `require_signature` finds them signed.
+    has half of it before anything else. What is more work than that goes alone. As prices go before
+    all others, batches in the name of the committee are only taken, and voted for, where
+    `require_signature` finds them signed.
 
     Beside `peers` other sequencers half of the pool is for what was submitted here, and each of
     them has an equal share of the rest, so that none fills the pools of others.
@@ -83,8 +85,7 @@ class BatchPool:
         self.ordered_batches = self.ordered_actions = 0
         self._height = height
         self._max_payload_bytes = max_payload_bytes
-        self._inbox_per_block = inbox_per_block
-        self._counts: dict[int, int] = {}
+        self._counts = InboxCounts(inbox_per_block)
         self._cursors = {height: inbox_cursor}
         self._time_ms = time_ms
         self._capacity = capacity or Capacity()
@@ -92,6 +93,7 @@ class BatchPool:
         self._require_signature = require_signature
         self._peers = peers
         self._waiting = Lanes()
+        self._passed_over = PassedOver(self._capacity)
         self._recent: OrderedDict[bytes, int] = OrderedDict()
         """Heights of committed batches, in ascending order."""
         self._dates: dict[int, int] = {}
@@ -106,6 +108,14 @@ class BatchPool:
 
     def __contains__(self, identity: bytes) -> bool:
         return identity in self._waiting
+
+    def knows(self, identity: bytes) -> bool:
+        """Whether a batch waits, or is remembered as committed."""
+        return identity in self._waiting or identity in self._recent
+
+    def lane(self, identity: bytes) -> Lane:
+        """The lane in which a batch waits; raises `KeyError`."""
+        return self._waiting.lane(identity)
 
     def committed_at(self, identity: bytes) -> int | None:
         """Height at which a batch committed, where it is still remembered."""
@@ -150,7 +160,10 @@ class BatchPool:
             raw, batch.account, actions, work_us, origin, signed.signer, holds, follows
         )  # fmt: skip
         bounds = self._bounds(origin) if bounded else (ENDLESS, ENDLESS)
-        self._waiting.add(identity, Lane.OTHER if follows else lane, waiting, *bounds)
+        lane = Lane.OTHER if follows else lane
+        if origin == OWN and lane == Lane.OTHER:
+            self._waiting.check_newest(speaker, self._is_signed)
+        self._waiting.add(identity, lane, waiting, *bounds)
         self.accepted_batches += 1
         self.accepted_actions += actions
 
@@ -195,10 +208,15 @@ class BatchPool:
         """How many batches of a signer wait that were submitted here."""
         return self._waiting.of_signer(signer)
 
-    def raw(self, identity: bytes) -> bytes | None:
-        """A waiting batch as it was signed."""
+    def room_at_others(self, lane: Lane) -> tuple[int, int]:
+        """Most batches and bytes of a lane that another sequencer lets wait of what this one passes
+        on."""
+        return share_of(lane, *self._bounds(0))
+
+    def to_pass(self, identity: bytes) -> Passed | None:
+        """What to pass on of a waiting batch."""
         waiting = self._waiting.get(identity)
-        return None if waiting is None else waiting.raw
+        return None if waiting is None else (waiting.raw, self._waiting.behind(identity))
 
     def note_ledger(self, height: int, count: int, grown_at: int | None = None) -> None:
         """The base layer is certified up to `height`, where the inbox holds `count` entries, the
@@ -209,36 +227,21 @@ class BatchPool:
         """
         self.verified_height = max(self.verified_height, height)
         named = max(height if grown_at is None else grown_at, self.ledger_height)
-        known = self._counts.get(self.ledger_height)
+        known = self._counts.at(self.ledger_height)
         if named <= height and (known is None or count > known):
             self.ledger_height = named
-            self._counts[named] = count
-
-    def _advance(self, cursor: int, inbox_height: int) -> int:
-        """Inbox cursor after a block under this inbox height, as far as its count is known.
-
-        Another sequencer may have named a height between two that we heard of: the lower one's
-        count is certain.
-        """
-        count = self._counts.get(self._heard(inbox_height), cursor)
-        return next_cursor(cursor, count, self._inbox_per_block)
+            self._counts.note(named, count)
 
     def cursor_after(self, height: int) -> int:
         """Inbox cursor after a block that committed lately."""
         return self._cursors[height]
 
-    def _heard(self, inbox_height: int) -> int:
-        """The highest height up to this one of which the count is known."""
-        if inbox_height in self._counts:
-            return inbox_height
-        return max((known for known in self._counts if known <= inbox_height), default=-1)
-
     # --- consensus application
 
     def has_work(self) -> bool:
         """Whether there is something to order; some of it may be in uncommitted blocks."""
-        count = self._counts.get(self.ledger_height, 0)
-        return bool(self._waiting) or self.inbox_cursor < count
+        count = self._counts.at(self.ledger_height)
+        return bool(self._waiting) or self.inbox_cursor < (count or 0)
 
     def propose(self, ancestors: Sequence[Block], time_ms: int) -> bytes:
         """Payload of the oldest waiting batches of each lane that no ancestor carries.
@@ -255,7 +258,7 @@ class BatchPool:
                 contents = self.contents(block.payload)
                 taken.update(contents.identities)
                 inbox_height = max(inbox_height, contents.inbox_height)
-            cursor = self._advance(cursor, inbox_height)
+            cursor = self._counts.advance(cursor, inbox_height)
         if room < 0:
             return b""  # not even an inbox height: with its ancestors it would get no votes
         # Empty blocks take entries in, too, but only above a payload consensus goes on to commit.
@@ -265,10 +268,11 @@ class BatchPool:
         whole = Room(BLOCK_BATCHES_MAX, room, self._allowed_us(ancestors, time_ms))
         turn = self._height + len(ancestors)
         filling = Filling(self._waiting, taken, whole, self._peers, turn, self._is_signed)
-        batches = filling.fill(BLOCK_PRICES_MAX)
-        if not batches and self._advance(cursor, named) == cursor and not left_empty:
-            return b""
-        return encode(OrderedPayload(named, batches))
+        batches = filling.fill(BLOCK_PRICES_MAX, self._passed_over.due(time_ms))
+        nothing = self._counts.advance(cursor, named) == cursor and not left_empty
+        payload = b"" if nothing and not batches else encode(OrderedPayload(named, batches))
+        self._passed_over.asked(time_ms, payload, filling)
+        return payload
 
     def _allowed_us(self, ancestors: Sequence[Block], time_ms: int) -> int:
         """Work that a block of this time may hold."""
@@ -367,12 +371,11 @@ class BatchPool:
             self.inbox_height = max(self.inbox_height, contents.inbox_height)
             self._remember_all(block, contents.identities)
             self.ordered_batches += len(contents.batches)
-        self.inbox_cursor = self._advance(self.inbox_cursor, self.inbox_height)
+        self._passed_over.committed(self._time_ms, block.payload, self._waiting)
+        self.inbox_cursor = self._counts.advance(self.inbox_cursor, self.inbox_height)
         self._cursors[height] = self.inbox_cursor
         self._cursors.pop(height - CURSORS_KEPT, None)
-        heard = self._heard(self.inbox_height)
-        for known in [known for known in self._counts if known < heard]:
-            del self._counts[known]
+        self._counts.forget_below(self.inbox_height)
 
     def recall(self, blocks: Iterable[Block]) -> set[bytes]:
         """Blocks that committed before the start, oldest first; what stood in earlier ones is
@@ -402,6 +405,7 @@ class BatchPool:
         waiting = self._waiting.pop(identity)
         if waiting is not None:
             self.ordered_actions += waiting.actions
+            self._passed_over.ordered(identity, self._time_ms)
         self._recent[identity] = height
         # In its old place, one that is ordered again would keep all behind it from being forgotten.
         self._recent.move_to_end(identity)

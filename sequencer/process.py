@@ -82,7 +82,7 @@ class SequencerProcess:
         self._on_disconnect = OnDisconnect(self._machine)
         self._inbox = WatchedInbox(
             chain, [parse_address(one) for one in config.validators], config.name,
-            self._ledger_news, config.data / CHECKPOINT_NAME,
+            self._ledger_news, config.data / CHECKPOINT_NAME, needed=None,
         )  # fmt: skip
         self._health = SequencerHealth(
             self._machine, self._inbox,
@@ -206,7 +206,8 @@ class SequencerProcess:
             self._health.left(number)
             if not self._stopping:
                 self._on_disconnect.ended(number)
-                self._submit_for_ended()
+                if self._retry_timer is None:  # else its turn comes then
+                    self._submit_for_ended()
 
         session.on_close.append(leave)
         return number
@@ -266,6 +267,7 @@ class SequencerProcess:
             self._answer(answer)
         if committed:
             self._health.committed()
+            self._inbox.release(self._machine.pool.inbox_cursor)
             store.prune(self._machine.pool.__contains__)
             self._grown.set()
             self._grown = asyncio.Event()
@@ -311,6 +313,7 @@ class SequencerProcess:
         if request.from_height < 1:
             raise Rejected(Code.NOT_RETAINED, "the log starts at height 1")
         height = request.from_height
+        session.takes_along(asyncio.current_task())
         while not (session.closed or self._failed):
             grown = self._grown
             chunk = self._store.chunk(height) if height <= self._store.height else None

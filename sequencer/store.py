@@ -7,7 +7,7 @@ holds voting states and uncommitted blocks. ``pool`` holds accepted batches unti
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,12 +20,19 @@ from protocol.errors import SafetyViolation
 from protocol.ordering import OrderedBlock, OrderedChunk, decode_payload
 from sequencer.effects import PersistBatches, RecoveredSequencer
 from sequencer.lanes import OWN
+from store.newest import Newest
 from store.segments import SegmentLog
 
 SEGMENT_BYTES = 16 << 20
 """Of what is soon dropped again: a start reads whole segments."""
 
-CACHED_BLOCKS = 512
+CACHED_BYTES = 16 << 20
+"""Memory for the newest blocks, of up to 1 MiB each: whoever follows the log reads those, and a few
+blocks behind it must not make the loop wait for the disk."""
+
+RECORD_BYTES = 4_096
+"""What a block takes there beside its payload: header, votes and certificate."""
+
 RECENT_BLOCKS = 2_000
 
 
@@ -75,7 +82,7 @@ class SequencerStore:
         self._pool = SegmentLog(directory / "pool", SEGMENT_BYTES)
         self._dirty: dict[SegmentLog, None] = {}
         self._commits: list[bytes] = []
-        self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
+        self._newest: Newest[CommittedRecord] = Newest(CACHED_BYTES)
         self._block_at: deque[tuple[int, int]] = deque()
         self._voting_at = 0
         self._pool_at: deque[tuple[int, list[bytes]]] = deque()
@@ -182,9 +189,7 @@ class SequencerStore:
             raise SafetyViolation(f"block {block.header.height} would stand behind {self.height}")
         record = CommittedRecord(block, certificate, inbox_cursor)
         self._commits.append(encode(record))
-        self._cache[block.header.height] = record
-        if len(self._cache) > CACHED_BLOCKS:
-            self._cache.popitem(last=False)
+        self._newest.put(block.header.height, record, RECORD_BYTES + len(block.payload))
 
     def sync(self) -> None:
         """Make everything written so far durable, committed blocks last.
@@ -247,5 +252,9 @@ class SequencerStore:
         return None if certificate is None else OrderedChunk(blocks[:whole], certificate)
 
     def _read(self, height: int) -> CommittedRecord:
-        record = self._cache.get(height)
-        return record if record is not None else _decode_committed(self._log.read(height - 1))
+        newest = self._newest.get(height)
+        if newest is not None:
+            return newest
+        waiting = height - self._log.next_index  # place among those that are not in the log yet
+        raw = self._commits[waiting - 1] if waiting > 0 else self._log.read(height - 1)
+        return _decode_committed(raw)

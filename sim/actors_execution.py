@@ -53,7 +53,7 @@ class SimExecution(Process):
         self.replay = Replay(self.chain, snapshot, self.store.feed(snapshot))
         self.queries = queries = Queries(self.replay)
         self._snapshot_height = self.replay.height
-        self.inbox = InboxFollower(self, self._validators)
+        self.inbox = InboxFollower(self, self._validators, needed=self.replay.inbox_cursor)
         self.log = LogFollower(self, self.next_sequencers, self.replay.height, self.replay.block_id)
         self._events: StreamServer[EventsPush] = StreamServer(self, self._read_events)
         self._diffs: StreamServer[DiffPush] = StreamServer(self, self._read_diff)

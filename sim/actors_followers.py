@@ -13,7 +13,7 @@ from execution.log import VerifiedLog
 from execution.process_light import LightFollower
 from protocol.codec import Wire
 from protocol.errors import Code, Rejected, RemoteFault
-from protocol.messages import InboxView, LedgerNews, LogChunk, SubscribeLog
+from protocol.messages import LedgerNews, LogChunk, SubscribeLog
 from protocol.messages import SubscribeLedger as SubscribeNews
 from protocol.ordering import OrderedChunk
 from sim.actors_process import ASK_TIMEOUT_MS, Process, StreamReader
@@ -100,8 +100,9 @@ class InboxFollower(VerifiedInbox):
         process: Process,
         validators: list[str],
         on_news: Callable[[int, int], None] | None = None,
+        needed: int | None = 0,
     ) -> None:
-        super().__init__(process.chain.genesis.shard)
+        super().__init__(process.chain.genesis.shard, needed)
         self.grown = Pulse()
         self._process = process
         self._upstream = Upstream(process, validators)
@@ -150,13 +151,14 @@ class InboxFollower(VerifiedInbox):
         if isinstance(message, LedgerNews) and self.told(message.inbox_count):
             self._wake.set()
 
+    def begin_behind(self, forgotten: bytes | None) -> None:
+        """As below, and noted."""
+        super().begin_behind(forgotten)
+        self._process.history.count(f"inbox_begun_later_{self._process.role}")
+
     async def _fetch(self) -> None:
-        complete = False
-        while not complete:
-            view = await self._upstream.ask(InboxView, self.request)
-            await self._light.verify(view.header, view.certificate)
-            complete = self.take(view)
-        if view.header.app_height < self.covered_height:
+        header = await self._light.extend(self)
+        if header.app_height < self.covered_height:
             return  # this validator lags behind one that we asked before
         self.grown.set()
         if self._on_news is not None:

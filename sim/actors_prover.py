@@ -44,7 +44,9 @@ BATCH_INTERVAL_MS = 500
 IDLE_INTERVAL_MS = 3_000
 RETRY_MS = 100
 POST_TIMEOUT_MS = 2_000
-WAITING_MAX = 20_000
+WAITING_BYTES = 128 << 10
+"""Far less than real provers have, so that blocks and diffs often have to wait elsewhere."""
+
 BATCHES = "batches"
 
 Lie = Callable[[PostBatch], PostBatch]
@@ -214,12 +216,13 @@ class SimProver(Process):
         self.store = ProverRecords(self.disks["batches"], origin, dict(tree.iterate()))
         position = self.store.position
         tree = StateTree(sorted(self.store.leaves.items()))
-        self.batcher = make_batcher(chain, self.key.public, tree, position)
+        self.batcher = make_batcher(chain, self.key.public, tree, position, WAITING_BYTES)
         self._ledger = Upstream(self, self._validators)
         self._proven = SettledBatches(
             chain, self._ledger, None, self.now_ms, self.store.ledger_height
         )
         self._news = Pulse()
+        self._room = Pulse()
         self._lied_about = 0
         self._sending: Promise[None] | None = None
         settlement = Settlement(
@@ -243,8 +246,9 @@ class SimProver(Process):
                 await self._log.grown.wait()
             self.batcher.add_chunk(self._log.chunks.popleft())
             self._news.set()
-            while self.batcher.waiting_blocks > WAITING_MAX:
-                await self._news.wait()
+            while not self.batcher.takes_blocks():
+                self.history.count("blocks_held_back")
+                await self._room.wait()
 
     def _request_diffs(self, request_id: int) -> SubscribeDiffs:
         return SubscribeDiffs(request_id, self.batcher.next_diff)
@@ -253,7 +257,10 @@ class SimProver(Process):
         if not isinstance(message, DiffPush):
             raise Rejected(Code.UNKNOWN_MESSAGE, "expected state diffs")
         diff = decode_block_diff(message.diff)
-        if diff.height != self.batcher.next_diff or self.batcher.waiting_diffs > WAITING_MAX:
+        if diff.height != self.batcher.next_diff:
+            return False
+        if not self.batcher.takes_diffs():
+            self.history.count("diffs_held_back")
             return False
         self.batcher.add_diff(diff)
         self._news.set()
@@ -339,13 +346,21 @@ class SimProver(Process):
 
     async def news(self, timeout_ms: int | None) -> None:
         """Return when blocks or diffs came, or after a while."""
+        self._room.set()
         if timeout_ms is None:
             await self._news.wait()
         else:
             await self.first_of(self._news, timeout_ms)
 
+    def timed(self, build: Callable[[], T]) -> T:
+        """Run what builds a batch."""
+        built = build()
+        self._room.set()
+        return built
+
     def moved(self) -> None:
         """Blocks and diffs must come again from an earlier position on."""
+        self._room.set()
         position = self.batcher.position
         self._log.go_back(position.block, position.block_id)
 
@@ -377,6 +392,7 @@ class _Host:
         self.submit = process.submit
         self.news = process.news
         self.moved = process.moved
+        self.timed = process.timed
 
     async def pause(self, pause_ms: int) -> None:
         await self._process.sleep(max(pause_ms, RETRY_MS))
@@ -386,9 +402,6 @@ class _Host:
 
     def tell(self, what: str, number: int, code: int = 0, text: str = "") -> None:
         self._process.tell(what, number, code, text)
-
-    def timed(self, build: Callable[[], T]) -> T:
-        return build()
 
     def count(self, batch: Batch | None, posting: PostBatch | None) -> None:
         del batch, posting

@@ -103,7 +103,7 @@ class SimSequencer(Process):
         self.on(SubscribeLog, self._subscribe)
         for kind in PEERS_SAY:
             self.on(kind, self._from_peer)
-        self.inbox = InboxFollower(self, self._validators, self._ledger_news)
+        self.inbox = InboxFollower(self, self._validators, self._ledger_news, needed=None)
         self.inbox.start()
         self._guarded(lambda: self.machine.start(self.now_ms()))
 
@@ -220,6 +220,7 @@ class SimSequencer(Process):
             self.history.ordered(header.height, header.block_id())
             self.kernel.trace("ordered", header.height, header.block_id())
         if committed:
+            self.inbox.release(self.machine.pool.inbox_cursor)
             self.store.prune(self.machine.pool.__contains__)
             self._log.grown()
         self._schedule_tick()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, cast
 
-from execution.store import BlockRecord, ExecutionStore, Snapshot
+from execution.store import CACHED_BYTES, BlockRecord, ExecutionStore, Snapshot
 from protocol.errors import SafetyViolation
+from sequencer.store import CACHED_BYTES as SEQUENCER_CACHED_BYTES
 from sequencer.store import CommittedRecord, SequencerStore
 from sim.disk import DAMAGED, Disk
+from store.newest import Newest
 from store.segments import SegmentLog
 
 LOG = "records"
@@ -104,7 +106,7 @@ class SimSequencerStore(SequencerStore):
         self._pool = cast(SegmentLog, SimLog(pool, self.syncs))
         self._dirty: dict[SegmentLog, None] = {}
         self._commits: list[bytes] = []
-        self._cache: OrderedDict[int, CommittedRecord] = OrderedDict()
+        self._newest: Newest[CommittedRecord] = Newest(SEQUENCER_CACHED_BYTES)
         self._block_at: deque[tuple[int, int]] = deque()
         self._voting_at = 0
         self._pool_at: deque[tuple[int, list[bytes]]] = deque()
@@ -117,7 +119,7 @@ class SimExecutionStore(ExecutionStore):
         self._disk = disk
         self._history = cast(SegmentLog, SimLog(disk, []))
         self.liquidations = cast(SegmentLog, SimLog(liquidations, []))
-        self._cache: OrderedDict[int, BlockRecord] = OrderedDict()
+        self._newest: Newest[BlockRecord] = Newest(CACHED_BYTES)
 
     def write_snapshot(self, snapshot: Snapshot) -> None:
         """Write a snapshot and drop old ones; the process syncs."""

@@ -14,10 +14,11 @@ from execution.steps import Stage
 from protocol.dispute import STEPS_PER_BLOCK
 from protocol.genesis import Chain
 from protocol.keys import verify
-from prover.game import BatchSteps, Change, Player, Trace
+from prover.game import BatchSteps, Player, Trace
 from prover.step_input import StepInput
 from prover.steps import Walk
 from prover.tree import StateTree
+from prover.window import Change
 from sim.lying_engines import Lie
 
 
@@ -76,7 +77,7 @@ class LyingPlayer(Player):
             with super().walk(steps, index) as walked:
                 yield walked
             return
-        (said,) = self.trace._between(height - 1, height)
+        (said,) = self.trace.changes(height - 1, height)
         with self.trace.at(height - 1) as tree:
             step = steps.step(index)
             walked = LyingWalk(self.chain, tree, step, self._verify, self._lie.stage, said)

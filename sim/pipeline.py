@@ -301,6 +301,9 @@ class Exchange:
             return False
         if self.reader.next_seq != self.execution.next_seq:
             return False
+        entries = max(one.ledger.inbox().count for one in self.honest())
+        if min(self._followed().values()) < entries:
+            return False
         answered = max((one.height for one in history.ledger_answers.values()), default=0)
         for validator in self.honest():
             ledger = validator.ledger
@@ -315,6 +318,11 @@ class Exchange:
             if ledger.final().batch < shard.batch:
                 return False
         return all(one.store.posting is None for one in self.provers)
+
+    def _followed(self) -> dict[str, int]:
+        """Inbox entries that each process knows that takes them in."""
+        followed = {one.name: one.inbox.count for one in self.sequencers}
+        return followed | {one.name: one.inbox.count for one in self.executions}
 
     def lag(self) -> str:
         """Who waits for what."""
@@ -334,7 +342,8 @@ class Exchange:
             f"not settled within patience: clients {waiting}; ordered: "
             f"{sequencing.lag_of(self.sequencers)}; executed {self.history.executed_height}, "
             f"active {self.history.active_height}, reader {self.reader.next_seq} of "
-            f"{self.execution.next_seq}, calm {self.calm()}; {'; '.join(shards)}"
+            f"{self.execution.next_seq}, calm {self.calm()}; inbox {self._followed()}; "
+            f"{'; '.join(shards)}"
         )
 
     def close(self) -> None:

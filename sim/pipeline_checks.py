@@ -24,9 +24,10 @@ from protocol.settlement import (
     decode_transaction,
     transaction_id,
 )
+from prover.batcher import BATCH_BYTES_MAX
 from sequencer.pool import POOL_BATCHES_MAX, POOL_BYTES_MAX
 from sim.actors_process import INPUTS_MAX
-from sim.actors_prover import WAITING_MAX
+from sim.actors_prover import WAITING_BYTES
 from sim.actors_validator import MAX_EVENTS, SimValidator
 from sim.checkers import Violation
 from sim.pipeline import Exchange
@@ -34,6 +35,9 @@ from sim.pipeline_history import History
 from sim.pipeline_trading import check_books, check_liquidations
 
 AUDIT_BLOCKS = 200
+
+PROVER_BYTES_MAX = 2 * (WAITING_BYTES + 2 * BATCH_BYTES_MAX)
+"""What waits in a prover: a batch that is taken back, or settled elsewhere, comes on top."""
 
 
 def check_bounds(world: Exchange) -> None:
@@ -52,8 +56,7 @@ def check_bounds(world: Exchange) -> None:
             _bound(world, "pool", len(pool_of_log), POOL_BATCHES_MAX)
             _bound(world, "pool_bytes", pool_of_log.size_bytes, POOL_BYTES_MAX)
     for prover in world.provers:
-        _bound(world, "prover_blocks", prover.batcher.waiting_blocks, WAITING_MAX)
-        _bound(world, "prover_diffs", prover.batcher.waiting_diffs, WAITING_MAX)
+        _bound(world, "prover_bytes", prover.batcher.waiting_bytes, PROVER_BYTES_MAX)
     for server in world.servers:
         _bound(world, "inputs", server.waiting_inputs, INPUTS_MAX)
 

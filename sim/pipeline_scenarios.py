@@ -249,6 +249,7 @@ _ALL = [
             *USUAL, "crashed_validator", "crashed_sequencer", "crashed_execution",
             "crashed_prover", "crashed_in_sync", "unsynced_lost", "torn", "snapshots_restored",
             "blocks_executed_again", "batches_posted_again", "recovered_batches",
+            "blocks_held_back", "diffs_held_back",
         ),
         _plain, plans(faults.crashes(), faults.blackout, faults.pauses, faults.forgetful),
     ),
@@ -288,9 +289,14 @@ _ALL = [
         "exchange-forgets", "the ledger forgets old batches, their payouts and their inbox entries",
         (
             *USUAL, "batches_forgotten", "wrong_batches_posted", "wrong_batches_replaced",
-            "lying_disputes", "crashed_prover",
+            "lying_disputes", "crashed_prover", "crashed_sequencer", "crashed_execution",
+            "inbox_begun_later_sequencer", "inbox_begun_later_execution",
         ),
-        _forgets, plans(faults.crashes(1_500, 3_000, ("prover",)), faults.forgetful),
+        _forgets,
+        plans(
+            faults.crashes(1_500, 3_000, ("prover",)),
+            faults.crashes(1_500, 3_000, ("sequencer", "execution")), faults.forgetful,
+        ),
     ),
     scenario(
         "exchange-epochs", "validators join and leave while the exchange runs and processes die",

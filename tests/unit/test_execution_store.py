@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from object_sizes import memory_of
 
-from execution.store import BlockRecord, ExecutionStore, Snapshot
+from execution import store as store_module
+from execution.store import RECORD_BYTES, BlockRecord, ExecutionStore, Snapshot
 
 COUNTS = [3, 0, 0, 5, 1, 0]
 """Events of the blocks 1 to 6."""
@@ -47,6 +49,26 @@ def test_blocks_are_found_after_reopening(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         store.record(7)
     assert store.stored_bytes > 0
+    store.close()
+
+
+def test_the_blocks_in_memory_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a log gets slower its blocks grow: so many of them would be no bound."""
+    monkeypatch.setattr(store_module, "CACHED_BYTES", 100_000)
+    store = ExecutionStore(tmp_path)
+    records = [
+        BlockRecord(height, bytes(32), 1, 1, b"e" * 20 * height, b"d" * 10 * height)
+        for height in range(1, 301)
+    ]
+    for record in records:
+        store.append(record)
+        assert store._newest.size_bytes <= 100_000
+    assert store._newest.get(300) is records[-1] and 8 <= len(store._newest) <= 12
+    assert [store.record(height) for height in range(1, 301)] == records
+    small = BlockRecord(10**6, bytes(range(32)), 10**7, 10**7 + 1, b"", b"")
+    assert memory_of(small) <= RECORD_BYTES <= 2 * memory_of(small)
     store.close()
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 import pytest
 from ledger_world import STATE_ROOT, LedgerWorld, key_of, make_chain
 
+from execution.inbox import VerifiedInbox
 from node import sweeping
 from node.genesis import genesis_ledger
 from node.ledger import Ledger
+from node.queries import LedgerQueries
+from protocol.chain import QC, Block, CommitCertificate
 from protocol.errors import Code, ConfigError, Rejected
 from protocol.ledger_leaves import BATCH_KIND, ENTRY_KIND, PAID_KIND
+from protocol.messages import ProofRequest
 from protocol.settlement import Deposit, OutboxEntry, Payout
+from protocol.tree_proof import decode_tree_proof, verify_proof
 from protocol.windows import SettlementRules, check_settlement
 
 KEEP = 3
@@ -139,6 +145,72 @@ def test_inbox_entries_go_with_the_batches_that_took_them_in() -> None:
     assert world.ledger.entries_at(height) == count + 1
     assert world.ledger.entries_at(height + 1) == count + 2
     assert [entry.index for _, entry in world.ledger.entries(count + 1, 10, height + 1)] == [7]
+
+
+class Stored:
+    """A validator's store: all blocks of a world, certified."""
+
+    def __init__(self, world: LedgerWorld) -> None:
+        self._world = world
+
+    def block(self, height: int) -> tuple[Block, CommitCertificate]:
+        header = self._world.headers[height - 1]
+        qc = QC(header.chain_id, 0, header.view, height, header.block_id(), [])
+        return Block(header, b"", qc, None), CommitCertificate(qc, header, qc)
+
+
+def follow(queries: LedgerQueries, inbox: VerifiedInbox) -> bool:
+    """Have an inbox take up what a validator says; whether it began behind what is forgotten."""
+    began = False
+    while True:
+        try:
+            view = queries.inbox(inbox.request(1))
+        except Rejected as refused:
+            assert refused.code == Code.NOT_RETAINED
+            key = inbox.forgotten_key
+            proven = queries.proof(ProofRequest(1, [key]))
+            proof = decode_tree_proof(proven.proof)
+            inbox.begin_behind(verify_proof(proven.header.app_root, proof, [key])[key])
+            began = True
+            continue
+        if inbox.take(view):
+            return began
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whoever_follows_the_inbox_begins_behind_what_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Also while every block forgets more than the root that it is proven under."""
+    print(f"seed {seed}")
+    random = Random(seed)
+    monkeypatch.setattr(sweeping, "SWEPT_PER_BLOCK", random.choice([1, 3, 64]))
+    world = make_world(1)
+    everything = {0: world.ledger.entries(0, 9, 0)[0]}
+    world.block()
+    stored: Any = Stored(world)
+    queries = LedgerQueries(world.ledger, stored)
+    old, began, ahead = VerifiedInbox(0), 0, 0
+    for _ in range(50):
+        count = random.choice([0, 1, 1, 5])
+        nonce = world.ledger.account(world.alice.address).nonce
+        deposit = Deposit(world.alice.address, 1)
+        outcome = world.block(
+            *[world.sign(world.alice, deposit, nonce + n, 0) for n in range(count)]
+        )
+        everything |= {one.index: (outcome.height, one) for one in outcome.entries}
+        if random.random() < 0.6:
+            settle(world)
+        queries.set_tip()
+        follow(queries, old)
+        fresh = VerifiedInbox(0, None)
+        began += follow(queries, fresh)
+        first = fresh._base
+        ahead += world.ledger.swept().entries > first
+        assert (fresh.count, fresh.covered_height) == (old.count, old.covered_height)
+        assert fresh._running_hash == old._running_hash
+        assert fresh._entries == [everything[index] for index in range(first, fresh.count)]
+    assert began > 20 and ahead, "the ledger was never ahead of its certified root"
 
 
 def test_a_ledger_that_is_loaded_again_goes_on_alike() -> None:

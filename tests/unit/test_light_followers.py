@@ -17,7 +17,15 @@ from execution.process_light import CHECKPOINT_NAME, LightFollower
 from protocol.codec import encode
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault
 from protocol.inbox import InboxLeaf, inbox_key
-from protocol.ledger_leaves import FinalLeaf, SettledBatch, batch_key, epoch_key, final_key
+from protocol.ledger_leaves import (
+    FinalLeaf,
+    SettledBatch,
+    SweptLeaf,
+    batch_key,
+    epoch_key,
+    final_key,
+    swept_key,
+)
 from protocol.light import checkpoint_from_json
 from protocol.messages import (
     EpochRequest,
@@ -33,12 +41,14 @@ from protocol.settlement import (
     EMPTY_INBOX_HASH,
     BatchHeader,
     InboxDeposit,
+    InboxEntry,
     extend_inbox_hash,
 )
 from prover.process_settled import SettledBatches
 
 replace = msgspec.structs.replace
 ENTRY = InboxDeposit(0, 16, b"\x01" * 20, 5)
+ENTRIES: list[tuple[int, InboxEntry]] = [(2, ENTRY), (3, InboxDeposit(1, 16, b"\x01" * 20, 6))]
 INBOX = {inbox_key(0): encode(InboxLeaf(1, extend_inbox_hash(EMPTY_INBOX_HASH, 2, ENTRY)))}
 BATCH = BatchHeader(
     b"", 0, 1, 1, 2, bytes(32), bytes(32), bytes(32), bytes(32), 0, bytes(32), 0, 0, b"", 0
@@ -53,6 +63,7 @@ class Validator:
         self.height: int | None = None
         self.asked: list[type] = []
         self.dropped = 0
+        self.forgotten = 0
         self.lie: Callable[[Any], Any] = lambda view: view
 
     async def ask(self, kind: type, make: Callable[[int], Any], timeout_ms: int = 0, /) -> Any:
@@ -75,7 +86,9 @@ class Validator:
         if isinstance(request, ProofRequest):
             return ProofView(1, header, certificate, encode(world.proof(header, request.keys)))
         assert isinstance(request, InboxRequest)
-        entries = [(2, ENTRY)][request.from_index :]
+        if request.from_index < self.forgotten:
+            raise RemoteFault(Code.NOT_RETAINED, "forgotten")
+        entries = ENTRIES[request.from_index :]
         inbox = encode(world.proof(header, [inbox_key(0)]))
         return InboxView(1, entries, header, certificate, inbox)
 
@@ -259,6 +272,53 @@ async def test_the_inbox_is_followed_over_epochs() -> None:
     assert caught.value.code == Code.BAD_CERTIFICATE
 
 
+def swept_world() -> LightChain:
+    """A chain whose ledger has forgotten the first of two inbox entries."""
+    first = extend_inbox_hash(EMPTY_INBOX_HASH, *ENTRIES[0])
+    both = extend_inbox_hash(first, *ENTRIES[1])
+    world = LightChain(
+        leaves={
+            inbox_key(0): encode(InboxLeaf(2, both)),
+            swept_key(0): encode(SweptLeaf(1, 1, 1, first)),
+        }
+    )
+    world.to_epoch(1)
+    return world
+
+
+async def test_the_inbox_begins_behind_entries_that_are_forgotten() -> None:
+    for needed in (None, 1, 2):
+        inbox, validator = inbox_of(swept_world(), None, needed=needed)
+        validator.forgotten = 1
+        await inbox._fetch()
+        assert validator.asked[:2] == [InboxRequest, ProofRequest]
+        assert (inbox.count, inbox.entries(1, 2)) == (2, [ENTRIES[1][1]])
+        asked = len(validator.asked)
+        await inbox._fetch()
+        assert validator.asked[asked:] == [InboxRequest]
+
+
+async def test_the_inbox_ends_where_what_is_needed_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inbox, validator = inbox_of(swept_world(), None)
+    validator.forgotten = 1
+    monkeypatch.setattr(inbox, "_follow", inbox._fetch)
+    with pytest.raises(ConfigError, match="forgotten inbox entries 0 to 0"):
+        await asyncio.wait_for(inbox.run(), 5)
+
+
+async def test_a_validator_that_forgets_more_than_the_ledger_is_left() -> None:
+    world = grown(1)
+    inbox, validator = inbox_of(world, None, needed=None)
+    validator.forgotten = 1
+    with pytest.raises(Rejected, match="withheld"):
+        await inbox._fetch()
+    validator.forgotten = 0
+    await inbox._fetch()
+    assert inbox.entries(0, 1) == [ENTRY]
+
+
 async def test_the_inbox_ends_when_its_validators_are_too_old(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -280,9 +340,11 @@ def inbox_of(
     world: LightChain,
     on_news: Callable[[int, int], None] | None,
     clock: Callable[[], int] | None = None,
+    needed: int | None = 0,
 ) -> tuple[InboxFollower, Validator]:
     """A follower whose questions go to a made chain."""
-    inbox = InboxFollower(world.chain, [], "test", on_news, clock=clock or (lambda: world.now_ms))
+    now = clock or (lambda: world.now_ms)
+    inbox = InboxFollower(world.chain, [], "test", on_news, clock=now, needed=needed)
     upstream: Any = Validator(world)
     inbox._upstream = inbox._light._upstream = upstream
     return inbox, upstream

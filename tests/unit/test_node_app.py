@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from ledger_world import GENESIS_MS, STATE_ROOT, LedgerWorld, OrderedLog, key_of, make_chain
+from app_world import PAYLOAD_BYTES, AppWorld
+from ledger_world import STATE_ROOT, LedgerWorld, OrderedLog, key_of, make_chain
 
 from node.app import (
     MAX_BLOCK_TRANSACTIONS,
@@ -18,65 +19,16 @@ from node.app import (
     LedgerApplication,
     decode_ledger_payload,
 )
-from node.envelopes import ENTRY_ALLOWANCE_BYTES, Envelopes
 from node.genesis import genesis_ledger
 from node.mempool import MempoolLimits
-from protocol.chain import (
-    EMPTY_HASH,
-    QC,
-    Block,
-    CommitCertificate,
-    Header,
-    genesis_header,
-    genesis_qc,
-    payload_hash,
-)
+from protocol.chain import CommitCertificate
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.exits import FreezeLeaf
 from protocol.genesis import Pace, SettlementRules
-from protocol.keys import Key
 from protocol.ledger_leaves import freeze_key
-from protocol.settlement import Deposit
 
-PAYLOAD_BYTES = 3_000
 WINDOW_PACE = Pace(150, 40, 20_000, 600, 3_000, 1 << 20)
-
-
-class AppWorld(LedgerWorld):
-    """A ledger behind its application."""
-
-    def __init__(self, limits: MempoolLimits | None = None) -> None:
-        super().__init__(make_chain([(key_of("alice"), 1_000, 500), (key_of("bob"), 50, 0)]))
-        self.app = LedgerApplication(self.ledger, PAYLOAD_BYTES, limits)
-
-    def tx(self, key: Key, nonce: int, amount_uusd: int = 1) -> bytes:
-        return self.sign(key, Deposit(key.address, amount_uusd), nonce)
-
-    def make_block(self, payload: bytes) -> Block:
-        height = self.ledger.height + 1
-        header = Header(
-            self.chain.chain_id, 0, height, height, EMPTY_HASH, height - 1,
-            GENESIS_MS + height, 0, payload_hash(payload), EMPTY_HASH, 0, EMPTY_HASH,
-        )  # fmt: skip
-        return Block(header, payload, self._qc(header), None)
-
-    def _qc(self, header: Header) -> QC:
-        return genesis_qc(genesis_header(header.chain_id, 0, EMPTY_HASH))
-
-    def commit(self, *raws: bytes) -> list[bytes]:
-        """Commit a block; returns the ids of outdated waiting transactions."""
-        block = self.make_block(encode(list(raws)) if raws else b"")
-        self.app.commit(
-            block, CommitCertificate(self._qc(block.header), block.header, block.justify)
-        )
-        return self.app.take_executed()[-1].outdated
-
-    def propose(self, *ancestors: Block) -> list[bytes]:
-        payload = self.app.propose(ancestors, 0)
-        if payload:
-            self.app.check(self.make_block(payload), ancestors)
-        return decode_ledger_payload(payload)
 
 
 def code_of(world: AppWorld, raw: bytes) -> Code:
@@ -242,17 +194,6 @@ def test_blocks_with_anything_but_signed_transactions_get_no_vote() -> None:
     world.app.check(world.make_block(encode([raw])), [])
     with pytest.raises(Rejected):
         decode_ledger_payload(encode([b""] * (MAX_BLOCK_TRANSACTIONS + 1)))
-
-
-def test_opened_envelopes_are_kept_within_their_bytes() -> None:
-    world = AppWorld()
-    raws = [world.tx(world.alice, nonce) for nonce in range(4)]
-    room = 2 * (len(raws[0]) + ENTRY_ALLOWANCE_BYTES)
-    envelopes = Envelopes(world.chain.chain_id, room)
-    opened = [envelopes.open(raw) for raw in raws]
-    assert [one.nonce for one in opened] == [0, 1, 2, 3]
-    assert envelopes.open(raws[3]) is opened[3]
-    assert envelopes.open(raws[0]) is not opened[0]
 
 
 # --- pace of blocks while a batch's window is open

@@ -129,3 +129,12 @@ def test_leaves_that_do_not_belong_to_the_stored_root() -> None:
     position = Position(3, 9, b"\x01" * 32, b"\x02" * 32, 0, 0)
     with pytest.raises(SafetyViolation, match="state root"):
         Batcher(world.chain.chain_id, 0, world.prover.public, tree, position)
+
+
+def test_the_room_for_a_settled_batch_goes_with_a_rewind() -> None:
+    """That batch may never come again, and with it what waits would have no bound."""
+    world = PipelineWorld()
+    batcher, before = world.batcher, world.batcher.position
+    batcher.wanted_block = 1_000_000
+    batcher.rewind(before, {})
+    assert batcher.wanted_block == 0

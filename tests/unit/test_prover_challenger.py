@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,67 +10,26 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from defence_world import LedgerInbox
+from challenger_world import CAROL, Watch
 from dispute_world import RULES, DisputeWorld, mint
 from ledger_world import key_of
 
+import prover.challenger
 from protocol.dispute import Contradict, OpenDispute, Prove
 from protocol.errors import Code, ConfigError, Rejected
 from protocol.genesis import Fees
+from protocol.ledger_leaves import batch_key
 from protocol.settlement import OutboxEntry, sign_action
 from prover.challenger import Challenger
 from prover.process_challenger import move_fee_uusd
 
-CAROL = key_of("carol")
 
-
-class Watch:
-    """A challenger that looks at a world's ledger."""
-
-    def __init__(self, world: DisputeWorld, machine: Challenger | None = None) -> None:
-        self.world = world
-        self.machine = machine or Challenger(world.chain, CAROL.address)
-        self.inbox: Any = LedgerInbox(world)
-        self.moves: list[Any] = []
-
-    def look(self) -> None:
-        self.machine.look(self.world.ledger.read)
-
-    def catch_up(self) -> None:
-        """Look and check until there is nothing new."""
-        while True:
-            self.look()
-            settled = self.machine.wants
-            if settled is None:
-                return
-            blocks = self.world.posted[settled.header.number][0].blocks
-            self.machine.inbox_height(blocks)
-            self.machine.check(blocks, self.inbox)
-
-    def step(self) -> bool:
-        """Catch up, and make the move there is; whether one was made."""
-        self.catch_up()
-        asked = self.machine.answers
-        before = b"" if asked is None else self.world.shown[asked.shown]
-        move = self.machine.move(before)
-        if move is None:
-            return False
-        self.moves.append(move)
-        assert self.world.send(CAROL, move) == Code.OK
-        return True
-
-    def fight(self, defend: Callable[[int], Any] | None = None) -> None:
-        """Until the batch that is wrong is gone, against a defender that answers with its lie."""
-        for _ in range(40):
-            self.step()
-            number = self.machine.next
-            if self.world.ledger.batch(number) is None:
-                return
-            if self.world.game(number, CAROL) is not None:
-                game = self.world.game(number, CAROL)
-                if game is not None and game.turn == 0:
-                    self.world.defend(number, CAROL)
-        raise AssertionError("the wrong batch stands")
+@pytest.fixture(autouse=True, params=["in memory", "in files"])
+def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where challengers keep what they executed."""
+    if request.param == "in files":
+        monkeypatch.setattr(Watch, "folder", tmp_path)
+        monkeypatch.setattr(prover.challenger, "SEGMENT_BYTES", 1)
 
 
 def test_the_fee_of_a_move_is_never_too_low_for_its_size() -> None:
@@ -158,6 +116,32 @@ def test_a_right_batch_that_went_undefended_may_come_back_as_a_lie() -> None:
         assert world.ledger.shard_leaf().batch == 0
 
 
+@pytest.mark.parametrize("later", [False, True])
+def test_a_right_batch_may_come_back_shorter_before_anybody_looks(later: bool) -> None:
+    world = DisputeWorld()
+    world.fill(4)
+    world.post()
+    watch = Watch(world)
+    watch.catch_up()
+    assert watch.machine.next == 2
+    assert world.open(1, key_of("alice"), bytes(32)) == Code.OK
+    world.wait(RULES.clock_ms + 1_000)
+    assert world.ledger.batch(1) is None
+    world.post(upto=2)
+    world.wait(RULES.window_ms // 2)
+    if later:
+        world.post(upto=4)
+    for _ in range(3):
+        watch.catch_up()  # a look that finds another batch than before asks for it only
+    world.wait(RULES.window_ms // 2)
+    watch.look()
+    assert watch.machine.final == world.ledger.final() and not watch.machine.lost
+    assert watch.machine.final.batch == 1
+    world.fill(2)
+    world.post(mint())
+    watch.fight()
+
+
 def test_a_wrong_batch_that_is_final_is_told_and_ends_the_checking() -> None:
     world = DisputeWorld()
     world.fill(2)
@@ -168,6 +152,23 @@ def test_a_wrong_batch_that_is_final_is_told_and_ends_the_checking() -> None:
     watch.look()
     assert "batch 1 is final and wrong" in watch.machine.lost
     assert watch.machine.move() is None and watch.machine.wants is None
+
+
+def test_a_batch_that_was_forgotten_before_it_was_checked_ends_it_with_a_word() -> None:
+    world = DisputeWorld()
+    world.fill(2)
+    world.post()
+    world.wait(RULES.window_ms)
+    assert world.ledger.final().batch == 1
+    gone = batch_key(0, 1)
+    machine = Watch(world).machine
+    with pytest.raises(ConfigError, match="forgotten batch 1"):
+        machine.look(lambda key: None if key == gone else world.ledger.read(key))
+    watch = Watch(world)
+    watch.catch_up()
+    watch.look()
+    watch.machine.look(lambda key: None if key == gone else world.ledger.read(key))
+    assert watch.machine.final.batch == 1 and not watch.machine.lost
 
 
 def test_data_that_is_not_the_batch_is_refused() -> None:
@@ -197,7 +198,7 @@ def test_a_later_start_goes_on_from_a_final_state() -> None:
     watch.catch_up()
     state = watch.machine.final_state()
     assert state.final == world.ledger.final() and state.final.batch == 2
-    later = Watch(world, Challenger(world.chain, CAROL.address, state))
+    later = Watch(world, state)
     later.catch_up()
     assert later.machine.next == 4 and later.machine.checked_blocks == 2
     world.fill(2)

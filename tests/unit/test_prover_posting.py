@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from pipeline_world import DOLLAR, PipelineWorld
 
 from node.outcomes import BlockOutcome
-from protocol.actions import Withdraw
+from protocol.actions import BUY, Order, Withdraw
 from protocol.errors import Code, SafetyViolation
 from protocol.events import BlockDiff
 from protocol.genesis import SettlementRules
@@ -61,6 +61,11 @@ class World(PipelineWorld):
         raw = self.sign(self.bob, Withdraw(amount, self.bob.address))
         self.diffs.append(self.execute(raw, inbox_height=0))
 
+    def trade(self) -> None:
+        """One more block with an order in it, and nothing that anybody has to have paid."""
+        raw = self.sign(self.alice, Order(0, BUY, 600_000, 1))
+        self.diffs.append(self.execute(raw, inbox_height=0))
+
     def remove(self, number: int) -> None:
         """Remove a batch as a lost dispute does; its bond is burnt."""
         ledger = self.ledger
@@ -70,10 +75,10 @@ class World(PipelineWorld):
         ledger.seal(outcome)
         self.named_root = ledger.root
 
-    def headers(self) -> list[BatchHeader]:
-        """Settled batches in order."""
-        found = []
-        while (settled := self.ledger.batch(len(found) + 1)) is not None:
+    def headers(self, first: int = 1) -> list[BatchHeader]:
+        """Settled batches in order, from one on."""
+        found: list[BatchHeader] = []
+        while (settled := self.ledger.batch(first + len(found))) is not None:
             found.append(settled.header)
         return found
 

@@ -195,6 +195,45 @@ def test_what_a_full_pool_does_not_take_waits_for_room(monkeypatch: pytest.Monke
     assert waiting(held.sequencer) == raws
 
 
+def test_a_signer_without_room_holds_up_no_other() -> None:
+    held = Held()
+    mine, other = cancel(held.chain, account=17), cancel(held.chain, BOB)
+    held.give(1, mine)
+    held.give(2, other)
+    held.sequencer.signer_batches_max = 1
+    order = large(held, 16)
+    held.sequencer.submit((9, 1), order, BOTH, NOW_MS)
+    assert mine not in held.end(1)
+    assert other in held.end(2) and held.held.due == 1
+    held.sequencer.signer_batches_max = 2
+    assert held.held.submit(NOW_MS) == 1 and held.held.due == 0
+    assert sorted(waiting(held.sequencer)) == sorted([order, mine, other])
+
+
+def test_what_finds_no_room_is_tried_again_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(on_disconnect, "TRIES", 2)
+    held = Held()
+    keys = [key_of(f"trader-{number}") for number in range(5)]
+    for number, key in enumerate(keys):
+        held.give(number + 1, cancel(held.chain, key), {key.public})
+    held.sequencer.signer_batches_max = 0
+    for number in range(5):
+        held.held.ended(number + 1)
+    tried: list[bytes] = []
+    submit = held.sequencer.submit
+
+    def note(ticket: Any, raw: bytes, signers: Any, now_ms: int) -> None:
+        tried.extend(signers)
+        submit(ticket, raw, signers, now_ms)
+
+    monkeypatch.setattr(held.sequencer, "submit", note)
+    for _ in range(5):
+        assert held.held.submit(NOW_MS) == 0
+    assert tried == [key.public for key in keys] * 2
+    held.sequencer.signer_batches_max = 1
+    assert held.held.submit(NOW_MS) == 5 and held.held.due == 0
+
+
 def test_a_batch_that_grew_too_old_is_refused_and_holds_up_none() -> None:
     held = Held()
     held.give(1, cancel(held.chain, account=16, nonce_ms=NOW_MS - NONCE_PAST_MS + 1))

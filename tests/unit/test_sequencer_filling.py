@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import msgspec
 import pytest
 
 from protocol.actions import ActionBatch, Cancel, Order, SignedBatch, batch_id, open_batch
+from protocol.chain import EMPTY_HASH, Block, CommitCertificate, genesis_header, genesis_qc
 from protocol.codec import encode
 from protocol.errors import Code, Rejected
 from protocol.genesis import Capacity
@@ -24,6 +26,15 @@ FALSE = bytes(63) + b"\x01"
 BUY, CANCEL = Order(0, 0, 1_000, 5), Cancel(0, 1)
 
 
+GENESIS = genesis_header(bytes(32), 0, EMPTY_HASH)
+JUSTIFY = genesis_qc(GENESIS)
+
+
+def numbers_in(block: Block) -> list[int]:
+    batches = decode_payload(block.payload).batches if block.payload else []
+    return [open_batch(one)[1].nonce_ms for one in batches]
+
+
 class World:
     """A pool of one of four sequencers; every batch has a number, which is its nonce."""
 
@@ -34,7 +45,6 @@ class World:
         self.origins: dict[int, int] = {}
         self.identities: dict[int, bytes] = {}
         self.checks = 0
-        self.height = 0
 
     def require_signature(self, signed: SignedBatch) -> None:
         self.checks += 1
@@ -58,18 +68,23 @@ class World:
         self.origins[number], self.identities[number] = origin, identity
         return number
 
-    def block(self, batches: int, *, commits: bool = True) -> list[int]:
-        """The numbers in a block for so many batches of one action."""
-        raw = self.pool.propose([], batches * BATCH_US // 1_000)
-        numbers = (
-            [open_batch(one)[1].nonce_ms for one in decode_payload(raw).batches] if raw else []
-        )
-        if commits:
-            self.height += 1
-            self.pool._height = self.height
-            for number in numbers:
-                self.pool.remember(self.identities[number], self.height)
-        return numbers
+    def propose(self, batches: int, *ancestors: Block) -> Block:
+        """A block, on uncommitted ones, for so many batches of one action."""
+        parent_ms = ancestors[-1].header.time_ms if ancestors else self.pool._time_ms
+        time_ms = parent_ms + batches * BATCH_US // 1_000
+        payload = self.pool.propose(ancestors, time_ms)
+        height = self.pool._height + len(ancestors) + 1
+        header = msgspec.structs.replace(GENESIS, height=height, time_ms=time_ms)
+        return Block(header, payload, JUSTIFY, None)
+
+    def commit(self, block: Block) -> list[int]:
+        """The numbers in a block that is final now."""
+        self.pool.commit(block, CommitCertificate(JUSTIFY, block.header, JUSTIFY))
+        return numbers_in(block)
+
+    def block(self, batches: int) -> list[int]:
+        """The numbers in a block for so many batches of one action, which commits."""
+        return self.commit(self.propose(batches))
 
     def served(self, batches: int) -> Counter[int]:
         return Counter(self.origins[number] for number in self.block(batches))
@@ -187,6 +202,170 @@ def test_without_other_sequencers_nothing_is_looked_at_twice() -> None:
     assert chosen == sorted(chosen) and len(chosen) == 300 and world.checks == 1
 
 
+def test_an_order_waits_for_what_its_hand_cancelled_before() -> None:
+    """Else a cancel of everything would take it out again."""
+    world = World()
+    for _ in range(30):
+        world.add(OWN, CANCEL, hand=9)
+    cancel = world.add(OWN, CANCEL, hand=1)
+    order, other = world.add(OWN, BUY, hand=1), world.add(OWN, BUY, hand=2)
+    first = world.block(20)
+    assert other in first and not {cancel, order} & set(first)
+    rest = world.block(20) + world.block(20)
+    assert rest.index(cancel) < rest.index(order)
+
+
+def test_what_another_sequencer_says_was_cancelled_holds_no_order_back() -> None:
+    world = World()
+    for _ in range(30):
+        world.add(LIAR, CANCEL, hand=1, false=True)
+    order = world.add(OWN, BUY, hand=1)
+    assert order in world.block(20)
+
+
+# --- more work than a block has time for
+
+BY_ACTIONS = Capacity(1_000_000, 0, BATCH_US, 1_000)
+"""A batch of n actions is n times `BATCH_US`; `block(10)` has 1 ms, the time of ten actions."""
+
+
+@pytest.mark.parametrize("action", [BUY, CANCEL])
+@pytest.mark.parametrize("origin", [OWN, HONEST])
+def test_a_batch_that_is_more_work_than_a_block_has_time_for_is_not_passed_over_for_ever(
+    origin: int, action: Any
+) -> None:
+    world = World(BY_ACTIONS)
+    heavy = world.add(origin, action, hand=1, actions=50)
+    behind = world.add(origin, action, hand=1)
+    blocks: list[list[int]] = [[]]
+    while heavy not in blocks[-1] and len(blocks) < 60:
+        for one in (ANOTHER, LIAR):
+            world.add(one, BUY, hand=5 + one)
+            world.add(one, CANCEL, hand=10 + one)
+        blocks.append(world.block(10))
+    del blocks[0]
+    assert blocks[-1] == [heavy], "more than one batch its time would not allow"
+    assert 20 <= len(blocks) <= 22, "four times its work, and the block that passed it over"
+    assert all(blocks), "meanwhile the others go on"
+    assert behind in world.block(10)
+
+
+def test_what_takes_risk_off_leaves_room_for_a_batch_of_more_than_half_a_block() -> None:
+    world = World(BY_ACTIONS)
+    wide = world.add(OWN, BUY, hand=1, actions=6)
+    blocks: list[list[int]] = [[]]
+    while wide not in blocks[-1] and len(blocks) < 60:
+        for hand in range(10):
+            world.add(OWN, CANCEL, hand=10 + hand)
+        blocks.append(world.block(10))
+    assert 3 < len(blocks) < 7 and len(blocks[-1]) == 5, "it leaves room for four cancels"
+
+
+def test_heavy_batches_of_all_take_a_quarter_of_the_time() -> None:
+    world = World(BY_ACTIONS)
+    origins = [OWN, LIAR, HONEST, ANOTHER] * 20
+    heavy = {world.add(origin, hand=origin + 1, actions=50) for origin in origins}
+    served: Counter[int] = Counter()
+    for _ in range(400):
+        for origin in (OWN, LIAR, HONEST, ANOTHER):
+            world.add(origin, CANCEL, hand=origin + 11)
+        chosen = world.block(10)
+        served.update(world.origins[one] for one in chosen if one in heavy)
+    assert 18 <= sum(served.values()) <= 20, "5 ms of work each, in 400 ms"
+    assert len(served) == 4 and min(served.values()) >= 4, served
+
+
+def test_what_comes_before_an_overdue_batch_in_its_queue_goes_first_and_in_its_own_time() -> None:
+    """It had to wait for something when the other was the head, and has to no more."""
+    world = World(BY_ACTIONS)
+    before = [world.add(LIAR, hand=1, actions=50) for _ in range(3)]
+    last = world.add(LIAR, hand=2, actions=50)
+    world.pool._passed_over.note(world.identities[last], 50 * BATCH_US, 0)
+    world.pool._time_ms = 100
+    blocks: list[list[int]] = [[]]
+    while last not in blocks[-1] and len(blocks) < 120:
+        world.add(OWN, hand=3)
+        blocks.append(world.block(10))
+    places = [blocks.index([one]) for one in (*before, last)]
+    apart = [later - earlier for earlier, later in zip([0, *places[:-1]], places, strict=True)]
+    assert min(apart) >= 20, "four times the work of each"
+
+
+def test_one_overdue_batch_brings_no_other_before_its_block_is_committed() -> None:
+    world = World(BY_ACTIONS)
+    heavy, after = (world.add(HONEST, hand=1, actions=50) for _ in range(2))
+    world.pool._passed_over.note(world.identities[heavy], 50 * BATCH_US, 0)
+    light = [world.add(OWN, hand=2) for _ in range(20)]
+    world.pool._time_ms = 20
+    first = world.propose(10)
+    assert numbers_in(first) == [heavy]
+    second = world.propose(10, first)
+    third = world.propose(10, first, second)
+    assert numbers_in(second) + numbers_in(third) == light
+    for block in (first, second, third):
+        world.commit(block)
+    blocks: list[list[int]] = [[]]
+    while after not in blocks[-1] and len(blocks) < 60:
+        world.add(OWN, hand=2)
+        blocks.append(world.block(10))
+    assert 18 <= len(blocks) < 60, "four times its work after the one before"
+
+
+def test_nobody_stays_overdue_with_a_batch_that_may_not_come_yet() -> None:
+    """Reducing batches in the name of somebody who signed neither put a heavy one off for ever."""
+    world = World(BY_ACTIONS)
+    pinned = world.add(LIAR, hand=1, actions=50, false=True)
+    others = {world.add(LIAR, hand=9, actions=50) for _ in range(40)}
+    honest = [world.add(HONEST, hand=2, actions=50) for _ in range(3)]
+    served: list[int] = []
+    for _ in range(140):
+        mine = world.add(OWN, BUY, hand=3)
+        served += (chosen := world.block(10))
+        assert mine in chosen or len(chosen) == 1, "only what goes alone keeps it waiting"
+        world.add(LIAR, CANCEL, hand=1, false=True)
+    assert set(honest) <= set(served)
+    assert len(others & set(served)) <= 4, "5 ms of work each, in 140 ms with three more of them"
+    for _ in range(50):
+        world.add(OWN, BUY, hand=3)
+        served += world.block(10)
+    assert pinned in served
+
+
+@pytest.mark.parametrize("same", ["nothing", "time", "payload"])
+def test_what_was_asked_early_and_is_not_proposed_passes_nothing_over(same: str) -> None:
+    """Shortly after its parent a block has room for nothing, so that every batch is heavy."""
+    world = World(BY_ACTIONS)
+    cancels = [world.add(OWN, CANCEL, hand=1) for _ in range(60)]
+    wide = world.add(HONEST, hand=2, actions=20)
+    early = world.propose(10)
+    assert wide not in numbers_in(early)
+    if same == "time":  # of what another one proposed
+        world.commit(msgspec.structs.replace(early, payload=b""))
+    elif same == "payload":
+        header = msgspec.structs.replace(early.header, time_ms=10)
+        cancels = cancels[len(world.commit(msgspec.structs.replace(early, header=header))) :]
+    chosen = world.block(100)
+    assert chosen[0] == cancels[0] and wide in chosen, "in its turn"
+
+
+def test_a_block_passes_over_from_its_time_on_once_it_is_committed() -> None:
+    world = World(BY_ACTIONS)
+    heavy = world.add(HONEST, hand=1, actions=50)
+    for _ in range(12):
+        world.add(OWN, hand=2)
+    first = world.propose(10)
+    world.propose(1, first)  # asked early
+    second = world.propose(10, first)
+    due_ms = first.header.time_ms + 20
+    assert world.pool._passed_over.due(due_ms) is None
+    world.commit(first)
+    assert world.pool._passed_over.due(due_ms - 1) is None
+    assert world.pool._passed_over.due(due_ms) == world.identities[heavy]
+    world.commit(second)
+    assert world.pool._passed_over.due(due_ms) == world.identities[heavy], "since the first one"
+    assert not world.pool._passed_over._asked, "what is committed is not kept"
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_nobody_overtakes_itself_and_everything_gets_its_place(seed: int) -> None:
     """Random batches of some hands over all sequencers, blocks of any size in between."""
@@ -215,6 +394,7 @@ def test_nobody_overtakes_itself_and_everything_gets_its_place(seed: int) -> Non
             same = hands[earlier][0] == hand and earlier < number
             if same and honest and hands[earlier][2]:
                 assert hands[earlier][1] is not BUY, (earlier, number)
+                assert world.origins[earlier] != world.origins[number], (earlier, number)
             overtaken += same
         held += action is CANCEL
     assert overtaken and held, "nothing was put to the test"

@@ -259,6 +259,17 @@ def test_a_session_that_is_gone_is_told_nothing() -> None:
     assert len(world.ordered()) == 2, "what was taken is ordered all the same"
 
 
+def test_what_the_only_session_sent_before_it_went_is_ordered_all_the_same() -> None:
+    world = World()
+    raw = world.batch()
+    world.submit(raw)
+    world.machine.forget(1)
+    world.flush()
+    world.run()
+    assert world.ordered() == world.pooled == [raw], "now, not when somebody else submits"
+    assert not world.accepts and not world.orders
+
+
 def test_one_session_cannot_fill_the_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_module, "SESSION_OPEN_MAX", 3)
     world = World()

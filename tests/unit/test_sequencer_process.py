@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import typer
+from service_world import until
 from typer.testing import CliRunner, Result
 
 import sequencer.process as shell
@@ -19,12 +20,15 @@ from cluster.testnet import TestnetOptions, create_testnet
 from consensus import Broadcast, Misbehaviour
 from consensus.evidence import double_vote
 from net.member_links import QUEUE
+from net.rpc import Connection
 from net.tls import make_certificate
 from protocol.chain import Certified, Vote, genesis_header, genesis_qc, vote_digest
 from protocol.codec import encode
 from protocol.errors import ConfigError
 from protocol.evidence import DoubleVote
 from protocol.genesis import parse_genesis
+from protocol.messages import SubscribeLog
+from protocol.settlement import InboxDeposit
 from sequencer.process import SequencerProcess
 from sequencer.process_evidence import KeptEvidence, evidence_files
 from store.config import load_chain, load_config, load_process_key
@@ -32,16 +36,24 @@ from store.files import ensure_directory
 from store.testnet import Testnet
 
 
+def process_of(testnet: Testnet, name: str) -> SequencerProcess:
+    config = load_config(testnet.config_path(name))
+    ensure_directory(config.data)
+    chain = load_chain(config)
+    return SequencerProcess(config, chain, load_process_key(config, chain))
+
+
+def only_process(folder: Path) -> SequencerProcess:
+    """The only sequencer of a new testnet."""
+    return process_of(create_testnet(folder / "net", TestnetOptions(traders=2)), "sequencer-0")
+
+
 async def test_after_a_failed_write_no_further_step_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=2))
-    config = load_config(testnet.config_path("sequencer-0"))
-    chain = load_chain(config)
-    ensure_directory(config.data)
-    clock = count(chain.genesis.time_ms + 1_000, 1_000)
+    process = only_process(tmp_path)
+    clock = count(process._chain.genesis.time_ms + 1_000, 1_000)
     monkeypatch.setattr(shell, "now_ms", lambda: next(clock))
-    process = SequencerProcess(config, chain, load_process_key(config, chain))
     store = process._store
     process._guarded(lambda: process._machine.start(shell.now_ms()))
     process._ledger_news(0, 1)
@@ -61,6 +73,24 @@ async def test_after_a_failed_write_no_further_step_is_taken(
     process._flush()
     assert store.height == height
     store.close()
+
+
+async def test_inbox_entries_that_blocks_have_taken_in_are_freed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = only_process(tmp_path)
+    clock = count(process._chain.genesis.time_ms + 1_000, 1_000)
+    monkeypatch.setattr(shell, "now_ms", lambda: next(clock))
+    monkeypatch.setattr("execution.inbox.FETCH_LIMIT", 1)
+    inbox = process._inbox
+    process._guarded(lambda: process._machine.start(shell.now_ms()))
+    for height in range(3):
+        inbox._entries.append((height, InboxDeposit(height, 16, b"\x01" * 20, 5)))
+        inbox.count = inbox.covered_height = height + 1
+        process._ledger_news(height, height + 1)
+    assert process._machine.pool.inbox_cursor == 3
+    assert not inbox._entries and inbox.count_at(3) == 3
+    process._store.close()
 
 
 async def test_one_of_several_sequencers_must_know_the_others(tmp_path: Path) -> None:
@@ -102,13 +132,6 @@ async def test_the_only_sequencer_has_no_links(tmp_path: Path) -> None:
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Testnet:
     options = TestnetOptions(validators=1, sequencers=4, traders=2, free_ports=True)
     return create_testnet(tmp_path_factory.mktemp("shared") / "net", options)
-
-
-def process_of(testnet: Testnet, name: str) -> SequencerProcess:
-    config = load_config(testnet.config_path(name))
-    ensure_directory(config.data)
-    chain = load_chain(config)
-    return SequencerProcess(config, chain, load_process_key(config, chain))
 
 
 async def test_what_a_full_link_drops_is_counted(shared: Testnet) -> None:
@@ -194,3 +217,20 @@ def test_the_command_believes_no_false_evidence(shared: Testnet, tmp_path: Path)
     error = asked(shared, str(tmp_path / "missing")).exception
     assert error is not None
     assert (explain(error) or ("", 0))[1] == EXIT_USAGE
+
+
+async def test_a_stream_of_the_log_ends_with_its_session(tmp_path: Path) -> None:
+    """While nothing is ordered sessions come and go."""
+    process = only_process(tmp_path)
+    service = process._service
+    await service.start("127.0.0.1", 0)
+    assert service._server is not None
+    try:
+        connection = await Connection("127.0.0.1", service._server.port).open()
+        connection.subscribe(encode(SubscribeLog(1, 1)), 1)
+        await until(lambda: len(service._tasks) == 1)
+        await connection.close()
+        await until(lambda: not service._tasks)
+    finally:
+        await service.stop()
+        process._store.close()

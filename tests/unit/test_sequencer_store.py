@@ -302,6 +302,41 @@ def carry_out(store: SequencerStore, machine: Sequencer, effects: list[object]) 
     store.prune(machine.pool.__contains__)
 
 
+def test_large_blocks_do_not_fill_the_memory_and_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = Blocks()
+    made = [blocks.next(0, batch(number)) for number in range(9)]
+    each = store_module.RECORD_BYTES + len(made[0].payload)
+    monkeypatch.setattr(store_module, "CACHED_BYTES", 3 * each)
+    store = SequencerStore(tmp_path)
+    for number, block in enumerate(made[:8], 1):
+        store.write_committed(block, blocks.certificate(number), 0)
+        assert len(store._newest) <= 3
+        assert [store.stored(height) for height in range(1, number + 1)] == [
+            (one, blocks.certificate(height)) for height, one in enumerate(made[:number], 1)
+        ], "what is not in the log yet is read, too"
+    store.sync()
+    store.write_committed(made[8], blocks.certificate(9), 0)
+    store.sync()
+    for height, block in enumerate(made, 1):
+        assert store.stored(height) == (block, blocks.certificate(height))
+    store.close()
+
+
+def test_who_follows_a_few_full_blocks_behind_makes_nobody_read_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, blocks = SequencerStore(tmp_path), Blocks()
+    for height in range(1, 16):
+        store.write_committed(blocks.next(0, bytes(1 << 20)), blocks.certificate(height), 0)
+        store.sync()
+    monkeypatch.delattr(store._log.__class__, "read")
+    for height in range(1, 16):
+        assert store.stored(height) is not None
+    store.close()
+
+
 def test_a_committed_block_never_stands_in_the_wrong_place(tmp_path: Path) -> None:
     store, blocks = SequencerStore(tmp_path), Blocks()
     blocks.next()

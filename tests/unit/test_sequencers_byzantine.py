@@ -9,8 +9,8 @@ import pytest
 from ledger_world import key_of
 from shared_world import ALICE, COUNT, Member, SharedWorld
 
-import sequencer.passing as passing_module
 import sequencer.pool as pool_module
+import sequencer.taking as taking_module
 from consensus import Misbehaviour
 from consensus.evidence import verify_evidence
 from protocol.actions import (
@@ -91,7 +91,7 @@ def test_false_prices_use_up_what_a_sequencer_may_pass_on() -> None:
     member.take(member.machine.receive([(1, one) for one in messages], world.now_ms))
     counters = member.machine.counters
     checked = counters["passed_refused_bad_signature"]
-    most = passing_module.PEER_BYTES_PER_S // passing_module.FALSE_PRICE_COST_BYTES
+    most = taking_module.PEER_BYTES_PER_S // taking_module.FALSE_PRICE_COST_BYTES
     assert 0 < checked <= most, "each is a signature that had to be checked"
     assert counters["passed_refused_rate_limited"] == 200 - checked
     assert len(passed(world, [world.batch()], sender=2).machine.pool) == 1, "others go on"
@@ -100,7 +100,7 @@ def test_false_prices_use_up_what_a_sequencer_may_pass_on() -> None:
 
 
 def test_repeated_true_prices_use_it_up_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 8 * (17 << 10))
+    monkeypatch.setattr(taking_module, "PEER_BYTES_PER_S", 8 * (17 << 10))
     world = cut_off()
     for _ in range(3):
         member = passed(world, [price(world) for _ in range(4)])
@@ -289,7 +289,7 @@ def test_one_signature_is_checked_for_a_cancel_however_many_orders_wait(
 
 def test_no_client_uses_up_what_its_sequencer_may_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy sequencer cannot help passing on what its client signed falsely."""
-    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 4 << 16)
+    monkeypatch.setattr(taking_module, "PEER_BYTES_PER_S", 4 << 16)
     world = cut_off()
     member = passed(world, [in_name_of_alice(world) for _ in range(20)])
     checked = count_checks(member.machine, monkeypatch)

@@ -9,8 +9,8 @@ import pytest
 from shared_world import ALICE, COUNT, SharedWorld
 
 import sequencer.machine as machine_module
-import sequencer.passing as passing_module
 import sequencer.pool as pool_module
+import sequencer.taking as taking_module
 from protocol.actions import (
     NONCE_PAST_MS,
     ActionBatch,
@@ -242,8 +242,8 @@ def test_no_sequencer_fills_the_pools_of_others(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_one_passes_on_in_a_second_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     raw_bytes = len(SharedWorld().batch())
-    cost_bytes = raw_bytes + passing_module.BATCH_COST_BYTES
-    monkeypatch.setattr(passing_module, "PEER_BYTES_PER_S", 3 * cost_bytes)
+    cost_bytes = raw_bytes + taking_module.BATCH_COST_BYTES
+    monkeypatch.setattr(taking_module, "PEER_BYTES_PER_S", 3 * cost_bytes)
     world = SharedWorld()
     world.drop = lambda *_: True
     for _ in range(3):

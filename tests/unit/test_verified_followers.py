@@ -14,8 +14,9 @@ from execution.log import BLOCK_OVERHEAD_BYTES, VerifiedLog, log_genesis_id
 from execution.replay import Replay
 from protocol.actions import BUY, Order
 from protocol.codec import encode
-from protocol.errors import Rejected, SafetyViolation
+from protocol.errors import ConfigError, Rejected, SafetyViolation
 from protocol.inbox import InboxLeaf, inbox_key
+from protocol.ledger_leaves import SweptLeaf
 from protocol.messages import InboxView
 from protocol.ordering import OrderedBlock, OrderedChunk
 from protocol.settlement import (
@@ -32,11 +33,15 @@ ENTRIES: list[tuple[int, InboxEntry]] = [
 ]
 
 
-def inbox_world(entries: Sequence[tuple[int, InboxEntry]]) -> LightChain:
+def hash_of(entries: Sequence[tuple[int, InboxEntry]]) -> bytes:
     running = EMPTY_INBOX_HASH
     for height, entry in entries:
         running = extend_inbox_hash(running, height, entry)
-    leaf = encode(InboxLeaf(len(entries), running))
+    return running
+
+
+def inbox_world(entries: Sequence[tuple[int, InboxEntry]]) -> LightChain:
+    leaf = encode(InboxLeaf(len(entries), hash_of(entries)))
     world = LightChain(leaves={inbox_key(0): leaf})
     world.to_epoch(1)
     return world
@@ -110,6 +115,69 @@ def test_it_is_behind_what_was_told_and_wanted_until_another_validator_is_asked(
     assert inbox.told(1 << 40) and not inbox.told(9) and inbox.behind
     inbox.forget()
     assert not inbox.behind and inbox.told(5)
+
+
+def forgotten(entries: int, running_hash: bytes | None = None) -> bytes:
+    """The ledger's leaf of what it has forgotten."""
+    return encode(SweptLeaf(1, entries, entries, running_hash or hash_of(ENTRIES[:entries])))
+
+
+def test_it_begins_behind_what_the_ledger_has_forgotten() -> None:
+    world = inbox_world(ENTRIES)
+    for needed in (2, 3, None):
+        inbox = VerifiedInbox(0, needed)
+        inbox.begin_behind(forgotten(2))
+        assert (inbox.covered_height, inbox.request(7).from_index) == (-1, 2)
+        assert inbox.take(view(world, ENTRIES[2:]))
+        assert [inbox.count_at(height) for height in (5, 8, 9)] == [3, 3, 4]
+        assert inbox.entries(2, 4) == [entry for _, entry in ENTRIES[2:]]
+        with pytest.raises(SafetyViolation, match="entry 1 is released"):
+            inbox.entries(1, 3)
+
+
+def test_what_comes_behind_forgotten_entries_hashes_to_the_leaf_too() -> None:
+    world = inbox_world(ENTRIES)
+    for leaf, entries in (
+        (forgotten(2, hash_of(ENTRIES[:1])), ENTRIES[2:]),
+        (forgotten(2), [(6, ENTRIES[2][1]), ENTRIES[3]]),
+        (forgotten(2), [ENTRIES[3], ENTRIES[2]]),
+    ):
+        inbox = VerifiedInbox(0, 2)
+        inbox.begin_behind(leaf)
+        with pytest.raises(Rejected):
+            inbox.take(view(world, entries))
+        assert (inbox.count, inbox.covered_height) == (2, -1)
+
+
+def test_who_needs_what_is_forgotten_ends_with_a_word() -> None:
+    for inbox in (VerifiedInbox(0), VerifiedInbox(0, 1)):
+        with pytest.raises(ConfigError, match="to 1, which come next"):
+            inbox.begin_behind(forgotten(2))
+    inbox = VerifiedInbox(0)
+    inbox.release(2)
+    inbox.begin_behind(forgotten(2))
+    assert inbox.count == 2
+
+
+def test_nothing_is_left_out_that_the_ledger_has() -> None:
+    inbox = VerifiedInbox(0, None)
+    with pytest.raises(Rejected, match="entry 0 is withheld"):
+        inbox.begin_behind(None)
+    assert not inbox.take(view(inbox_world(ENTRIES), ENTRIES[:1]))
+    inbox.forget()
+    inbox.begin_behind(forgotten(3))
+    for leaf in (None, forgotten(2), forgotten(3)):
+        with pytest.raises(Rejected, match="entry 3 is withheld"):
+            inbox.begin_behind(leaf)
+    assert inbox.take(view(inbox_world(ENTRIES), ENTRIES[3:])) and inbox.count == 4
+
+
+def test_what_is_not_known_yet_cannot_be_released() -> None:
+    """Others may have ordered entries of which nothing was heard here since the start."""
+    inbox = VerifiedInbox(0, None)
+    inbox.release(2 * FETCH_LIMIT)
+    assert inbox.take(view(inbox_world(ENTRIES), ENTRIES))
+    assert inbox.entries(0, 4) == [entry for _, entry in ENTRIES] and inbox.count_at(2) == 2
 
 
 def test_released_entries_are_freed_and_numbers_stay() -> None:
