@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 import typer
 
+from protocol.errors import ConfigError
+
 if TYPE_CHECKING:
     from client.sdk import Exchange
 
@@ -35,12 +37,25 @@ Directory = Annotated[
 ]
 
 
+def choose_testnet(context: typer.Context, given: list[Path] | None) -> None:
+    """Take what `--testnet` names, before a command or behind it, for this command.
+
+    Raises `ConfigError` where another directory is named already.
+    """
+    for directory in given or ():
+        named = context.obj
+        if isinstance(named, Path) and named.absolute() != directory.absolute():
+            raise ConfigError(f"two testnets are named, {named} and {directory}; name one")
+        context.obj = directory
+
+
 def testnet_directory(context: typer.Context, given: Path | None = None) -> Path:
-    """The directory of the command line: its own argument, or the global option."""
+    """The directory of the command line, `given` where a command has an argument for it; raises
+    `ConfigError` where the command line names two."""
     if given is not None:
-        return given
+        choose_testnet(context, [given])
     chosen = context.obj
-    return chosen if isinstance(chosen, Path) else DEFAULT_TESTNET
+    return chosen if isinstance(chosen, Path) else Path(testnet_option())
 
 
 def exchange_of(
@@ -55,6 +70,14 @@ def exchange_of(
     )  # fmt: skip
 
 
+def output_file(argument: Path | None, option: Path | None) -> Path:
+    """The file of a command that takes it as FILE or with --out; raises `ConfigError`."""
+    named = [one for one in (argument, option) if one is not None]
+    if len(named) != 1:
+        raise ConfigError("name the file once: as FILE, or with --out FILE")
+    return named[0]
+
+
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work on a fast loop."""
     import uvloop
@@ -63,8 +86,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def testnet_option() -> str:
-    """Where a script's testnet is unless it is told: as for commands."""
-    return os.environ.get("TRILEMMA_TESTNET", str(DEFAULT_TESTNET))
+    """Where the testnet of a command or a script is, unless it is told."""
+    return os.environ.get("TRILEMMA_TESTNET") or str(DEFAULT_TESTNET)
 
 
 def run_script(work: Coroutine[Any, Any, T]) -> T:

@@ -215,7 +215,7 @@ class BaseLayer(msgspec.Struct, frozen=True, kw_only=True):
     def alarm(self) -> str:
         """What to say where it stalls; else empty."""
         what = f"no ledger block for {self._age_s} s"
-        return f"{what}: less than two thirds of the stake answer?" if self.stalled else ""
+        return f"{what}: no more than two thirds of the stake answer?" if self.stalled else ""
 
     @property
     def _age_s(self) -> str:

@@ -11,8 +11,8 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO
@@ -23,6 +23,9 @@ from node.store import DATABASE_NAME
 from protocol.errors import ConfigError, Rejected
 from prover.challenger import decode_final_state
 from prover.process_challenger import STATE_NAME as FINAL_STATE_NAME
+from prover.process_challenger import WINDOW_NAME
+from sequencer.process_evidence import DIRECTORY as EVIDENCE
+from sequencer.process_evidence import SUFFIX as EVIDENCE_SUFFIX
 from store.backup import (
     ARCHIVE_FORMAT,
     Manifest,
@@ -32,7 +35,7 @@ from store.backup import (
     pack,
 )
 from store.config import ProcessConfig, Role, load_chain
-from store.files import sync_directory
+from store.files import LOCK_NAME, lock_directory, sync_directory
 from store.migrations import FORMAT, FORMAT_NAME, format_of
 from store.ownership import OWNER_NAME, UNFINISHED, restored_as
 
@@ -40,6 +43,8 @@ PROVER_DATABASE = "prover.sqlite"
 CHECKPOINTS = "checkpoint*.json"
 STAGING_PREFIX = ".backup."
 """Folders in which a backup is prepared; what a killed one left is removed by the next."""
+SPARE_BYTES = 64 << 20
+"""Room that a backup leaves: a process that writes to the same disk has to go on."""
 
 Heights = dict[str, int]
 
@@ -62,6 +67,7 @@ def _copy_sequencer(data: Path, staging: Path) -> Heights:
     copy_log(data / "pool", staging / "pool")
     height = copy_log(data / "log", staging / "log")
     copy_files(data, staging, CHECKPOINTS)
+    copy_files(data, staging, f"{EVIDENCE}/*{EVIDENCE_SUFFIX}")
     return {"log": height}
 
 
@@ -111,11 +117,51 @@ def _number(database: Path, question: str) -> int:
     return 0 if row is None else int(row[0])
 
 
-def write_backup(config: ProcessConfig, out: IO[bytes], beside: Path) -> Manifest:
+@contextmanager
+def _staging(name: str, beside: Path) -> Iterator[Path]:
+    """A new folder in `beside` for the copies, which goes at the end. Those of others stay while
+    they are in use: a copy whose first half was taken away would be packed as if it were whole."""
+    prefix = f"{STAGING_PREFIX}{name}."
+    for leftover in beside.glob(f"{prefix}*"):
+        if not (leftover / LOCK_NAME).exists():
+            continue  # it is just being made, or just goes
+        with suppress(ConfigError, OSError), lock_directory(leftover):
+            shutil.rmtree(leftover, ignore_errors=True)
+    folder = tempfile.TemporaryDirectory(prefix=prefix, dir=beside)
+    # The lock outlives the folder: nobody else removes what is just being removed.
+    with lock_directory(Path(folder.name)), folder as path:
+        copies = Path(path) / "copies"
+        copies.mkdir()
+        yield copies
+
+
+def _require_room(config: ProcessConfig, place: Path, times: int) -> None:
+    """Raise `ConfigError` where the disk of `place` does not take the stores so many times."""
+    stored = 0
+    for folder, inside, names in os.walk(config.data):
+        # What no backup holds: the window of a challenger, and the copies of other backups.
+        inside[:] = [
+            name for name in inside if name != WINDOW_NAME and not name.startswith(STAGING_PREFIX)
+        ]
+        for name in names:
+            with suppress(FileNotFoundError):  # old files go at any time
+                stored += os.lstat(os.path.join(folder, name)).st_size
+    needed, free = times * stored + SPARE_BYTES, shutil.disk_usage(place).free
+    if needed > free:
+        raise ConfigError(
+            f"a backup of {config.name} needs {needed:,} bytes in {place.absolute()}, and {free:,} "
+            "are free; make room, or give it a place on another disk"
+        )
+
+
+def write_backup(
+    config: ProcessConfig, out: IO[bytes], beside: Path, *, times: int = 1
+) -> Manifest:
     """Write the archive of a process's stores, while it runs or not; what it holds.
 
-    It is prepared in a folder in `beside`, which needs room for the stores once. Raises
-    `ConfigError` where there is nothing to back up, `StoreDamaged`, `OSError`.
+    It is prepared in a folder in `beside`, whose disk takes the stores once, or `times` where `out`
+    lies there, too. Raises `ConfigError` where there is nothing to back up, or no room,
+    `StoreDamaged`, `OSError`.
     """
     data, chain = config.data, load_chain(config)
     try:
@@ -132,11 +178,8 @@ def write_backup(config: ProcessConfig, out: IO[bytes], beside: Path) -> Manifes
             f"{data} has store format {found}, and this release {FORMAT}; make the backup with the "
             "release that wrote it, or start the process once"
         )
-    for leftover in beside.glob(f"{STAGING_PREFIX}{config.name}.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    prefix = f"{STAGING_PREFIX}{config.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=beside) as folder:
-        staging = Path(folder)
+    with _staging(config.name, beside) as staging:
+        _require_room(config, beside, times)
         heights = _COPIERS[config.role](data, staging)
         for name in (OWNER_NAME, FORMAT_NAME):
             copy_files(data, staging, name)
@@ -157,7 +200,7 @@ def write_backup_file(config: ProcessConfig, path: Path) -> Manifest:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                manifest = write_backup(config, file, path.parent)
+                manifest = write_backup(config, file, path.parent, times=2)
                 file.flush()
                 os.fsync(file.fileno())
             partial.rename(path)

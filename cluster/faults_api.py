@@ -15,15 +15,23 @@ Toxiproxy's toxics where these have the thing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from cluster.faults_damage import flip_bits, set_byzantine
-from cluster.faults_orders import Fault, Orders, PlanChange, Undo, adding, removing, setting
+from cluster.faults_evidence import Fault
+from cluster.faults_orders import Orders
+from cluster.faults_plans import PlanChange, adding, removing, setting
 from cluster.faults_shapes import Blocked, between, shape
-from cluster.faults_targets import DOWN, PAUSED, FaultFailed, NotRunning
+from cluster.faults_targets import DOWN, PAUSED, AlreadyRuns, FaultFailed, NotRunning
 from net.injection_plan import EVERY_PROCESS, Clock, Disk, Toxic
+from store.config import PEER_ROLES
+from store.ownership import RESTORED_NAME, UNSIGNING
+
+STARTS_S = 10.0
+"""A damaged process that is not down after so long has taken part."""
 
 
 class Nemesis(Orders):
@@ -43,53 +51,57 @@ class Nemesis(Orders):
     async def _down(self, kind: str, names: Sequence[str], act: Callable[[str], None]) -> Fault:
         self.known(names)
         fault = self.begin(kind, names, f"{kind} {', '.join(names)}")
-        before = {name: await self.ask(self.target.identity, name) for name in names}
-        await self._at_once(act, names)
-        for name in names:
+        async with self.ordering(fault, lambda: self.bring_back(self.claimed(fault))):
+            before = await self._identities(fault)
+            down = await self.hit(fault, act, names)
+        for name in down:
             pid = before[name]
             fault.evidence[name] = f"process {pid} is gone" if pid else "it was down already"
-        return self.until_end(fault, lambda: self._start(fault, names))
 
-    async def _at_once(self, act: Callable[[str], None], names: Sequence[str]) -> list[NotRunning]:
-        """Do something to processes side by side, so that none goes on while another is stopped;
-        tells of those that were down already."""
-        acts = (asyncio.to_thread(act, name) for name in names)
-        errors = [one for one in await asyncio.gather(*acts, return_exceptions=True) if one]
-        for error in errors:
-            if not isinstance(error, NotRunning):
-                raise error
-        return [error for error in errors if isinstance(error, NotRunning)]
+        async def up() -> None:
+            await self.bring_back(down)
+            for name in down:
+                if after := await self.ask(self.target.identity, name):
+                    fault.evidence[name] += f", {after} serves"
+
+        return self.until_end(fault, up)
+
+    async def _identities(self, fault: Fault) -> dict[str, str]:
+        return {name: await self.ask(self.target.identity, name) for name in fault.wanted}
 
     async def crash(self, *names: str) -> Fault:
-        """SIGKILL, of several at those that run; whoever supervises a process starts it again."""
+        """SIGKILL; whoever supervises a process starts it again."""
         self.known(names)
         fault = self.begin("crash", names, f"crash {', '.join(names)}")
-        before = {name: await self.ask(self.target.identity, name) for name in names}
-        async with self._forestalled(fault):
-            down = await self._at_once(self.target.crash, names)
-            if len(down) == len(names):
-                raise down[0]
-        fault.evidence = {name: f"process {before[name]} was killed" for name in names}
-        fault.evidence |= {one.name: "it was down already" for one in down}
+        async with self.ordering(fault):  # whom it hit comes back by itself
+            before = await self._identities(fault)
+            crashed = await self.hit(fault, self.target.crash, names)
+        self.release(fault)
+        fault.evidence |= {name: f"process {before[name]} was killed" for name in crashed}
 
         async def back() -> None:
-            await asyncio.gather(*(self.wait_ready(name) for name in names))
+            await self.each(lambda name: self.wait_ready(name, fault), crashed)
 
         return self.until_end(fault, back)
 
     async def restart(self, *names: str, graceful: bool = True) -> Fault:
-        """Stop (or kill) and start; returns once the processes serve."""
+        """Stop (or kill) those that run, and start all; returns once the processes serve."""
         self.known(names)
         fault = self.begin("restart", names, f"restart {', '.join(names)}")
-        fault.evidence.update(await self._restart(names, graceful=graceful))
+        async with self.ordering(fault):
+            fault.wanted = self.claim(fault, names)
+            fault.evidence.update(await self._restart(fault.wanted, graceful=graceful))
         return self.ended(fault)
 
     async def _restart(self, names: Sequence[str], *, graceful: bool = True) -> dict[str, str]:
         """The restart, and what proves it of each."""
         before = {name: await self.ask(self.target.identity, name) for name in names}
         act = self.target.stop if graceful else self.target.kill
-        await self._at_once(act, [name for name in names if before[name]])
-        await self._start(None, names)
+        try:
+            running = [name for name in names if before[name]]
+            await self.each(partial(self.ask, act), running, NotRunning)
+        finally:
+            await self.bring_up(names)
         after = {name: await self.ask(self.target.identity, name) for name in names}
         return {
             name: f"process {before[name] or 'none'} became {after[name]}"
@@ -100,50 +112,23 @@ class Nemesis(Orders):
     async def start(self, *names: str) -> None:
         """Start processes that are down; returns once they serve."""
         self.known(names)
-        await self._start(None, names)
+        await self.bring_up(names)
 
     async def pause(self, *names: str) -> Fault:
         """SIGSTOP until the fault ends: connections stand, and nothing answers."""
         self.known(names)
         fault = self.begin("pause", names, f"pause {', '.join(names)}")
-        async with self._forestalled(fault, lambda: self._resume(fault.evidence)):
-            for name in names:
-                await asyncio.to_thread(self.target.pause, name)
+        async with self.ordering(fault, lambda: self.let_go_on(self.claimed(fault))):
+            paused = await self.hit(fault, self.target.pause, names)
+            for name in paused:
                 if await self.ask(self.target.state, name) == PAUSED:
                     fault.evidence[name] = "the system has the process stopped"
-        return self.until_end(fault, lambda: self.resume(*names))
-
-    @asynccontextmanager
-    async def _forestalled(self, fault: Fault, undo: Undo | None = None) -> AsyncIterator[None]:
-        """While a fault is ordered: where a process turns out to be down, it never was, and what it
-        did to others is undone. `NotRunning` goes on to the caller."""
-        try:
-            yield
-        except NotRunning:
-            self.faults = [one for one in self.faults if one is not fault]
-            if undo is not None:
-                await undo()
-            raise
+        return self.until_end(fault, lambda: self.let_go_on(paused))
 
     async def resume(self, *names: str) -> None:
         """End pauses; processes that are not paused are left alone."""
         self.known(names)
-        await self._resume(names)
-
-    async def _resume(self, names: Iterable[str]) -> None:
-        for name in names:
-            if await self.ask(self.target.state, name) == PAUSED:
-                await asyncio.to_thread(self.target.resume, name)
-
-    async def _start(self, fault: Fault | None, names: Sequence[str]) -> None:
-        down = [name for name in names if await self.ask(self.target.state, name) == DOWN]
-        await self._at_once(self.target.start, down)
-        await asyncio.gather(*(self.wait_ready(name) for name in names))
-        if fault is not None:
-            for name in names:
-                after = await self.ask(self.target.identity, name)
-                before = fault.evidence.get(name, "")
-                fault.evidence[name] = f"{before}, {after} serves".lstrip(", ")
+        await self.let_go_on(names)
 
     # --- links
 
@@ -221,10 +206,16 @@ class Nemesis(Orders):
         for name, (toxic, peers, attributes) in orders.items():
             added = Toxic(name=label, type=toxic, peers=peers, attributes=attributes)
             changes[name] = adding(added)
-        await self.order(fault, changes)
-        return self.until_end(
-            fault, lambda: self.order(fault, dict.fromkeys(orders, removing(label)))
-        )
+        return await self._tell(fault, changes, removing(label))
+
+    async def _tell(self, fault: Fault, changes: dict[str, PlanChange], back: PlanChange) -> Fault:
+        """Order a fault that processes bring on themselves; `back` is the change that ends it."""
+        told: dict[str, PlanChange] = {}
+        async with self.ordering(fault, lambda: self.plans.undo(fault, told)):
+            for name, change in changes.items():
+                await self.plans.order(fault, name, change)
+                told[name] = back
+        return self.until_end(fault, lambda: self.plans.undo(fault, told))
 
     # --- clocks and disks
 
@@ -238,11 +229,8 @@ class Nemesis(Orders):
         skews = {name: self.rng.randint(-most_ms, most_ms) or 1 for name in names}
         text = ", ".join(f"{name} {skew:+} ms" for name, skew in skews.items())
         fault = self.begin("clock-scrambler", names, f"clocks: {text}")
-        await self.order(fault, {
-            name: setting(clock=Clock(skew)) for name, skew in skews.items()
-        })  # fmt: skip
-        right = setting(clock=Clock())
-        return self.until_end(fault, lambda: self.order(fault, dict.fromkeys(names, right)))
+        changes = {name: setting(clock=Clock(skew)) for name, skew in skews.items()}
+        return await self._tell(fault, changes, setting(clock=Clock()))
 
     async def slow_disk(self, *names: str, delay_ms: int) -> Fault:
         """Every sync takes longer."""
@@ -263,9 +251,8 @@ class Nemesis(Orders):
     ) -> Fault:  # fmt: skip
         self.known(names)
         fault = self.begin(kind, names, f"{text} at {', '.join(names)}")
-        await self.order(fault, dict.fromkeys(names, setting(clock, disk)))
         undone = setting(Clock() if clock else None, Disk() if disk else None)
-        return self.until_end(fault, lambda: self.order(fault, dict.fromkeys(names, undone)))
+        return await self._tell(fault, dict.fromkeys(names, setting(clock, disk)), undone)
 
     # --- damage and lies
 
@@ -273,58 +260,114 @@ class Nemesis(Orders):
         self, name: str, *, path: str | None = None, bits: int = 8, start: bool = True
     ) -> Fault:
         """Kill a process, flip bits anywhere in one of its files, and start it; it may refuse to
-        run. The end of the fault puts its files back where it is down, and starts it."""
+        run. The end of the fault puts its files back where it is down, and starts it. A member that
+        ran with the damage signs nothing by them, as from a backup: it needs a new key."""
         self.known([name])
         fault = self.begin("corrupt-file", [name], f"corrupt a file of {name}")
-        if await self.ask(self.target.state, name) != DOWN:
-            await asyncio.to_thread(self.target.kill, name)
-        kept = await asyncio.to_thread(self._copy, name)
-        damage = await asyncio.to_thread(
-            lambda: flip_bits(self.target, name, self.rng, path=path, bits=bits)
-        )
+        down: list[str] = []
+        kept: dict[str, bytes] = {}
+        ran = False
+
+        async def undo() -> None:
+            if kept:  # what failed may have been the write
+                await self.ask(lambda name: self._put_back(name, kept), name)
+            await self.bring_back(down)
+
+        async with self.ordering(fault, undo):
+            self.claim(fault, [name])
+            if await self.ask(self.target.state, name) == DOWN:
+                await self.ask(self.target.keep_down, name)
+            else:
+                await self.ask(self.target.kill, name)
+            down.append(name)
+            kept = await self.ask(self._copy, name)
+            # From now on: whoever is cancelled in the damage heals, and has the only copy.
+            self.until_end(fault, lambda: self._repair(fault, name, kept, ran=ran))
+            damage = await self.ask(
+                lambda name: flip_bits(self.target, name, self.rng, path=path, bits=bits), name
+            )
         fault.text = f"{name}: {damage.text()}"
         fault.evidence[name] = damage.text()
         if start:
+            ran = True  # as long as nobody knows better
             try:
-                await asyncio.to_thread(self.target.start, name)
+                await self.ask(self.target.start, name)
+                ran = await self._ran(name)
             except FaultFailed as refused:
+                ran = False
                 fault.evidence[name] += f"; {refused}"
+        return fault
 
-        async def repair() -> None:
-            if not await self.serves(name):
-                status = await self.ask(self.target.exit_status, name)
-                fault.evidence[name] += f"; it would not run with that (status {status})"
-                await asyncio.to_thread(self._put_back, name, kept)
-                await self._start(None, [name])
+    async def _repair(self, fault: Fault, name: str, kept: dict[str, bytes], *, ran: bool) -> None:
+        """Put the files of a process back that will not run with the damage. `ran`: it did."""
+        if ran and name not in await self.stopped_for_safety():
+            with contextlib.suppress(AlreadyRuns, FaultFailed):  # it may wait for its back-off
+                await self.ask(self.target.start, name)
+        if await self.serves(name):
+            return
+        status = await self.ask(self.target.exit_status, name)
+        told = [fault.evidence.get(name, ""), f"it would not run with that (status {status})"]
+        if ran and self.testnet.process(name).role in PEER_ROLES:
+            # It has signed since: by files of before that it might sign against itself. The mark is
+            # the first file: whoever is stopped in between has it.
+            before = {path: raw for path, raw in kept.items() if path != RESTORED_NAME}
+            kept = {RESTORED_NAME: UNSIGNING.encode("ascii"), **before}
+            told.append("with its files of before it signs nothing")
+        fault.evidence[name] = "; ".join(filter(None, told))
+        await self.ask(self.target.keep_down, name)
+        await self.ask(lambda name: self._put_back(name, kept), name)
+        await self.bring_up([name])
 
-        return self.until_end(fault, repair)
+    async def _ran(self, name: str) -> bool:
+        """Whether a damaged process starts all the same: True as long as it is not down."""
+        try:
+            async with asyncio.timeout(STARTS_S):
+                return await self.serves(name)
+        except TimeoutError:
+            return True
 
     def _copy(self, name: str) -> dict[str, bytes]:
         """All files of a process that is down: one alone would not fit the others later."""
         return {path: self.target.read_file(name, path) for path in self.target.files(name)}
 
     def _put_back(self, name: str, kept: dict[str, bytes]) -> None:
-        self.target.keep_down(name)
+        """Write files back, and remove those that were made since: they do not fit these."""
         for path, raw in kept.items():
             self.target.write_file(name, path, raw)
+        for path in sorted(self.target.files(name).keys() - kept):
+            self.target.remove_file(name, path)
 
     async def byzantine(self, mode: str, *names: str) -> Fault:
         """Restart processes so that they lie in this way, until the fault ends."""
         self.known(names)
         fault = self.begin("byzantine", names, f"{', '.join(names)} lies: {mode}")
-        for name in names:
-            set_byzantine(self.testnet, self.testnet.process(name), mode)
-        await self._restart(names)
-        self.lying(fault)
+        liars: list[str] = []
 
         async def honest() -> None:
-            for name in names:
+            for name in liars:
                 set_byzantine(self.testnet, self.testnet.process(name), "")
+            free: list[str] = []
+            with contextlib.suppress(NotRunning):  # another fault has them: they will start honest
+                free = self.claim(fault, liars) if liars else []
+            for name in liars:
+                # But one that is only paused would go on as it is.
+                if name not in free and await self.ask(self.target.state, name) == PAUSED:
+                    with contextlib.suppress(NotRunning):
+                        await self.ask(self.target.crash, name)
             try:
-                await self._restart(names)
+                if free:
+                    await self._restart(free)
             except FaultFailed:
                 # A key that signed what its state does not know may never sign again.
-                if not set(names) & set(await self.stopped_for_safety()):
+                if not set(liars) & set(await self.stopped_for_safety()):
                     raise
 
+        async with self.ordering(fault, honest):
+            fault.wanted = self.claim(fault, names)
+            for name in fault.wanted:
+                set_byzantine(self.testnet, self.testnet.process(name), mode)
+                liars.append(name)
+            await self._restart(liars)
+        self.release(fault)
+        self.lying(fault)
         return self.until_end(fault, honest)

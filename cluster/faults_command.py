@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.console import SIGNED, Json, emit, note, run, testnet_directory
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, TrilemmaError
 
 if TYPE_CHECKING:
     from cluster.faults_api import Nemesis
-    from cluster.faults_orders import Fault
+    from cluster.faults_evidence import Fault
 
 faults_app = typer.Typer(
     name="faults",
@@ -43,7 +43,11 @@ def _order(nemesis: Nemesis, work: Callable[[], Awaitable[Fault]], *, as_json: b
     """Order a fault that stays after the command, and tell it."""
 
     async def go() -> Fault:
-        return await work()
+        fault = await work()
+        if owed := nemesis.plans.owed:  # they would be told later, by whom?
+            await nemesis.end(fault)
+            raise await _untold(nemesis, owed[0])
+        return fault
 
     fault = run(go())
     data = {"kind": fault.kind, "text": fault.text, "evidence": fault.evidence}
@@ -51,6 +55,16 @@ def _order(nemesis: Nemesis, work: Callable[[], Awaitable[Fault]], *, as_json: b
         f"\n  {name}: {text}" for name, text in fault.evidence.items() if text not in fault.text
     )
     emit(data, f"{fault.text}{proof}", as_json=as_json)
+
+
+async def _untold(nemesis: Nemesis, name: str) -> TrilemmaError:
+    """Why a process cannot be told what to suffer."""
+    from cluster.faults_targets import RUNNING, FaultFailed
+
+    state = await nemesis.ask(nemesis.target.state, name)
+    if state == RUNNING:
+        return FaultFailed(f"{name} does not answer, so that no process was told anything")
+    return ConfigError(f"{name} is {state} and cannot be told; bring it back first")
 
 
 @faults_app.command("list")

@@ -10,16 +10,27 @@ import io
 import json
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, NotRunning, until
+from cluster.faults_targets import (
+    DOWN,
+    PAUSED,
+    RUNNING,
+    AlreadyRuns,
+    FaultFailed,
+    NotRunning,
+    until,
+)
 from protocol.errors import ConfigError
 from store.testnet import CONTAINER_DATA, GENESIS_FILE, Testnet
 
 COMPOSE_LABEL = "com.docker.compose."
 SERVICE_LABEL = f"{COMPOSE_LABEL}service"
 DOCKER_S = 60.0
+
+_STOP = ("stop", "--time", "10")
 
 
 def docker(*arguments: str, given: bytes | None = None) -> bytes:
@@ -61,6 +72,11 @@ def find_containers(testnet: Testnet) -> ContainerTarget | None:
     return ContainerTarget(testnet, found) if found else None
 
 
+def _is_up(state: dict[str, Any]) -> bool:
+    """Docker calls a container running that waits for its restart, and has no process."""
+    return bool(state.get("Running")) and not state.get("Restarting")
+
+
 def _same(source: object, testnet: Testnet) -> bool:
     """Whether a mount is the testnet's folder, or its genesis file."""
     directory = testnet.directory.resolve()
@@ -79,60 +95,56 @@ class ContainerTarget:
         self._networks: dict[str, dict[str, list[str]]] = {}
 
     def state(self, name: str) -> str:
-        """running, paused or down."""
+        """running, paused or down; one that its restart policy will start again is down."""
         state = self._inspect(name)["State"]
         if state.get("Paused"):
             return PAUSED
-        return RUNNING if state.get("Running") else DOWN
+        return RUNNING if _is_up(state) else DOWN
 
     def identity(self, name: str) -> str:
         """When the container was started last."""
         state = self._inspect(name)["State"]
-        return f"{state['Pid']}@{state['StartedAt']}" if state.get("Running") else ""
+        return f"{state['Pid']}@{state['StartedAt']}" if _is_up(state) else ""
 
     def exit_status(self, name: str) -> int | None:
         """How it last ended; None while it runs."""
         state = self._inspect(name)["State"]
-        return None if state.get("Running") else int(state["ExitCode"])
+        return None if _is_up(state) else int(state["ExitCode"])
 
     def kill(self, name: str) -> None:
         """`docker kill`: compose's restart policy leaves such a container down."""
-        if self.state(name) == DOWN:
-            raise ConfigError(f"{name} is down already")
-        docker("kill", self._id(name))
+        self._act(name, "kill")
         until(f"{name} is down", lambda: self.state(name) == DOWN)
 
     def stop(self, name: str) -> None:
         """`docker stop`: SIGTERM, and SIGKILL after 10 s."""
-        if self.state(name) == DOWN:
-            raise ConfigError(f"{name} is down already")
-        docker("stop", "--time", "10", self._id(name))
+        self._act(name, *_STOP)
 
     def keep_down(self, name: str) -> None:
         """Stop it even where its restart policy is about to start it again."""
-        docker("stop", "--time", "10", self._id(name))
+        docker(*_STOP, self._id(name))
 
     def crash(self, name: str) -> None:
-        """Kill its first process from inside, so that the restart policy starts it again."""
-        self._running(name)
-        docker("kill", self._id(name))
+        """`docker kill`, and start it: no restart policy does that for a container killed so."""
+        self._act(name, "kill")
         docker("start", self._id(name))
 
     def start(self, name: str) -> None:
         """`docker start`."""
         if self.state(name) != DOWN:
-            raise ConfigError(f"{name} runs already")
+            raise AlreadyRuns(name)
+        if self._inspect(name)["State"].get("Restarting"):
+            self.keep_down(name)  # docker starts none that waits for its restart
         docker("start", self._id(name))
         until(f"{name} starts", lambda: self.state(name) == RUNNING)
 
     def pause(self, name: str) -> None:
         """`docker pause`."""
-        self._running(name)
-        docker("pause", self._id(name))
+        self._act(name, "pause", needs=(RUNNING,))
 
     def resume(self, name: str) -> None:
         """`docker unpause`."""
-        docker("unpause", self._id(name))
+        self._act(name, "unpause", needs=(PAUSED,))
 
     def files(self, name: str) -> dict[str, int]:
         """Its data files, with their sizes."""
@@ -145,11 +157,25 @@ class ContainerTarget:
         raise ConfigError(f"{name} has no file {path}")
 
     def write_file(self, name: str, path: str, raw: bytes) -> None:
-        """Replace a data file, its owner and mode kept."""
-        packed = docker("cp", f"{self._id(name)}:{self._path(name, path)}", "-")
+        """Write a data file; of one that is there, owner and mode are kept."""
+        whole = self._path(name, path)
+        try:
+            packed = docker("cp", f"{self._id(name)}:{whole}", "-")
+        except FaultFailed:  # it is not there
+            self.add_file(name, whole, raw)
+            return
         with tarfile.open(fileobj=io.BytesIO(packed)) as before:
             member = before.getmembers()[0]
-        self._put(name, self._path(name, path).rpartition("/")[0], member, raw)
+        self._put(name, whole.rpartition("/")[0], member, raw)
+
+    def remove_file(self, name: str, path: str) -> None:
+        """Remove a data file, from a container beside it: in one that is down nothing runs."""
+        found = self._inspect(name)
+        user = ("--user", found["Config"]["User"]) if found["Config"].get("User") else ()
+        docker(
+            "run", "--rm", "--network", "none", "--volumes-from", self._id(name), *user,
+            "--entrypoint", "rm", found["Image"], "-f", self._path(name, path),
+        )  # fmt: skip
 
     def add_file(self, name: str, path: str, raw: bytes) -> None:
         """Write a file of the container's user, which is there or not, into its volume; `path` is
@@ -218,9 +244,17 @@ class ContainerTarget:
     def _path(self, name: str, path: str) -> str:
         return f"{CONTAINER_DATA}/{name}" + (f"/{path}" if path else "")
 
-    def _running(self, name: str) -> None:
-        if self.state(name) == DOWN:
-            raise NotRunning(name)
+    def _act(self, name: str, *command: str, needs: Sequence[str] = (RUNNING, PAUSED)) -> None:
+        """Run a docker command on a container that stands as it needs; raises `NotRunning` where it
+        does not, or no longer does by then."""
+        try:
+            if self.state(name) in needs:
+                docker(*command, self._id(name))
+                return
+        except FaultFailed:
+            if self.state(name) in needs:
+                raise
+        raise NotRunning(name, self.state(name))
 
     def _id(self, name: str) -> str:
         self.testnet.process(name)

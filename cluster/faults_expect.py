@@ -63,14 +63,15 @@ def check_expectations(expects: list[Expect], seen: Seen) -> list[Check]:
     return [looks[one.what](one, seen) for one in expects]
 
 
-def check_faults(bands: list[Band]) -> list[Check]:
+def check_faults(bands: list[Band], skipped: int = 0) -> list[Check]:
     """A check for each fault: an experiment whose fault never hit proves nothing. Of those drawn at
-    random, some may have found nothing to hit, yet not most."""
+    random, some may have found nothing to hit, yet not most; `skipped` ones found nobody, and were
+    not ordered."""
     checks = []
     drawn = [band for band in bands if band.drawn]
-    if drawn:
+    if drawn or skipped:
         hit = sum(1 for band in drawn if band.evidence)
-        text = f"{hit} of {len(drawn)} did"
+        text = f"{hit} of {len(drawn)} did" + (f", {skipped} found nobody" if skipped else "")
         checks.append(Check(EXPECTATION, "faults at random bit", 2 * hit > len(drawn), text))
     for band in bands:
         if band.drawn and not band.evidence:

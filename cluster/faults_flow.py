@@ -13,8 +13,9 @@ from client.load import LoadGenerator, LoadOptions
 from client.sdk import Exchange
 from client.submission import Submission
 from cluster.faults_attack import INPUTS, Attack
+from cluster.faults_evidence import Fault
 from cluster.faults_kinds import Values
-from cluster.faults_orders import Fault, Orders
+from cluster.faults_orders import Orders
 from cluster.faults_schedule import LoadSpec, OracleSpec
 from protocol.actions import ALL_MARKETS, Action, CancelAll
 from protocol.errors import ConfigError, RemoteFault
@@ -31,7 +32,8 @@ SPIKE_BATCH = 5
 SPIKE_DRAIN_S = 30.0
 PRICE_WAIT_S = 5.0
 FORCED_MS = 60_000
-CLOSE_S = 10.0
+CLOSE_S = 60.0
+"""How long what still runs may take to end: what is done to a process is seen through."""
 
 
 class WatchedExchange(Exchange):
@@ -120,6 +122,12 @@ async def capacity(testnet: Testnet, spec: LoadSpec, seed: int) -> int:
     return round(report.tps["executed"])
 
 
+def raise_error(task: asyncio.Task[Any]) -> None:
+    """Raise what a task that nobody awaits has ended with; nothing where it goes on."""
+    if task.done() and not task.cancelled():
+        task.result()
+
+
 class Around:
     """The surroundings of one run; `close` ends whatever still runs."""
 
@@ -138,11 +146,12 @@ class Around:
         self.prices = PriceSource(self._exchange, spec, self._seed)
         self._pricing = self.spawn(self.prices.run())
 
-    async def stop_prices(self) -> None:
-        """Report no more prices."""
+    async def stop_prices(self) -> asyncio.Task[Any] | None:
+        """Report no more prices; returns what reported them, with its error where it had ended."""
         if self._pricing is not None:
             self._pricing.cancel()
-            await asyncio.gather(self._pricing, return_exceptions=True)
+            await asyncio.wait([self._pricing])
+        return self._pricing
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run something until `close`."""
@@ -195,6 +204,7 @@ class Around:
             sent = generator.counts()["submitted"]
             if sent:
                 fault.evidence["load"] = f"{sent:,} actions more were sent"
+            raise_error(running)
 
         return self._orders.until_end(fault, calm)
 
@@ -221,8 +231,7 @@ class Around:
 
         async def over() -> None:
             await asyncio.wait([acting], timeout=FORCED_MS / 1000)
-            if acting.done() and not acting.cancelled():
-                acting.result()
+            raise_error(acting)
 
         return self._orders.until_end(fault, over)
 
@@ -244,12 +253,14 @@ class Around:
         async def over() -> None:
             for task in running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.wait(running)
             for name, attack in zip(names, attacks, strict=True):
                 for code, count in attack.codes.items():
                     self.codes[code] = self.codes.get(code, 0) + count
                 if attack.codes:
                     told = ", ".join(f"{count} {code}" for code, count in attack.codes.items())
                     fault.evidence[name] = told
+            for task in running:
+                raise_error(task)
 
         return self._orders.until_end(fault, over)

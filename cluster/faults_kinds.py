@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cluster.faults_api import Nemesis
-from cluster.faults_orders import Fault
+from cluster.faults_evidence import Fault
 from cluster.faults_shapes import SHAPES
 from protocol.errors import ConfigError
 
@@ -68,6 +68,12 @@ def _names(values: Values, name: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
         raise ConfigError(f"{name} is a list of names, not {value!r}")
     return [str(one) for one in value]
+
+
+def _one(names: list[str]) -> str:
+    if len(names) != 1:
+        raise ConfigError(f"one process at a time, not {', '.join(names)}")
+    return names[0]
 
 
 async def _partition(scene: Scene, names: list[str], values: Values) -> Fault:
@@ -168,7 +174,7 @@ KINDS: dict[str, Kind] = {
     "read-only-disk": Kind(lambda scene, names, values: scene.nemesis.read_only_disk(*names)),
     "corrupt-file": Kind(
         lambda scene, names, values: scene.nemesis.corrupt_file(
-            names[0], path=_text(values, "path") or None, bits=_number(values, "bits")
+            _one(names), path=_text(values, "path") or None, bits=_number(values, "bits")
         ),
         {"path": "", "bits": 8},
     ),

@@ -1,10 +1,12 @@
-"""What a nemesis has ordered: how each fault ends, and what proves that it bit."""
+"""What a nemesis has ordered: which faults there are, how each ends, and what all of it leaves."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from random import Random
 from typing import TypeVar
 
@@ -12,71 +14,33 @@ import msgspec
 
 from client.faults import EXIT_SAFETY, EXIT_USAGE
 from cluster.faults_damage import byzantine_mode, set_byzantine
-from cluster.faults_shapes import SHAPES
-from cluster.faults_targets import DOWN, PAUSED, RUNNING, FaultFailed, Target, find_target
-from cluster.faults_wire import Told, clear_faults, order_faults, read_faults
+from cluster.faults_evidence import Fault
+from cluster.faults_plans import Plans
+from cluster.faults_targets import (
+    DOWN,
+    PAUSED,
+    RUNNING,
+    TAKEN,
+    AlreadyRuns,
+    FaultFailed,
+    NotRunning,
+    Target,
+    find_target,
+)
+from cluster.faults_wire import read_faults
 from cluster.health import probe
-from net.injection_plan import NOTHING, Clock, Disk, Plan, Toxic
+from net.injection_plan import Plan
 from protocol.errors import ConfigError, TrilemmaError
 from store.testnet import ProcessEntry, Testnet
 
 SERVE_S = 60.0
 """How long a process may take to serve after its start."""
 
-COUNTERS = {
-    "latency": "delayed_frames", "loss": "lost_frames", "timeout": "blocked_frames",
-    "bandwidth": "throttled_bytes", "slicer": "sliced_frames", "limit_data": "cut_connections",
-}  # fmt: skip
-"""Which counter of a process tells that a toxic of this type hit."""
-
 _POLL_S = 0.05
 
 T = TypeVar("T")
 Undo = Callable[[], Awaitable[None]]
-PlanChange = Callable[[Plan], Plan]
-
-
-def adding(toxic: Toxic) -> PlanChange:
-    """The plan with a toxic more."""
-    return lambda plan: msgspec.structs.replace(plan, toxics=[*plan.toxics, toxic])
-
-
-def removing(label: str) -> PlanChange:
-    """The plan without the toxic of this name."""
-    return lambda plan: msgspec.structs.replace(
-        plan, toxics=[toxic for toxic in plan.toxics if toxic.name != label]
-    )
-
-
-def setting(clock: Clock | None = None, disk: Disk | None = None) -> PlanChange:
-    """The plan with another clock or disk."""
-    return lambda plan: msgspec.structs.replace(
-        plan, clock=clock or plan.clock, disk=disk or plan.disk
-    )
-
-
-class Fault(msgspec.Struct, kw_only=True):
-    """A fault that was ordered: `wanted` are the processes that it was ordered for, `evidence`
-    holds, by process, what proves that it bit there. `healing_s` is when its undoing began,
-    `ended_s` when that was done. Times are the event loop's."""
-
-    kind: str
-    text: str
-    wanted: list[str]
-    began_s: float
-    ended_s: float | None = None
-    healing_s: float | None = None
-    evidence: dict[str, str] = {}
-
-    @property
-    def bit(self) -> bool:
-        """Whether it hit anywhere; `missed` names where it did not."""
-        return bool(self.evidence)
-
-    @property
-    def missed(self) -> list[str]:
-        """Processes that it was ordered for, and which never noticed."""
-        return [name for name in self.wanted if name not in self.evidence]
+Act = Callable[[str], Awaitable[None]]
 
 
 class ActiveFault(msgspec.Struct, frozen=True):
@@ -87,26 +51,23 @@ class ActiveFault(msgspec.Struct, frozen=True):
     what: str
 
 
-class Watched(msgspec.Struct):
-    """Counters of a process when a fault of its plan began, to see them grow."""
-
-    fault: Fault
-    name: str
-    base: dict[str, int]
-    identity: str
-
-
 class Orders:
-    """The faults of one nemesis on one testnet; see `cluster.faults_api.Nemesis`."""
+    """The faults of one nemesis on one testnet; see `cluster.faults_api.Nemesis`.
+
+    One rule holds for all faults of processes: a process that is not running when a fault comes to
+    it, or that another fault of this nemesis has, is passed over; where that leaves none, the fault
+    raises `NotRunning` and never was. What a fault did not do, its end does not undo.
+    """
 
     def __init__(self, testnet: Testnet, target: Target | None = None, *, seed: int = 1) -> None:
         self.testnet = testnet
         self.target = target or find_target(testnet)
+        self.plans = Plans(testnet, self.target)
         self.faults: list[Fault] = []
         self.rng = Random(seed)
         self._undo: list[tuple[Fault, Undo]] = []
-        self._ordered: dict[str, Plan] = {}
-        self._watched: list[Watched] = []
+        self._claims: dict[str, Fault] = {}
+        """Which fault has a process: keeps it down or paused, or is about to start it."""
         self._lies: list[Fault] = []
 
     @property
@@ -123,17 +84,94 @@ class Orders:
             self.testnet.process(name)
 
     async def ask(self, question: Callable[[str], T], name: str) -> T:
-        """Ask the target in a thread."""
-        return await asyncio.to_thread(question, name)
+        """Ask the target in a thread, and see that through: what a thread does to a process goes on
+        after a cancellation, and nobody would undo it."""
+        work = asyncio.ensure_future(asyncio.to_thread(question, name))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
 
     # --- a fault's life
 
     def begin(self, kind: str, names: Iterable[str], text: str) -> Fault:
         """Note a fault that begins now."""
         now_s = asyncio.get_running_loop().time()
-        fault = Fault(kind=kind, text=text, wanted=list(names), began_s=now_s, evidence={})
+        wanted = list(dict.fromkeys(names))
+        fault = Fault(kind=kind, text=text, wanted=wanted, began_s=now_s, evidence={})
         self.faults.append(fault)
         return fault
+
+    @asynccontextmanager
+    async def ordering(self, fault: Fault, undo: Undo | None = None) -> AsyncIterator[None]:
+        """While a fault is ordered: where that fails, it never was, and what it did already is
+        undone. The error goes on to the caller."""
+        try:
+            yield
+        except (TrilemmaError, OSError):
+            self.faults = [one for one in self.faults if one is not fault]
+            self._undo = [one for one in self._undo if one[0] is not fault]
+            with contextlib.suppress(TrilemmaError, OSError):
+                if undo is not None:
+                    await undo()
+            self.release(fault)
+            raise
+
+    def claim(self, fault: Fault, names: Iterable[str]) -> list[str]:
+        """Those of the processes that no other fault has; this one has them until it ends, or
+        `release`. Raises `NotRunning` where there are none."""
+        names = list(dict.fromkeys(names))
+        free = [name for name in names if self._claims.get(name, fault) is fault]
+        if not free:
+            raise NotRunning(names[0], TAKEN)
+        self._claims.update(dict.fromkeys(free, fault))
+        return free
+
+    def claimed(self, fault: Fault) -> list[str]:
+        """The processes that a fault has."""
+        return [name for name, one in self._claims.items() if one is fault]
+
+    def release(self, fault: Fault) -> None:
+        """A fault has no process any more."""
+        self._claims = {name: one for name, one in self._claims.items() if one is not fault}
+
+    async def hit(
+        self, fault: Fault, act: Callable[[str], None], names: Sequence[str]
+    ) -> list[str]:
+        """Do something to those of the processes that run and that no other fault has, which this
+        one has from then on; what became of the others is its evidence. Raises `NotRunning` where
+        it was done to none."""
+        free = self.claim(fault, names)
+
+        async def acting(name: str) -> None:
+            try:
+                await self.ask(act, name)
+            except NotRunning:
+                self._claims.pop(name, None)  # all may have been healed meanwhile
+                fault.evidence[name] = "it was down already"
+                raise
+
+        done = await self.each(acting, free, NotRunning)
+        if not done:
+            raise NotRunning(free[0], await self.ask(self.target.state, free[0]))
+        for name in fault.wanted:
+            if name not in free:
+                fault.evidence[name] = "another fault had it already"
+        return done
+
+    async def each(self, act: Act, names: Sequence[str], *passed: type[Exception]) -> list[str]:
+        """Do something to processes side by side, so that none goes on while another is stopped;
+        returns those that it was done to. For errors in `passed` there was nothing to do; any other
+        is raised when all are through."""
+        found = await asyncio.gather(*(act(name) for name in names), return_exceptions=True)
+        done = []
+        for name, outcome in zip(names, found, strict=True):
+            if not isinstance(outcome, BaseException):
+                done.append(name)
+            elif not isinstance(outcome, passed):
+                raise outcome
+        return done
 
     def lying(self, fault: Fault) -> None:
         """Ask the processes of a fault how often they lie, until it ends."""
@@ -147,19 +185,24 @@ class Orders:
     def ended(self, fault: Fault) -> Fault:
         """A fault is over by itself."""
         fault.ended_s = asyncio.get_running_loop().time()
+        self.release(fault)
         return fault
 
     async def end(self, fault: Fault) -> None:
         """Undo a fault of this nemesis; nothing where it has ended."""
-        for place, (known, undo) in enumerate(self._undo):
-            if known is fault:
-                await self.note()
-                del self._undo[place]
-                fault.healing_s = asyncio.get_running_loop().time()
-                await undo()
-                self._watched = [one for one in self._watched if one.fault is not fault]
-                self.ended(fault)
-                return
+        with contextlib.suppress(TrilemmaError, OSError):
+            await self.note()
+        # Others may have ended meanwhile: nothing may come between the look and the removal.
+        undo = next((undo for known, undo in self._undo if known is fault), None)
+        if undo is None:
+            return
+        self._undo = [one for one in self._undo if one[0] is not fault]
+        fault.healing_s = asyncio.get_running_loop().time()
+        try:
+            await undo()
+        finally:
+            self.release(fault)
+        self.ended(fault)
 
     async def heal(self) -> list[str]:
         """End every fault, those of other nemeses too: processes go on, start and are told to
@@ -167,42 +210,66 @@ class Orders:
         names. A liar's key may have signed what its state does not know, and may never sign again.
 
         Raises `FaultFailed` for those that do not serve, when all others are healed."""
-        await self.note()
+        with contextlib.suppress(TrilemmaError, OSError):
+            await self.note()
         for name in self.names:
-            if await self.ask(self.target.state, name) == PAUSED:
-                await asyncio.to_thread(self.target.resume, name)
+            with contextlib.suppress(TrilemmaError, OSError):  # `_heal` names it
+                await self.let_go_on([name])
         while self._undo:
             fault, undo = self._undo.pop()
             fault.healing_s = asyncio.get_running_loop().time()
-            with contextlib.suppress(FaultFailed):  # what is left of it, `_heal` ends or names
+            # What is left of it, `_heal` ends or names; no trouble of one keeps another one on.
+            with contextlib.suppress(TrilemmaError, OSError):
                 await undo()
             self.ended(fault)
-        self._ordered.clear()
-        self._watched.clear()
-        for entry in self.testnet.processes:
-            if byzantine_mode(self.testnet, entry.name):
-                set_byzantine(self.testnet, entry, "")
-                await self.ask(self.target.stop, entry.name)
+        for fault in self.faults:
+            if fault.ended_s is None:  # its end failed
+                self.ended(fault)
+        self.plans.forget()
         stopped = await self.stopped_for_safety()
-        left = [entry for entry in self.testnet.processes if entry.name not in stopped]
-        found = await asyncio.gather(*(self._heal(entry) for entry in left))
+        found = await asyncio.gather(
+            *(self._heal(entry, entry.name in stopped) for entry in self.testnet.processes)
+        )
         stopped = await self.stopped_for_safety()
-        failed = zip(left, found, strict=True)
-        if troubles := [text for entry, text in failed if text and entry.name not in stopped]:
+        failed = zip(self.names, found, strict=True)
+        if troubles := [text for name, text in failed if text and name not in stopped]:
             raise FaultFailed(f"{'; '.join(troubles)}; its log says why. All others are healed")
         return stopped
 
-    async def _heal(self, entry: ProcessEntry) -> str:
-        """Bring a process back and have it suffer nothing; says why where it does not serve."""
+    async def _heal(self, entry: ProcessEntry, stays_down: bool) -> str:
+        """Bring a process back, honest and with nothing to suffer; says why where that fails."""
         try:
-            if await self.ask(self.target.state, entry.name) == DOWN:
-                await asyncio.to_thread(self.target.start, entry.name)
-            await self.wait_ready(entry.name)
-            with contextlib.suppress(ConfigError):  # it takes none, so that it has none
-                await clear_faults(entry)
-        except FaultFailed as trouble:
+            if byzantine_mode(self.testnet, entry.name):
+                set_byzantine(self.testnet, entry, "")
+                if not stays_down:
+                    with contextlib.suppress(NotRunning):
+                        await self.ask(self.target.stop, entry.name)
+            if not stays_down:
+                await self.bring_up([entry.name])
+                with contextlib.suppress(ConfigError):  # it takes none, so that it has none
+                    await self.plans.clear(entry)
+        except (TrilemmaError, OSError) as trouble:
             return str(trouble)
         return ""
+
+    async def let_go_on(self, names: Iterable[str]) -> None:
+        """End pauses; processes that are not paused are left alone."""
+        for name in names:
+            if await self.ask(self.target.state, name) == PAUSED:
+                with contextlib.suppress(NotRunning):  # somebody killed it in this instant
+                    await self.ask(self.target.resume, name)
+                    await self.plans.tell_again(name)
+
+    async def bring_up(self, names: Sequence[str]) -> None:
+        """Start those that are down; returns once all serve."""
+        down = [name for name in names if await self.ask(self.target.state, name) == DOWN]
+        await self.each(partial(self.ask, self.target.start), down, AlreadyRuns)
+        await self.each(self.wait_ready, names)
+
+    async def bring_back(self, names: Sequence[str]) -> None:
+        """Start those that a fault took down; not what stopped for safety's sake since."""
+        stopped = await self.stopped_for_safety()
+        await self.bring_up([name for name in names if name not in stopped])
 
     async def stopped_for_safety(self) -> list[str]:
         """Processes that stopped because an invariant was broken; another start would do harm."""
@@ -225,12 +292,15 @@ class Orders:
                     await asyncio.sleep(_POLL_S)
         return False
 
-    async def wait_ready(self, name: str, timeout_s: float = SERVE_S) -> None:
-        """Wait until a process serves, then give it again the faults that it was ordered."""
+    async def wait_ready(self, name: str, fault: Fault | None = None) -> None:
+        """Wait until a process serves, then give it again the faults that it was ordered. A `fault`
+        that does not have it leaves it to the one that has."""
         entry = self.testnet.process(name)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout_s
+        deadline = loop.time() + SERVE_S
         while True:
+            if fault is not None and self._claims.get(name, fault) is not fault:
+                return
             try:
                 await probe(entry.public)
                 break
@@ -244,57 +314,17 @@ class Orders:
                         f"{name} does not serve: {str(error) or 'no answer'}"
                     ) from None
                 await asyncio.sleep(_POLL_S)
-        plan = self._ordered.get(name)
-        if plan is not None and plan != NOTHING:
-            await order_faults(entry, plan)
+        await self.plans.tell_again(name)
 
-    # --- plans
-
-    async def order(self, fault: Fault, changes: dict[str, PlanChange]) -> None:
-        """Change what processes are told to suffer, and watch for its hits."""
-        for name, change in changes.items():
-            entry = self.testnet.process(name)
-            state = await self.ask(self.target.state, name)
-            if state != RUNNING:
-                if fault.kind not in SHAPES and name not in self._ordered:
-                    raise ConfigError(f"{name} is {state} and cannot be told; bring it back first")
-                # It is told when it serves again.
-                self._ordered[name] = change(self._ordered.get(name, NOTHING))
-                continue
-            try:
-                told = await read_faults(entry)
-                plan = change(told.plan)
-                await order_faults(entry, plan)
-            except FaultFailed:
-                if name not in self._ordered:
-                    raise
-                # It is starting, perhaps stopped by this very fault.
-                self._ordered[name] = change(self._ordered[name])
-                continue
-            self._ordered[name] = plan
-            identity = await self.ask(self.target.identity, name)
-            self._watched.append(Watched(fault, name, counters(told), identity))
+    # --- what is seen of them
 
     async def note(self) -> None:
-        """Look at every process with a plan whether its faults hit; a process that does not answer
+        """Look at every process that suffers something whether it is hit; one that does not answer
         is passed over."""
-        answers: dict[str, Told] = {}
-        ordered = {name for name, plan in self._ordered.items() if plan != NOTHING}
-        for name in ordered | {watched.name for watched in self._watched}:
-            try:
-                if await self.ask(self.target.state, name) == RUNNING:
-                    answers[name] = await self._told_again(name)
-            except (TrilemmaError, OSError):
-                continue
+        await self.plans.note()
         for fault in self._lies:
             for name in fault.wanted if fault.ended_s is None else []:
                 await self._count_lies(fault, name)
-        for watched in self._watched:
-            name = watched.name
-            if name in answers:
-                await self._compare(watched, answers[name])
-            elif watched.fault.kind in ("full-disk", "read-only-disk"):
-                watched.fault.evidence.setdefault(name, "the process stopped")
 
     async def _count_lies(self, fault: Fault, name: str) -> None:
         """A liar says itself, in its status, how often it lied."""
@@ -305,31 +335,6 @@ class Orders:
         told = values.get("lies_told")
         if isinstance(told, int) and told > 0:
             fault.evidence[name] = f"{told:,} lies told"
-
-    async def _told_again(self, name: str) -> Told:
-        """What a process says of its faults; one that started again is told them once more."""
-        entry = self.testnet.process(name)
-        told = await read_faults(entry)
-        wanted = self._ordered.get(name)
-        if wanted is not None and told.plan == NOTHING != wanted:
-            await order_faults(entry, wanted)
-        return told
-
-    async def _compare(self, watched: Watched, told: Told) -> None:
-        now = counters(told)
-        identity = await self.ask(self.target.identity, watched.name)
-        base = watched.base if identity == watched.identity else {}
-        disk = watched.fault.kind in ("full-disk", "read-only-disk")
-        if disk and identity != watched.identity:
-            watched.fault.evidence.setdefault(watched.name, "the process stopped and came back")
-        grown = {
-            what: count - base.get(what, 0)
-            for what, count in now.items()
-            if count > base.get(what, 0) and what in _looked_for(watched.fault.kind)
-        }
-        if grown and watched.fault.ended_s is None:
-            shown = ", ".join(f"{count} {what}" for what, count in sorted(grown.items()))
-            watched.fault.evidence[watched.name] = shown.replace("_", " ")
 
     async def bit(self) -> dict[str, dict[str, str]]:
         """Proof that faults hit: by fault, what each process showed; empty where nothing did."""
@@ -369,28 +374,3 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
     found += [("full-disk", "full")] if disk.full else []
     found += [("read-only-disk", "read-only")] if disk.read_only else []
     return found
-
-
-def counters(told: Told) -> dict[str, int]:
-    """Everything that a process counted of its faults: of links over all peers, of the disk, and
-    how far the clock is off."""
-    total: dict[str, int] = {}
-    for peer in dict(told.bit.get("peers", {})).values():
-        for what, count in dict(peer).items():
-            total[what] = total.get(what, 0) + int(count)
-    for what, count in dict(told.bit.get("disk", {})).items():
-        total[what] = total.get(what, 0) + int(count)
-    total["clock_off_ms"] = abs(int(told.bit.get("clock_off_ms", 0)))
-    return total
-
-
-def _looked_for(kind: str) -> set[str]:
-    links = {
-        "delay": {COUNTERS["latency"]}, "loss": {COUNTERS["loss"]},
-        "bandwidth": {COUNTERS["bandwidth"]}, "slicer": {COUNTERS["slicer"]},
-        "limit_data": {COUNTERS["limit_data"]}, "clock": {"clock_off_ms"},
-        "clock-scrambler": {"clock_off_ms"}, "slow-disk": {"delayed_syncs"},
-        "full-disk": {"refused_writes"}, "read-only-disk": {"refused_writes"},
-        "reset": {"reset_connections", "refused_connections", "resets", "cut_connections"},
-    }  # fmt: skip
-    return links.get(kind, {COUNTERS["timeout"], "refused_connections"})

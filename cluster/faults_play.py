@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from signal import SIG_DFL, SIGHUP, SIGTERM, getsignal
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from client.console import emit, note, run
-from cluster.faults_report import PAGE, write_report
-from cluster.faults_run import RunOptions, Show, Tell, run_experiment
+from cluster.faults_course import Show, Tell
+from cluster.faults_report import PAGE, Report, write_report
+from cluster.faults_run import RunOptions, run_experiment
 from cluster.faults_schedule import Experiment, load_experiment
 from cluster.faults_watch import Sample
 from protocol.errors import ConfigError
@@ -41,7 +45,8 @@ def play(
     used = experiment.about.seed if seed is None else seed
     note(f"{experiment.about.name}, seed {used}: {experiment.about.description}")
     with timeline(experiment) as (tell, show):
-        report = run(run_experiment(experiment, RunOptions(seed=seed, testnet=testnet), tell, show))
+        options = RunOptions(seed=seed, testnet=testnet)
+        report = run_until_asked(run_experiment(experiment, options, tell, show))
     # First: pictures take their time, and a folder may not be writable.
     emit(report, "\n".join(report.lines()), as_json=as_json)
     for line in write_report(report, folder):
@@ -56,6 +61,28 @@ def found_experiment(file: Path) -> Path:
         return file
     named = Path(__file__).parents[1] / "faults" / f"{file.name}.toml"
     return named if named.exists() else file
+
+
+def run_until_asked(work: Coroutine[Any, Any, Report]) -> Report:
+    """Run to the report. Who is asked to end (SIGTERM, SIGHUP) ends as with Ctrl-C: faults are
+    healed, processes stopped, folders removed. What is ignored, as under nohup, stays so."""
+
+    async def asked() -> Report:
+        loop, running = asyncio.get_running_loop(), asyncio.ensure_future(work)
+        numbers = [one for one in (SIGTERM, SIGHUP) if getsignal(one) is SIG_DFL]
+        for number in numbers:
+            # Whoever asks twice gets no more: a second cancellation would end the healing.
+            loop.add_signal_handler(number, lambda: running.cancelling() or running.cancel())
+        try:
+            return await running
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    try:
+        return run(asked())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager

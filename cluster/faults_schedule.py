@@ -20,6 +20,9 @@ from cluster.faults_shapes import choose
 from protocol.errors import ConfigError
 
 ROLE_WORDS = ("validator", "sequencer", "execution", "prover", "challenger")
+LED = ("validator", "sequencer")
+"""Roles of which one leads at a time."""
+
 DURATION_MAX_S = 24 * 3_600.0
 FAULTS_MAX = 10_000
 _PLACES = ("at_s", "for_s", "kind", "targets")
@@ -259,23 +262,27 @@ def _fault(place: _Place, number: int, raw: dict[str, Any]) -> FaultSpec:
     fault: FaultSpec = place.convert_one(named, "fault", number, known, FaultSpec)
     try:
         values = complete(fault.kind, given)
-        _check_targets(fault.kind, fault.targets)
+        _check_targets(fault.kind, fault.targets, values)
     except ConfigError as error:
         raise place.error(named, "fault", number, str(error)) from None
     return msgspec.structs.replace(fault, values=values)
 
 
-def _check_targets(kind: str, targets: list[str]) -> None:
+def _check_targets(kind: str, targets: list[str], values: Values) -> None:
     if not kind_of(kind).targets:
         if targets:
             raise ConfigError(f"{kind} has no targets")
         return
+    if kind == "partition" and bool(targets) == bool(values["groups"]):
+        raise ConfigError("partition needs targets, to cut off from all others, or groups")
     if not targets and kind != "partition":
         raise ConfigError(f'{kind} needs targets, as ["random:validator"]')
     for target in targets:
         word, found, role = target.rpartition(":")
         if found and role not in ROLE_WORDS:
             raise ConfigError(f"{target!r} names no role; roles are {', '.join(ROLE_WORDS)}")
+        if word == "leader" and role not in LED:
+            raise ConfigError(f"{target!r}: only {' and '.join(LED)}s have a leader")
         if found and word != "leader":
             choose(["a"] * 100, word, Random(0))
 
@@ -302,8 +309,8 @@ def _check(experiment: Experiment, place: _Place) -> None:
                     f"from_s is 0 to {about.duration_s:g} s, and until_s is above it, or 0"
                 )
             for kind in scattered.kinds:
-                complete(kind, scattered.parameters.get(kind, {}))
-                _check_targets(kind, scattered.targets if kind_of(kind).targets else [])
+                values = complete(kind, scattered.parameters.get(kind, {}))
+                _check_targets(kind, scattered.targets if kind_of(kind).targets else [], values)
         except ConfigError as error:
             raise place.error(f"[[random]] {number + 1}", "random", number, str(error)) from None
 
@@ -322,7 +329,8 @@ def expand(experiment: Experiment, members: dict[str, list[str]], seed: int) -> 
         while at_s < until_s and len(specs) < FAULTS_MAX:
             kind = rng.choice(scattered.kinds)
             values = complete(kind, scattered.parameters.get(kind, {}))
-            targets = [rng.choice(scattered.targets)] if kind_of(kind).targets else []
+            aimed = kind_of(kind).targets and scattered.targets
+            targets = [rng.choice(scattered.targets)] if aimed else []
             lasts_s = scattered.for_s * (0.5 + 0.5 * rng.random())
             specs.append(FaultSpec(kind, round(at_s, 3), round(lasts_s, 3), targets, values, True))
             at_s += scattered.every_s * (0.5 + rng.random())

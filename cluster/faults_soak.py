@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import tempfile
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from client.console import emit, note, run
+from client.console import emit, note
 from client.faults import EXIT_FAILED
+from cluster.faults_course import Show
 from cluster.faults_hold import RunFolder
 from cluster.faults_pictures import page_of
-from cluster.faults_play import found_experiment, timeline
+from cluster.faults_play import found_experiment, run_until_asked, timeline
 from cluster.faults_report import Report, write_report
-from cluster.faults_run import RunOptions, Show, fresh_options, run_experiment
+from cluster.faults_run import RunOptions, fresh_options, run_experiment
 from cluster.faults_schedule import Experiment, load_experiment
 from cluster.faults_trends import GROWS, UNDECIDED, Slope, Trend
 from cluster.faults_vitals import Drift, Growth, Vitals, drift, growth, read_vitals, warm_s
@@ -107,7 +110,8 @@ class Vigil:
 
     def __init__(self, testnet: Testnet) -> None:
         self.seen: list[Vitals] = []
-        self._testnet = testnet
+        self._roles = {entry.name: NAMES[entry.role] for entry in testnet.processes}
+        self._roles[CLIENT] = CLIENT
         self._folder = RunFolder(testnet.directory)
         self._next_s = 0.0
 
@@ -116,21 +120,26 @@ class Vigil:
         if at_s < self._next_s:
             return
         self._next_s = at_s + LOOK_S
-        pids = {entry.name: self._folder.pid(entry.name) for entry in self._testnet.processes}
-        for name, pid in {**pids, CLIENT: os.getpid()}.items():
+        gc.freeze()  # the client keeps what it sent: to look through it for garbage takes seconds
+        for name in self._roles:
+            pid = os.getpid() if name == CLIENT else self._folder.pid(name)
             one = None if pid is None else read_vitals(name, pid, at_s)
             if one is not None:
                 self.seen.append(one)
 
     def growths(self, warmth_s: float) -> list[Growth]:
         """What became of each process, in the testnet's order, the client last."""
-        roles = {entry.name: NAMES[entry.role] for entry in self._testnet.processes}
         found = []
-        for name, role in {**roles, CLIENT: CLIENT}.items():
+        for name, role in self._roles.items():
             seen = [one for one in self.seen if one.name == name]
             if seen:
                 found.append(growth(name, role, seen, warmth_s))
         return found
+
+    def unseen(self) -> list[str]:
+        """Those that could never be looked at."""
+        known = {one.name for one in self.seen}
+        return [name for name in self._roles if name not in known]
 
 
 def soak(
@@ -150,10 +159,11 @@ def soak(
         with timeline(experiment) as (tell, show):
             watched = _also(show, vigil)
             options = RunOptions(seed=used, testnet=testnet.directory)
-            report = run(run_experiment(experiment, options, tell, watched))
+            report = run_until_asked(run_experiment(experiment, options, tell, watched))
     for line in write_report(report, folder):
         note(line)
-    result = judged(experiment, report, vigil.growths(warm_s(experiment.about.duration_s)))
+    grown = vigil.growths(warm_s(experiment.about.duration_s))
+    result = judged(experiment, report, grown, vigil.unseen())
     write_soak(result, report, vigil.seen, folder)
     emit(result, "\n".join([*report.lines(), "", *result.lines()]), as_json=as_json)
     note(f"the reports with their pictures: {folder / SOAK_PAGE}, {folder / 'report.html'}")
@@ -171,7 +181,10 @@ def lasting(experiment: Experiment, minutes: float, rate: int | None) -> Experim
         msgspec.structs.replace(one, from_s=one.from_s * ratio, until_s=one.until_s * ratio)
         for one in experiment.random
     ]
-    return msgspec.structs.replace(experiment, about=about, load=load, random=scattered)
+    planned = [one for one in experiment.faults if one.at_s < about.duration_s]
+    return msgspec.structs.replace(
+        experiment, about=about, load=load, random=scattered, faults=planned
+    )
 
 
 def _also(show: Show, vigil: Vigil) -> Show:
@@ -182,8 +195,10 @@ def _also(show: Show, vigil: Vigil) -> Show:
     return both
 
 
-def judged(experiment: Experiment, report: Report, processes: list[Growth]) -> SoakReport:
-    """The verdict on growth and drift, beside the run's own."""
+def judged(
+    experiment: Experiment, report: Report, processes: list[Growth], unseen: Sequence[str] = ()
+) -> SoakReport:
+    """The verdict on growth and drift, beside the run's own; of `unseen` processes nobody knows."""
     looks = [
         (one.at_s, *one.latency_ms["executed"])
         for one in report.samples
@@ -194,6 +209,7 @@ def judged(experiment: Experiment, report: Report, processes: list[Growth]) -> S
     trouble = [
         f"{one.name} grows" for one in processes if one.verdict == GROWS and one.role != CLIENT
     ]
+    trouble += [f"{name} could never be looked at" for name in unseen]
     if latency.ratio > DRIFT_RATIO:
         trouble.append(f"latency in the last quarter is {latency.ratio:.2f} times the first's")
     if report.status:
@@ -215,14 +231,17 @@ Panels = list[tuple[str, list[Curve]]]
 
 
 def panels(seen: list[Vitals]) -> tuple[list[float], Panels]:
-    """Memory, descriptors and threads by process over time; 0 while one is down."""
+    """Memory, descriptors and threads by process over time; 0 while one is down. The client's
+    memory has a panel of its own: it keeps all that it sends."""
     times = sorted({one.at_s for one in seen})
-    names = list(dict.fromkeys(one.name for one in seen))
+    every = list(dict.fromkeys(one.name for one in seen))
     known = {(one.name, one.at_s): one for one in seen}
 
-    def curves(field: str, unit: float) -> list[Curve]:
+    def curves(field: str, unit: float, names: Sequence[str] = every) -> list[Curve]:
         found = []
-        for place, name in enumerate(names):
+        for place, name in enumerate(every):
+            if name not in names:
+                continue
             values = [
                 getattr(known[name, at_s], field) / unit if (name, at_s) in known else 0.0
                 for at_s in times
@@ -230,11 +249,13 @@ def panels(seen: list[Vitals]) -> tuple[list[float], Panels]:
             found.append(Curve(name, COLOURS[place % len(COLOURS)], values))
         return found
 
-    return times, [
-        ("memory, MiB", curves("rss_bytes", MIB)),
+    shown = [
         ("open descriptors", curves("descriptors", 1)),
         ("threads", curves("threads", 1)),
+        ("memory, MiB", curves("rss_bytes", MIB, [name for name in every if name != CLIENT])),
+        ("memory of the client, MiB", curves("rss_bytes", MIB, [CLIENT])),
     ]
+    return times, [one for one in shown if one[1]]
 
 
 def soak_picture(seen: list[Vitals]) -> str:
@@ -269,7 +290,7 @@ def soak_png(seen: list[Vitals], title: str, path: Path) -> str:
     times, shown = panels(seen)
     figure: Any
     figure, drawn = pyplot.subplots(
-        len(shown), 1, sharex=True, figsize=(11, 11), layout="constrained"
+        len(shown), 1, sharex=True, figsize=(11, 14), layout="constrained"
     )
     for panel, (name, curves) in zip(drawn, shown, strict=True):
         for curve in curves:

@@ -20,8 +20,14 @@ from protocol.errors import ConfigError, TrilemmaError
 from store.testnet import Testnet
 
 RUNNING, PAUSED, DOWN = "running", "paused", "down"
+TAKEN = "taken"
+"""How a process stands for a fault while another one has it."""
+
 ACT_S = 20.0
 """How long a process may take to end, stop or start when it is told so."""
+
+HELD_S = ACT_S + 30.0
+"""How long until the supervisor sees that a process is held: it may wait for its back-off."""
 
 _POLL_S = 0.02
 
@@ -31,11 +37,23 @@ class FaultFailed(TrilemmaError):
 
 
 class NotRunning(ConfigError):
-    """A process that is down was told to suffer what only one that runs can."""
+    """Something was to be done to a process that only one that runs can suffer; `state` is how it
+    stands instead, as far as one knows."""
+
+    def __init__(self, name: str, state: str = DOWN) -> None:
+        down = f"is not running; start it with: trilemma faults restart {name}"
+        others = {
+            PAUSED: f"is paused; let it go on with: trilemma faults resume {name}",
+            TAKEN: "is stopped or started by another fault",
+        }
+        super().__init__(f"{name} {others.get(state, down)}")
+
+
+class AlreadyRuns(ConfigError):
+    """A process was to be started that is not down."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
-        super().__init__(f"{name} is not running; start it with: trilemma faults restart {name}")
+        super().__init__(f"{name} runs already")
 
 
 class TestnetDown(ConfigError):
@@ -51,7 +69,11 @@ class TestnetDown(ConfigError):
 
 
 class Target(Protocol):
-    """The processes of one running testnet."""
+    """The processes of one running testnet.
+
+    Whatever is done to a process raises `NotRunning` where it is not, or no longer, as that needs
+    it: another fault, a crash or a stop for safety's sake may come first at any instant.
+    """
 
     kind: str
     testnet: Testnet
@@ -72,10 +94,11 @@ class Target(Protocol):
         """SIGTERM, and keep it down until `start`."""
 
     def start(self, name: str) -> None:
-        """Start a process that is down; returns once it runs, not once it serves."""
+        """Start a process that is down; returns once it runs, not once it serves. Raises
+        `AlreadyRuns`."""
 
     def keep_down(self, name: str) -> None:
-        """Have a process that is down stay so until `start`."""
+        """Have a process be down until `start`, whether it is so already or just comes back."""
 
     def crash(self, name: str) -> None:
         """SIGKILL, as a crash: whoever supervises it starts it again."""
@@ -93,7 +116,10 @@ class Target(Protocol):
         """A data file of a process that is down."""
 
     def write_file(self, name: str, path: str, raw: bytes) -> None:
-        """Replace a data file of a process that is down."""
+        """Write a data file of a process that is down, whether it is there or not."""
+
+    def remove_file(self, name: str, path: str) -> None:
+        """Remove a data file of a process that is down."""
 
     def sets_network(self) -> bool:
         """Whether `disconnect` and `connect` work."""
@@ -165,21 +191,28 @@ class LocalTarget:
 
     def keep_down(self, name: str) -> None:
         """Hold a process that failed, or waits to be started again."""
-        self._run.hold(name)
-        self._wait_for_supervisor(name, "held")
+        self._hold(name, signal.SIGTERM)
 
     def crash(self, name: str) -> None:
         """SIGKILL; the supervisor starts it again after its back-off."""
-        self._signal(name, signal.SIGKILL)
+        pid = self._signal(name, signal.SIGKILL)
+        until(f"{name} is gone", lambda: self._run.pid(name) != pid or self.state(name) == DOWN)
 
     def start(self, name: str) -> None:
         """Take the hold away and wait until it runs."""
         if self.state(name) != DOWN:
-            raise ConfigError(f"{name} runs already")
+            raise AlreadyRuns(name)
         # A process that failed for good, or waits for its back-off: only a hold that goes away
         # starts it at once.
-        self.keep_down(name)
-        self._run.release(name)
+        self._run.hold(name)
+        try:
+            until(
+                f"the supervisor has {name} held (now {self._stands(name)})",
+                lambda: self._stands(name) == "held" or self.state(name) != DOWN,
+                HELD_S,
+            )
+        finally:
+            self._run.release(name)
         until(f"{name} starts", lambda: self._stands(name) not in ("held", "waiting"))
         if self._stands(name) == "failed":
             raise FaultFailed(
@@ -189,8 +222,13 @@ class LocalTarget:
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""
+        state = self.state(name)
+        if state != RUNNING:
+            raise NotRunning(name, state)
         self._signal(name, signal.SIGSTOP)
         until(f"{name} is paused", lambda: self.state(name) != RUNNING)
+        if self.state(name) == DOWN:
+            raise NotRunning(name)
 
     def resume(self, name: str) -> None:
         """SIGCONT."""
@@ -208,8 +246,12 @@ class LocalTarget:
         return (self._data(name) / path).read_bytes()
 
     def write_file(self, name: str, path: str, raw: bytes) -> None:
-        """Replace a data file."""
+        """Write a data file."""
         (self._data(name) / path).write_bytes(raw)
+
+    def remove_file(self, name: str, path: str) -> None:
+        """Remove a data file."""
+        (self._data(name) / path).unlink(missing_ok=True)
 
     def sets_network(self) -> bool:
         """Processes of one machine share its network."""
@@ -233,30 +275,36 @@ class LocalTarget:
         return root
 
     def _end(self, name: str, number: signal.Signals) -> None:
-        if self.state(name) == DOWN and self._run.held(name):
-            raise ConfigError(f"{name} is down already")
+        # One that waits for its back-off is taken too: it stays down.
+        if self.state(name) == DOWN and self._stands(name) != "waiting":
+            raise NotRunning(name)
+        self._hold(name, number)
+
+    def _hold(self, name: str, number: signal.Signals) -> None:
+        """Hold a process down; what runs of it, or starts in this instant, gets the signal."""
+        told = set[int]()
+
+        def held() -> bool:
+            pid = self._run.pid(name)
+            if pid is not None and pid not in told:
+                told.add(pid)
+                for each in (number, signal.SIGCONT):
+                    send_signal(pid, each)
+            return self._stands(name) == "held"
+
         self._run.hold(name)
-        pid = self._run.pid(name)
-        if pid is not None:
-            for each in (number, signal.SIGCONT):
-                send_signal(pid, each)
         try:
-            self._wait_for_supervisor(name, "held")
+            until(f"the supervisor has {name} held (now {self._stands(name)})", held, HELD_S)
         except FaultFailed:
             self._run.release(name)
             raise
 
-    def _signal(self, name: str, number: signal.Signals) -> None:
+    def _signal(self, name: str, number: signal.Signals) -> int:
         pid = self._run.pid(name)
         if self.state(name) == DOWN or pid is None:
             raise NotRunning(name)
         send_signal(pid, number)
-
-    def _wait_for_supervisor(self, name: str, state: str) -> None:
-        until(
-            f"the supervisor has {name} {state} (now {self._stands(name)})",
-            lambda: self._stands(name) == state,
-        )
+        return pid
 
     def _stands(self, name: str) -> str:
         standing = self._run.standing(name)

@@ -24,7 +24,8 @@ from sim.checkers import Violation
 from sim.kernel import Kernel
 from sim.pipeline_checks import check_receipts
 from sim.pipeline_history import History
-from store.testnet import Testnet
+from store.config import Role
+from store.testnet import ProcessEntry, Testnet
 
 SAFETY, PROGRESS, EXPECTATION = "safety", "progress", "expectation"
 
@@ -95,9 +96,16 @@ class Judge:
             text = f"could not be checked: {str(missing) or 'it took too long'}"
             self.checks.append(Check(PROGRESS, name, False, text))
 
+    def _honest(self, role: Role) -> list[ProcessEntry]:
+        """The processes of a role that did not lie; raises `NotTold` where all of them did."""
+        honest = [one for one in self._testnet.of_role(role) if one.name not in self._liars]
+        if not honest:
+            raise NotTold(f"every process of the role {role} lied")
+        return honest
+
     async def _ledger(self) -> str:
         blocks = 0
-        honest = [one for one in self._testnet.of_role("node") if one.name not in self._liars]
+        honest = self._honest("node")
         for entry in honest:
             async for header in ledger_headers(self._chain, entry):
                 self.history.committed(
@@ -127,7 +135,7 @@ class Judge:
 
     async def _executions(self) -> str:
         history = self.history
-        honest = [one for one in self._testnet.of_role("execution") if one.name not in self._liars]
+        honest = self._honest("execution")
         for entry in honest:
             async for block in executed_blocks(self._chain, entry):
                 history.executed(entry.name, block.events, block.diff)

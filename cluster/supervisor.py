@@ -244,7 +244,7 @@ class Supervisor:
                 f"{self.testnet.log_path(child.entry.name)}; starting again in {backoff_s:g} s"
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(child.wake.wait(), backoff_s)
+                await asyncio.wait_for(self._until(child, held=True), backoff_s)
             backoff_s = min(2 * backoff_s, BACKOFF_LAST_S)
             child.restarts += child.wanted
         self._stand(child, "stopped")

@@ -39,6 +39,17 @@ class ComposeCluster:
             "VENV_PYTHON": sys.executable,
         }
 
+    def clear(self) -> None:
+        """Remove what a run of these tests that was cut off left of this project."""
+        label = f"label=com.docker.compose.project={self.project}"
+        for listed, remove in (
+            (("ps", "-aq"), ("rm", "--force", "--volumes")),
+            (("volume", "ls", "-q"), ("volume", "rm")),
+            (("network", "ls", "-q"), ("network", "rm")),
+        ):
+            if left := self.docker(*listed, "--filter", label).split():
+                self.docker(*remove, *left)
+
     def create(self, *options: str) -> None:
         """The testnet and its compose file, as `trilemma init` makes them."""
         self.trilemma("init", "--compose", self.environment["COMPOSE_FILE"], *options)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from compose_cluster import PROJECT, ComposeCluster, docker_trouble, eventually, prepare_machine
@@ -33,6 +34,14 @@ def cluster(machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield running
 
 
+@pytest.fixture
+def own_cluster(machine: None, tmp_path: Path) -> Iterator[ComposeCluster]:
+    """One for a single test, after which a validator may never sign again."""
+    running = ComposeCluster(tmp_path / "testnet", f"{PROJECT}-own")
+    with serving(running, "--free-ports"):
+        yield running
+
+
 @pytest.fixture(scope="module")
 def small_cluster(
     machine: None, tmp_path_factory: pytest.TempPathFactory
@@ -47,6 +56,7 @@ def small_cluster(
 @contextlib.contextmanager
 def serving(running: ComposeCluster, *options: str) -> Iterator[None]:
     """Make a cluster's image, testnet and containers, and take them down at the end."""
+    running.clear()
     running.script("build-image.sh")
     running.create(*options)
     try:

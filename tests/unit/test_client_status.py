@@ -187,7 +187,7 @@ def test_a_base_layer_without_blocks_for_long_is_told_in_one_line() -> None:
     assert len(shown_below(rows, 115_000)) == 1
     assert shown_below(rows, 116_000) == [
         "base layer: epoch 12,345, 2 of 4 members answer, newest block 16 s ago",
-        "no ledger block for 16 s: less than two thirds of the stake answer?",
+        "no ledger block for 16 s: no more than two thirds of the stake answer?",
     ]
     # A chain that idles for longer is not said to stand still while it does.
     assert len(shown_below(rows, 116_000, idle_ms=10_000)) == 1

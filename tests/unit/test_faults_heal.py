@@ -3,83 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+import threading
 
 import pytest
+from faults_world import World, nemesis_of
 
-from cluster import faults_orders
-from cluster.faults_api import Nemesis
-from cluster.faults_targets import DOWN, RUNNING, FaultFailed, Target
-from cluster.faults_wire import Told
+from cluster.faults_damage import byzantine_mode
+from cluster.faults_targets import FaultFailed
 from cluster.supervisor import EXIT_SAFETY
-from cluster.testnet import TestnetOptions, create_testnet
-from net.injection_plan import NOTHING, Plan
-from protocol.errors import ConfigError
-from store.testnet import ProcessEntry, Testnet
+from protocol.errors import Code, RemoteFault
+from store.testnet import Testnet
 
 BROKEN = "execution-0"
-
-
-@pytest.fixture(scope="module")
-def testnet(tmp_path_factory: pytest.TempPathFactory) -> Testnet:
-    folder = tmp_path_factory.mktemp("heal") / "testnet"
-    return create_testnet(folder, TestnetOptions(traders=0, free_ports=True))
-
-
-class World:
-    """Plans of processes in a dictionary; `broken` never serves, and ends with `status`."""
-
-    def __init__(self, broken: str = "", status: int | None = None) -> None:
-        self.broken = broken
-        self.status = status
-        self.down: set[str] = set()
-        self.plans: dict[str, Plan] = {}
-        self.started: list[str] = []
-        self.looks = 0
-
-    def state(self, name: str) -> str:
-        return DOWN if name in self.down else RUNNING
-
-    def identity(self, name: str) -> str:
-        self.looks += 1
-        return "" if name in self.down else "7"
-
-    def exit_status(self, name: str) -> int | None:
-        return self.status if name in self.down & set(self.started) else None
-
-    def kill(self, name: str) -> None:
-        self.down.add(name)
-
-    def start(self, name: str) -> None:
-        self.started.append(name)
-        if name == self.broken:
-            raise FaultFailed(f"{name} ended at once")
-        self.down.discard(name)
-
-    async def read(self, entry: ProcessEntry) -> Told:
-        return Told(plan=self.plans.get(entry.name, NOTHING))
-
-    async def order(self, entry: ProcessEntry, plan: Plan) -> Told:
-        names = [toxic.name for toxic in plan.toxics]
-        if len(set(names)) < len(names):
-            raise ConfigError("a name is used once")
-        self.plans[entry.name] = plan
-        return Told(plan=plan)
-
-    async def clear(self, entry: ProcessEntry) -> Told:
-        self.plans.pop(entry.name, None)
-        return Told()
-
-
-def nemesis_of(testnet: Testnet, world: World, monkeypatch: pytest.MonkeyPatch) -> Nemesis:
-    async def serves(address: str) -> None:
-        return None
-
-    monkeypatch.setattr(faults_orders, "probe", serves)
-    monkeypatch.setattr(faults_orders, "read_faults", world.read)
-    monkeypatch.setattr(faults_orders, "order_faults", world.order)
-    monkeypatch.setattr(faults_orders, "clear_faults", world.clear)
-    return Nemesis(testnet, cast(Target, world))
 
 
 def test_one_that_stops_for_safetys_sake_as_it_starts_is_named_and_no_failure(
@@ -164,7 +99,7 @@ def test_faults_that_are_over_are_not_looked_for_any_more(
         await nemesis.note()
         assert len(world.plans["validator-0"].toxics) == 1
         await nemesis.end(lasting)
-        assert not nemesis._watched
+        assert not nemesis.plans._watched
 
     asyncio.run(flow())
 
@@ -181,9 +116,7 @@ def test_a_fault_that_begins_while_a_liar_starts_is_not_lost(
         async def delayed(*_: object) -> None:
             texts.append((await nemesis.delay("validator-0", latency_ms=50)).text)
 
-        monkeypatch.setattr(nemesis, "_start", delayed)
-        monkeypatch.setattr(nemesis, "_count_lies", lambda *_: asyncio.sleep(0))
-        monkeypatch.setattr(nemesis.target, "stop", nemesis.target.kill, raising=False)
+        monkeypatch.setattr(nemesis, "bring_up", delayed)
         liar = await nemesis.byzantine("silent", "validator-1")
         assert nemesis.faults[0] is liar
         await nemesis.end(liar)
@@ -204,40 +137,114 @@ def test_what_is_down_already_is_said_to_be(
     }
 
 
-def test_one_that_is_about_to_fail_on_damaged_files_gets_them_back(
+def test_a_liar_that_is_down_is_healed_as_all_others_are(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The supervisor has just started it again when the fault ends."""
-    files = {"history": b"right"}
-
-    class Damaged(World):
-        def files(self, name: str) -> dict[str, int]:
-            return {path: len(raw) for path, raw in files.items()}
-
-        def read_file(self, name: str, path: str) -> bytes:
-            return files[path]
-
-        def write_file(self, name: str, path: str, raw: bytes) -> None:
-            files[path] = raw
-
-        def keep_down(self, name: str) -> None:
-            self.down.add(name)
-
-    world = Damaged()
+    """It cannot be stopped for that, and starts honest."""
+    world = World()
 
     async def flow() -> None:
         nemesis = nemesis_of(testnet, world, monkeypatch)
-        fault = await nemesis.corrupt_file(BROKEN)
-        assert files != {"history": b"right"} and BROKEN not in world.down
-
-        async def fails_at_once(address: str) -> None:
-            if files != {"history": b"right"}:
-                world.down.add(BROKEN)
-                raise ConnectionRefusedError
-
-        monkeypatch.setattr(faults_orders, "probe", fails_at_once)
-        await nemesis.end(fault)
-        assert "would not run with that" in fault.evidence[BROKEN]
+        await nemesis.byzantine("silent", "validator-1")
+        await nemesis.kill("validator-1", "validator-2")
+        later = nemesis_of(testnet, world, monkeypatch)
+        assert await later.heal() == []
 
     asyncio.run(flow())
-    assert files == {"history": b"right"} and BROKEN not in world.down
+    assert world.down == set() and not byzantine_mode(testnet, "validator-1")
+
+
+def test_one_that_broke_an_invariant_is_made_honest_and_stays_down(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        await nemesis.byzantine("silent", "validator-1")
+        world.down, world.statuses["validator-1"] = {"validator-1"}, EXIT_SAFETY
+        world.started.clear()
+        later = nemesis_of(testnet, world, monkeypatch)
+        assert await later.heal() == ["validator-1"]
+
+    asyncio.run(flow())
+    assert world.down == {"validator-1"} and not world.started
+    assert not byzantine_mode(testnet, "validator-1")
+
+
+def test_an_end_that_fails_keeps_nothing_else_from_being_healed(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault beside the processes, such as a forced action, may end with any refusal."""
+    world = World()
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        await nemesis.kill("validator-1")
+
+        async def refused() -> None:
+            raise RemoteFault(Code.NOT_READY, "later")
+
+        nemesis.until_end(nemesis.begin("forced-action", ["a"], "a acts"), refused)
+        await nemesis.heal()
+        assert all(fault.ended_s is not None for fault in nemesis.faults)
+
+    asyncio.run(flow())
+    assert world.down == set()
+
+
+def test_faults_that_end_together_are_each_undone_once(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each looks first what it hit, which takes a while."""
+    undone: list[str] = []
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, World(), monkeypatch)
+        await nemesis.delay("validator-0", latency_ms=1)  # something to look at
+
+        def undo(name: str):  # type: ignore[no-untyped-def]
+            async def work() -> None:
+                undone.append(name)
+
+            return work
+
+        faults = [nemesis.begin("x", [name], name) for name in "abcd"]
+        for fault in faults:
+            nemesis.until_end(fault, undo(fault.text))
+        await asyncio.gather(*(nemesis.end(fault) for fault in faults[:3]))
+        assert sorted(undone) == ["a", "b", "c"]
+        await nemesis.end(faults[0])
+        await nemesis.end(faults[3])
+        assert sorted(undone) == ["a", "b", "c", "d"]
+
+    asyncio.run(flow())
+    assert len(undone) == 4
+
+
+def test_what_is_done_to_a_process_is_seen_through(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever heals after a cancellation finds what the thread did, and not half of it."""
+    world = World()
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        begun, go_on = threading.Event(), threading.Event()
+
+        def slow(name: str) -> None:
+            begun.set()
+            go_on.wait(10)
+            world.down.add(name)
+
+        monkeypatch.setattr(world, "kill", slow)
+        killing = asyncio.ensure_future(nemesis.kill("validator-1"))
+        await asyncio.to_thread(begun.wait, 10)
+        killing.cancel()
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        await asyncio.wait([killing])
+        assert killing.cancelled() and world.down == {"validator-1"}
+        await nemesis.heal()
+
+    asyncio.run(flow())
+    assert world.down == set()

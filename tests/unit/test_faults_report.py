@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +25,19 @@ from cluster.faults_expect import (
 )
 from cluster.faults_report import PAGE, PICTURE, Moment, Report, read_report, write_report
 from cluster.faults_schedule import Expect
-from cluster.faults_verdict import EXPECTATION, PROGRESS, SAFETY, Check, exit_status, verdict
+from cluster.faults_verdict import (
+    EXPECTATION,
+    PROGRESS,
+    SAFETY,
+    Check,
+    Judge,
+    exit_status,
+    verdict,
+)
 from cluster.faults_watch import Sample, percentiles
+from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import ConfigError
+from store.config import Role
 
 BEGAN_NS = time.perf_counter_ns()
 
@@ -132,6 +145,9 @@ def test_a_fault_that_left_no_trace_fails() -> None:
     drawn = [Band("loss", "x", 1.0, 2.0, {"a": "3"} if n else {}, drawn=True) for n in range(4)]
     assert [check.ok for check in check_faults(drawn)] == [True] * 4
     assert not check_faults(drawn[:2])[0].ok, "half of them is not most"
+    assert check_faults(drawn, skipped=1)[0].text == "3 of 4 did, 1 found nobody"
+    assert check_faults(drawn, skipped=9)[0].ok, "what was skipped was never there"
+    assert not check_faults([], skipped=1)[0].ok and check_faults([]) == []
 
 
 @pytest.mark.parametrize(
@@ -211,3 +227,52 @@ def test_the_verdict_is_told_though_its_pictures_cannot_be_written(
     with pytest.raises(OSError, match="no space left"):
         faults_play.play(experiment, seed=1, testnet=None, short=True, out=None, as_json=False)
     assert report().verdict in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.default_int_handler, signal.SIG_IGN])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_asked_to_end_heals_first(number: signal.Signals, ctrl_c: Any) -> None:
+    """In the background of a script, too, where Ctrl-C is ignored."""
+    healed: list[str] = []
+
+    async def running() -> Report:
+        try:
+            os.kill(os.getpid(), number)
+            await asyncio.sleep(30)
+        finally:
+            os.kill(os.getpid(), number)  # again, by somebody impatient
+            await asyncio.sleep(0.05)
+            healed.append("all")
+        return report()
+
+    before = signal.signal(signal.SIGINT, ctrl_c)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            faults_play.run_until_asked(running())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert healed == ["all"] and signal.getsignal(number) is signal.SIG_DFL
+
+
+def test_a_run_under_nohup_goes_on() -> None:
+    async def running() -> Report:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await asyncio.sleep(0.05)
+        return report()
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert faults_play.run_until_asked(running()) == report()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("role", ["node", "execution"])
+def test_a_ledger_that_only_liars_hold_is_not_called_one(tmp_path: Path, role: Role) -> None:
+    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
+    liars = {entry.name for entry in testnet.of_role(role)}
+    judge = Judge(testnet, cast(Any, None), liars, 10.0)
+    look = {"node": judge._ledger, "execution": judge._executions}[role]
+    asyncio.run(judge._safely("one", look))
+    (check,) = judge.checks
+    assert (check.kind, check.ok) == (PROGRESS, False) and f"role {role} lied" in check.text

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 
-from cluster.faults_api import Nemesis
-from cluster.faults_kinds import KINDS, Scene, Values, complete
-from cluster.faults_run import Run, RunClock, fresh_options
-from cluster.faults_schedule import Step, expand, load_experiment, parse_experiment
-from cluster.faults_targets import DOWN, PAUSED, RUNNING, NotRunning, Target
-from cluster.testnet import NAMES, TestnetOptions, create_testnet
+from cluster.faults_kinds import KINDS, Values, complete
+from cluster.faults_run import fresh_options
+from cluster.faults_schedule import expand, load_experiment, parse_experiment
+from cluster.testnet import NAMES
 from protocol.errors import ConfigError
 
 FILES = sorted((Path(__file__).parents[2] / "faults").glob("*.toml"))
@@ -156,6 +151,9 @@ def test_a_leader_is_found_when_the_fault_begins() -> None:
         (f"{ABOUT}\n[[expect]]\nwhat = 'joy'", r"\[\[expect\]\] 1 \(line 9\)"),
         (f"{ABOUT}\n[load]\nshare = 1.5", "share is 0"),
         (f"{ABOUT}\n[[random]]\nkinds = ['boom']\ntargets = ['a']", "no fault 'boom'"),
+        (fault('kind = "partition"'), "partition needs targets, .* or groups"),
+        (fault('kind = "partition"', 'targets = ["a"]', 'groups = [["a"], ["b"]]'), "or groups"),
+        (fault('kind = "kill"', 'targets = ["leader:prover"]'), "only validator and sequencers"),
         (scattered("from_s = 20"), r"\[\[random\]\] 1 \(line 9\).*from_s is 0 to 20 s"),
         (scattered("from_s = 9\nuntil_s = 9"), "until_s is above it"),
     ],
@@ -186,127 +184,3 @@ def test_defaults_complete_what_is_given() -> None:
             p: "x" for p, default in kind.parameters.items() if isinstance(default, type)
         }
         assert set(complete(name, needed)) == set(kind.parameters)
-
-
-def acted(step: Step, scene: Any, exchange: Any) -> list[str]:
-    """What a run tells of one step."""
-    nothing: Any = None
-    told: list[str] = []
-    run = Run(
-        parse_experiment(ABOUT), nothing, 1, RunClock(),
-        (lambda at_s, what, text: told.append(f"{what}: {text}"), lambda one: None),
-    )  # fmt: skip
-    asyncio.run(asyncio.wait_for(run._act(step, scene, exchange), 10))
-    return told
-
-
-def test_a_leader_that_nobody_names_ends_the_step_and_not_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Silent:
-        """An exchange whose validators never answer."""
-
-        def channel(self, role: str) -> Silent:
-            return self
-
-        async def ask(self, *question: object) -> object:
-            return await asyncio.get_running_loop().create_future()
-
-    monkeypatch.setattr("cluster.faults_run.LEADER_S", 0.01)
-    step = Step(0.0, 1.0, "pause", [], ["validator"], {})
-    told = acted(step, None, Silent())
-    assert told == ["trouble: pause at 0 s: nobody says in time who leads"]
-
-
-def test_an_order_that_takes_too_long_is_not_laid_to_a_leader(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def late(*order: object) -> object:
-        raise TimeoutError
-
-    monkeypatch.setattr("cluster.faults_run.apply", late)
-    told = acted(Step(0.0, 1.0, "oracle-silence", [], [], {}), SimpleNamespace(nemesis=None), None)
-    assert told == ["trouble: oracle-silence at 0 s: TimeoutError"]
-
-
-def test_one_that_another_fault_takes_down_meanwhile_ends_the_step_and_not_the_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def apply(*_: object) -> None:
-        raise NotRunning("validator-0")
-
-    async def ask(*_: object) -> str:
-        return RUNNING
-
-    monkeypatch.setattr("cluster.faults_run.apply", apply)
-    nemesis = SimpleNamespace(ask=ask, target=SimpleNamespace(state=None))
-    step = Step(0.0, 1.0, "crash", ["validator-0"], [], {})
-    (told,) = acted(step, SimpleNamespace(nemesis=nemesis), None)
-    assert told.startswith("skipped: crash: validator-0 is not running")
-
-
-class Falling:
-    """Processes of which `falls` goes down as soon as something is done to it."""
-
-    def __init__(self, falls: str) -> None:
-        self.falls = falls
-        self.states: dict[str, str] = {}
-        self.crashed: list[str] = []
-
-    def state(self, name: str) -> str:
-        return self.states.get(name, RUNNING)
-
-    def identity(self, name: str) -> str:
-        return "" if self.state(name) == DOWN else "7"
-
-    def pause(self, name: str) -> None:
-        self._fall(name)
-        self.states[name] = PAUSED
-
-    def resume(self, name: str) -> None:
-        self.states[name] = RUNNING
-
-    def crash(self, name: str) -> None:
-        self._fall(name)
-        self.crashed.append(name)
-
-    def _fall(self, name: str) -> None:
-        if name == self.falls:
-            self.states[name] = DOWN
-            raise NotRunning(name)
-
-
-def test_a_crash_of_several_hits_those_that_run(tmp_path: Path) -> None:
-    """A loss of power would be none if it were left out for one process that just starts again."""
-    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
-    target = Falling("validator-1")
-    nemesis = Nemesis(testnet, cast(Target, target))
-    fault = asyncio.run(nemesis.crash("validator-0", "validator-1", "validator-2"))
-    assert sorted(target.crashed) == ["validator-0", "validator-2"]
-    assert fault.evidence == {
-        "validator-0": "process 7 was killed",
-        "validator-1": "it was down already",
-        "validator-2": "process 7 was killed",
-    }
-
-
-@pytest.mark.parametrize("kind", ["pause", "hammer-time", "crash"])
-def test_a_fault_that_another_one_forestalls_is_none(kind: str, tmp_path: Path) -> None:
-    """Left in the list, it would fail the run as one of which nothing shows that it bit."""
-    testnet = create_testnet(tmp_path / "net", TestnetOptions(traders=0, free_ports=True))
-    target = Falling("validator-1")
-    nemesis = Nemesis(testnet, cast(Target, target))
-    hit = ["validator-1"] if kind == "crash" else ["validator-0", "validator-1"]
-    step = Step(0.0, 0.0, kind, hit, [], {})
-    (told,) = acted(step, Scene(nemesis, cast(Any, None)), None)
-    assert told.startswith(f"skipped: {kind}: validator-1 is not running"), told
-    assert nemesis.faults == []
-    assert target.states == {
-        "validator-1": DOWN, **({} if kind == "crash" else {"validator-0": RUNNING}),
-    }  # fmt: skip
-    asyncio.run(nemesis.pause("validator-0"))
-    assert [fault.text for fault in nemesis.faults] == ["pause validator-0"]
-
-
-def test_a_hint_to_restart_names_the_process() -> None:
-    assert str(NotRunning("prover-0")).endswith("start it with: trilemma faults restart prover-0")

@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from cluster.faults_damage import flip_bits, set_byzantine
-from cluster.faults_orders import adding, counters, describe, removing, setting
+from cluster.faults_evidence import counters
+from cluster.faults_orders import describe
+from cluster.faults_plans import adding, removing, setting
 from cluster.faults_shapes import between, choose, shape, tolerated
 from cluster.faults_targets import LocalTarget
 from cluster.faults_wire import Told

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 
 from cluster.faults_report import Report
-from cluster.faults_schedule import load_experiment
-from cluster.faults_soak import CLIENT, judged, lasting, soak_picture
+from cluster.faults_schedule import FaultSpec, load_experiment
+from cluster.faults_soak import CLIENT, Vigil, judged, lasting, panels, soak_picture
 from cluster.faults_trends import FLAT, GROWS, HOUR_S, UNDECIDED, slope, trend
 from cluster.faults_vitals import RSS_LIMIT, WARM_S, Vitals, drift, growth, read_vitals, warm_s
 from cluster.faults_watch import Sample
+from cluster.testnet import TestnetOptions, create_testnet
 
 MIB = 1 << 20
 SOAK_FILE = Path(__file__).parents[2] / "faults" / "soak.toml"
@@ -170,6 +171,15 @@ def test_the_picture_draws_every_process() -> None:
     assert "too short" in soak_picture(looks(0, MIB, 5))
 
 
+def test_the_client_that_keeps_all_does_not_flatten_the_memory_of_the_others() -> None:
+    client = [msgspec.structs.replace(one, name=CLIENT) for one in looks(4_000 * MIB, 0, 60)]
+    _, shown = panels([*looks(0, MIB, 60), *client])
+    names = {title: [curve.name for curve in curves] for title, curves in shown}
+    assert names["memory, MiB"] == ["p-0"]
+    assert names["memory of the client, MiB"] == [CLIENT]
+    assert names["threads"] == names["open descriptors"] == ["p-0", CLIENT]
+
+
 def test_a_process_that_grows_fails_a_soak_and_the_client_may() -> None:
     experiment = lasting(load_experiment(SOAK_FILE), 60, None)
     grown = growth("p-0", "prover", looks(200 * MIB, MIB, 3_600))
@@ -184,3 +194,26 @@ def test_a_process_that_grows_fails_a_soak_and_the_client_may() -> None:
     assert found.status == 1 and "1.60 times" in found.trouble[0]
     lines = judged(experiment, report, [grown]).lines()
     assert any("p-0" in line and "grows" in line for line in lines)
+
+
+def test_a_process_that_could_never_be_looked_at_fails_a_soak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the system tells nothing of its processes: nothing would be shown to grow."""
+    experiment = lasting(load_experiment(SOAK_FILE), 60, None)
+    options = TestnetOptions(validators=1, traders=0, free_ports=True)
+    vigil = Vigil(create_testnet(tmp_path / "net", options))
+    monkeypatch.setattr("cluster.faults_soak.read_vitals", lambda *_: None)
+    vigil.look(1.0)
+    assert vigil.growths(60.0) == [] and vigil.unseen()[-1] == CLIENT
+    report = report_of(sample_at(10.0), sample_at(3_500.0))
+    assert judged(experiment, report, []).status == 0
+    found = judged(experiment, report, vigil.growths(60.0), vigil.unseen())
+    assert found.status == 1 and found.trouble[0] == "validator-0 could never be looked at"
+
+
+def test_a_shorter_soak_leaves_out_what_would_come_after_it() -> None:
+    hour = load_experiment(SOAK_FILE)
+    planned = [FaultSpec("kill", at_s, 8.0, ["prover-0"]) for at_s in (30.0, 900.0)]
+    ten = lasting(msgspec.structs.replace(hour, faults=planned), 10, None)
+    assert [one.at_s for one in ten.faults] == [30.0]
