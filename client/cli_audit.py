@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_proof import CheckpointFile, GenesisFile
-from client.console import Json, emit, every_few_seconds, exchange_of, note, run, testnet_directory
+from client.console import (
+    Json,
+    emit,
+    every_few_seconds,
+    exchange_of,
+    note,
+    output_file,
+    run,
+    testnet_directory,
+)
 
 if TYPE_CHECKING:
     from client.audit_command import AuditOptions
@@ -118,9 +127,10 @@ def _audit_source(
 
 def export(
     context: typer.Context,
-    target: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Archive to write or to go on with; or a folder.")
-    ],
+    file: Annotated[
+        Path | None, typer.Argument(help="Archive to write or to go on with; or a folder.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The same as FILE.")] = None,
     data: DataDirectory = None,
     states: Annotated[
         int,
@@ -137,6 +147,7 @@ def export(
     from client.export_command import ARCHIVE_NAME
     from client.export_command import export as write
 
+    target = output_file(file, out)
     chain, raw = _chain(context, genesis, None)
     path = target / ARCHIVE_NAME if target.is_dir() else target
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Sub, Timeout
-from client.console import As, Json, emit, every_few_seconds, exchange_of, note, run
+from client.console import (
+    As,
+    Json,
+    emit,
+    every_few_seconds,
+    exchange_of,
+    note,
+    output_file,
+    run,
+)
 
 if TYPE_CHECKING:
     from client.sdk import Exchange
@@ -61,7 +70,8 @@ def freeze(context: typer.Context, trader: As = FIRST_TRADER, as_json: Json = Fa
 
 def exit_proof(
     context: typer.Context,
-    out: Annotated[Path, typer.Argument(help="File that the claim is written to.")],
+    file: Annotated[Path | None, typer.Argument(help="File that the claim is written to.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The same as FILE.")] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", help="Data directory of a validator; else ask validators."),
@@ -90,6 +100,7 @@ def exit_proof(
     from node.process_keeper import rebuilt_from_disk
     from store.files import write_atomic
 
+    target = output_file(file, out)
     exchange = exchange_of(context)
     kept = None if start is None else read_state_file(start)
     progress = every_few_seconds("executed {} of {}")
@@ -106,11 +117,11 @@ def exit_proof(
     if keep is not None:
         write_state_file(keep, state)
     found = claim_file(state, account)
-    write_atomic(out, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    write_atomic(target, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     worth = uusd_to_usd(found.value_uusd)
     text = (
         f"account {account} is worth {worth} dollars after final batch {found.batch}; its claim "
-        f"is in {out}"
+        f"is in {target}"
     )
     emit(found, text, as_json=as_json)
 

@@ -103,9 +103,13 @@ async def send(
     from protocol.actions import batch_id
 
     submission = await trader.batch(actions)
-    await submission.wait(wait, int(timeout_s * 1000))  # type: ignore[arg-type]
+    identity = batch_id(submission.raw).hex()
+    try:
+        await submission.wait(wait, int(timeout_s * 1000))  # type: ignore[arg-type]
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}; see: trilemma trace {identity}") from None
     data: dict[str, Any] = {
-        "action_id": batch_id(submission.raw).hex(),
+        "action_id": identity,
         "nonce_ms": submission.nonce_ms,
         "height": submission.height,
         "account": trader.account,
@@ -169,8 +173,13 @@ def submit_one(
 
 
 def tell(data: dict[str, Any], config: MarketConfig | None, *, as_json: bool) -> None:
-    """Print the result of one action."""
-    emit(data, result_line(data, config), as_json=as_json)
+    """Print the result of one action, and for people by which id `trilemma trace` knows it."""
+    emit(data, f"{result_line(data, config)}\n{id_line(data)}", as_json=as_json)
+
+
+def id_line(data: dict[str, Any]) -> str:
+    """What `trilemma trace` takes, for people."""
+    return f"action {data['action_id']}"
 
 
 def result_line(row: dict[str, Any], config: MarketConfig | None) -> str:
@@ -193,7 +202,7 @@ def tell_all(data: dict[str, Any], config: MarketConfig, *, as_json: bool) -> No
 
     rows = data["results"]
     lines = [result_line(row, config) for row in rows if not row["code"]]
-    emit(data, "\n".join(lines or [data["status"]]), as_json=as_json)
+    emit(data, "\n".join([*(lines or [data["status"]]), id_line(data)]), as_json=as_json)
     refused = [(place, row["code"]) for place, row in enumerate(rows, 1) if row["code"]]
     for place, code in refused:
         note(f"trilemma: action {place} was rejected: {meaning(code)}")

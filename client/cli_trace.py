@@ -28,7 +28,7 @@ def trace(
     action_id: Annotated[
         str,
         typer.Argument(
-            metavar="ACTION-ID", help="HEX or HEX:N, as order commands print with --json."
+            metavar="ACTION-ID", help="HEX, as order commands print it; HEX:N for action N of it."
         ),
     ],
     wait: Annotated[

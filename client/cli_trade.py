@@ -194,6 +194,7 @@ def cancel(
     everything: Annotated[bool, typer.Option("--all", help="Everything in all markets.")] = False,
     trader: As = FIRST_TRADER,
     sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
@@ -220,8 +221,7 @@ def cancel(
         else:
             kind = CancelClient if by_client_id else Cancel
             action = kind(number, order_id)
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, None, as_json=as_json)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), None, as_json=as_json)
 
 
 def quote(

@@ -103,6 +103,7 @@ def oco(
     client_id: ClientId = 0,
     trader: As = FIRST_TRADER,
     sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
@@ -134,8 +135,7 @@ def oco(
         flags=flags, expires_ms=expires_ms,
     )  # fmt: skip
     action = one_cancels_other(first, second)
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, config, as_json=as_json)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
 
 
 def bracket(
@@ -162,6 +162,7 @@ def bracket(
     client_id: ClientId = 0,
     trader: As = FIRST_TRADER,
     sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
@@ -180,8 +181,7 @@ def bracket(
         take_profit_limit=take_profit_limit, stop_limit=stop_limit,
         slippage_ppm=percent_to_ppm(slippage),
     )  # fmt: skip
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, config, as_json=as_json)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
 
 
 def twap(
@@ -194,6 +194,7 @@ def twap(
     client_id: ClientId = 0,
     trader: As = FIRST_TRADER,
     sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
@@ -207,8 +208,7 @@ def twap(
         config, side, size, parse_span_ms(duration), client_id=client_id,
         flags=flags_of(reduce_only, "", False),
     )  # fmt: skip
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, config, as_json=as_json)
+    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
 
 
 def dead_man(
@@ -216,6 +216,7 @@ def dead_man(
     after: Annotated[str, typer.Argument(help="Time from now, 5s at least, such as 60s; or: off.")],
     trader: As = FIRST_TRADER,
     sub: Sub = "",
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
@@ -223,6 +224,6 @@ def dead_man(
     from protocol.actions import ScheduleCancel
 
     action = ScheduleCancel(0 if after == "off" else expiry_of(after))
-    data = submit_one(context, trader, sub, action, "executed", timeout)
+    data = submit_one(context, trader, sub, action, wait, timeout)
     data["time_ms"] = action.time_ms
     tell(data, None, as_json=as_json)

@@ -88,8 +88,8 @@ def parse_action_id(text: str) -> tuple[bytes, int]:
     place_ok = not colon or (digits and 0 < int(tail) <= 100)
     if len(identity) != ID_BYTES or not place_ok:
         raise ConfigError(
-            f"{text!r} is no action id: it is the 64 hex digits that an order command prints as "
-            "action_id with --json, and may end with :N for the Nth action of a batch"
+            f"{text!r} is no action id: it is the 64 hex digits that an order command "
+            "prints, and may end with :N for the Nth action of a batch"
         )
     return identity, int(tail) if colon else 0
 

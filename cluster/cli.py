@@ -6,18 +6,46 @@ Exit statuses: 0 done, 1 failed, 2 usage or configuration, 3 rejected, 4 no prog
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 from typer.models import CommandInfo, TyperInfo
 
-from client.console import DEFAULT_TESTNET
+from client.console import choose_testnet
+
+
+class Commands(TyperGroup):
+    """All commands. Those that look at a testnet take `--testnet` behind their name, too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        option = next(one for one in self.params if "--testnet" in one.opts)
+        for command in self.commands.values():
+            _take_behind(option, command)
+
+
+def _take_behind(option: Any, command: Any) -> None:
+    """Give a command, or a group and its commands, an option of the root.
+
+    Left as they are: commands without a context, which look at no testnet, and those with such an
+    option of their own.
+    """
+    inner = getattr(command, "commands", {})
+    looks = inner or "context" in inspect.signature(command.callback).parameters
+    if looks and not any("--testnet" in one.opts for one in command.params):
+        command.params.append(option)
+    for one in inner.values():
+        _take_behind(option, one)
+
 
 app = typer.Typer(
     name="trilemma",
+    cls=Commands,
     help="A decentralised derivatives exchange: run a testnet, trade on it, load it, audit it.",
     epilog="To begin: trilemma up --detach, then trilemma order BTC-PERP buy 0.5 59900, "
     "trilemma account, trilemma status; at the end trilemma down.",
@@ -42,17 +70,20 @@ def _tell_version(wanted: bool) -> None:
 
 @app.callback()
 def _global_options(
-    context: typer.Context,
     testnet: Annotated[
-        Path,
-        typer.Option("--testnet", envvar="TRILEMMA_TESTNET", help="Directory of the testnet."),
-    ] = DEFAULT_TESTNET,
+        list[Path] | None,
+        typer.Option(
+            "--testnet", metavar="DIR", callback=choose_testnet, expose_value=False,
+            help="Directory of the testnet; else TRILEMMA_TESTNET names it, or it is "
+            ".trilemma/testnet.",
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", help="Say which release this is.", callback=_tell_version,
                            is_eager=True),
     ] = False,
 ) -> None:  # fmt: skip
-    context.obj = testnet
+    """Options of all commands: their callbacks do what there is to do."""
 
 
 def register(app: typer.Typer) -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.console import Directory, Json, emit, note, run, testnet_directory
 from cluster.init_command import CHALLENGERS, init
+
+if TYPE_CHECKING:
+    from cluster.supervisor import Supervisor
+    from store.testnet import Testnet
 
 PROCESSES = {
     "node": "node.process",
@@ -46,14 +53,18 @@ def up(
     wait_s: Annotated[
         float, typer.Option(min=1, help="Seconds that processes may take to serve.")
     ] = 60.0,
+    as_json: Json = False,
 ) -> None:
-    """Run the testnet's processes until Ctrl-C, creating the testnet if there is none."""
+    """Run the testnet's processes until Ctrl-C, creating the testnet if there is none.
+
+    With --json it prints pids and ports as soon as all serve."""
     from cluster.launch import launch_detached, require_host, require_ports
     from cluster.lock import AlreadyRunning, stop_command, supervisor_pid
     from cluster.supervisor import Supervisor
     from cluster.testnet import TestnetOptions, ensure_testnet
     from store.testnet import DESCRIPTION_FILE
 
+    begun = time.monotonic()
     folder = testnet_directory(context, directory)
     if not (folder / DESCRIPTION_FILE).exists():
         note(f"making a testnet in {folder}, as trilemma init does")
@@ -63,23 +74,68 @@ def up(
         raise AlreadyRunning(testnet.directory, running)
     require_host(testnet)
     require_ports(testnet)
+
+    def tell() -> None:
+        emit(_serving(testnet, time.monotonic() - begun), "", as_json=True)
+
     if detach:
         pid = launch_detached(testnet.directory, wait_s)
         note(f"the testnet runs (pid {pid}); stop it with: {stop_command(testnet.directory)}")
+        if as_json:
+            tell()
         return
-    run(Supervisor(testnet, report=note).run(wait_s))
+    supervisor = Supervisor(testnet, report=note)
+    run(_run_and_tell(supervisor, wait_s, tell) if as_json else supervisor.run(wait_s))
 
 
-def down(context: typer.Context, directory: Directory = None) -> None:
-    """Stop the testnet's processes."""
-    from cluster.lock import stop_supervisor
+async def _run_and_tell(supervisor: Supervisor, wait_s: float, tell: Callable[[], None]) -> None:
+    """Run a testnet until it is to stop; `tell` once all of its processes serve."""
+    from protocol.errors import TrilemmaError
+
+    running = asyncio.create_task(supervisor.run(wait_s))
+    await asyncio.sleep(0)  # it starts them without a pause, or fails
+    with contextlib.suppress(TrilemmaError):  # `running` raises the same, unless asked to stop
+        await supervisor.wait_ready(wait_s)
+        tell()
+    await running
+
+
+def _serving(testnet: Testnet, ready_s: float) -> dict[str, Any]:
+    """A testnet that serves, for programs; `ready_s` is how long that took."""
+    from msgspec.structs import asdict
+
+    from cluster.faults_hold import RunFolder
+    from cluster.lock import supervisor_pid
+
+    folder = RunFolder(testnet.directory)
+    return {
+        "directory": str(testnet.directory),
+        "supervisor_pid": supervisor_pid(testnet.directory),
+        "ready_s": round(ready_s, 3),
+        "processes": [asdict(one) | {"pid": folder.pid(one.name)} for one in testnet.processes],
+    }
+
+
+def down(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
+    """Stop the testnet's processes, if they run."""
+    from cluster.faults_hold import RunFolder
+    from cluster.lock import stop_supervisor, supervisor_pid
     from store.testnet import Testnet
 
     testnet = Testnet.load(testnet_directory(context, directory))
-    if stop_supervisor(testnet.directory):
-        note("the testnet is stopped")
-    else:
-        note("the testnet does not run")
+    supervisor, folder = supervisor_pid(testnet.directory), RunFolder(testnet.directory)
+    pids = {one.name: folder.pid(one.name) for one in testnet.processes}
+    stopped = stop_supervisor(testnet.directory)
+    note("the testnet is stopped" if stopped else "the testnet does not run")
+    if as_json:
+        data = {
+            "directory": str(testnet.directory),
+            "supervisor_pid": supervisor if stopped else None,
+            "stopped": [
+                {"name": name, "pid": pid} for name, pid in pids.items() if stopped and pid
+            ],
+        }
+        emit(data, "", as_json=True)
 
 
 def restart(

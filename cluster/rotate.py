@@ -162,10 +162,11 @@ class Rotation:
         needed_uusd = fee_uusd(self._exchange.chain, old, Unbond(stake_uusd))
         has_uusd = (await self._exchange.ledger.balance(old.address)).balance_uusd
         if has_uusd < needed_uusd:
+            words = "withdraw", "1", "--to", old.address.hex(), "--as", self._payer
             raise ConfigError(
                 f"{self._name} has {uusd_to_usd(has_uusd)} dollars on the ledger beside its stake, "
                 f"and taking that out costs {uusd_to_usd(needed_uusd)}; send it some first: "
-                + command(self._testnet, "withdraw", "1", "--to", old.address.hex())
+                + command(self._testnet, *words)
             )
 
     async def _require_quorum(

@@ -29,7 +29,9 @@ def rotate(
     ] = "",
     wait_s: Annotated[
         float | None,
-        typer.Option(min=1, help="How long; else two epochs, a window and two minutes."),
+        typer.Option(
+            min=1, help="Seconds it may take; else two epochs, a dispute window and two minutes."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -64,7 +64,9 @@ async def test_an_action_is_traced_through_the_five_states(testnet_cluster: Clus
     assert all(step["time_ms"] > 0 for step in traced["steps"])
     status, _, err = await call(cluster, "trace", "ab" * 32)
     assert status == 3 and "not_found" in err
-    assert (await call(cluster, "cancel", "BTC-PERP"))[0] == 0
+    status, out, _ = await call(cluster, "cancel", "BTC-PERP")
+    shown = out.split("action ")[-1].strip()
+    assert status == 0 and (await data(cluster, "trace", shown))["actions"] == ["CancelAll"]
 
 
 async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> None:
@@ -73,8 +75,9 @@ async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> N
                "--stop", "2900", *who)  # fmt: skip
     await data(cluster, "trigger", "BTC-PERP", "sell", "0.1", "trailing", "500", "--client-id", "4",
                *who)  # fmt: skip
-    await data(cluster, "oco", "BTC-PERP", "sell", "0.1", "--price", "61000", "--stop", "58000",
-               *who)  # fmt: skip
+    linked = await data(cluster, "oco", "BTC-PERP", "sell", "0.1", "--price", "61000",
+                        "--stop", "58000", "--wait", "settled", *who)  # fmt: skip
+    assert linked["latency_ms"]["settled"] >= linked["latency_ms"]["executed"]
     await data(cluster, "twap", "BTC-PERP", "sell", "0.2", "1m", "--client-id", "5", *who)
     await data(cluster, "dead-man", "1h", *who)
     await data(cluster, "leverage", "BTC-PERP", "10", *who)

@@ -328,7 +328,7 @@ async def test_a_key_that_cannot_pay_for_its_unbonding_changes_nothing(
     world = World(testnet, monkeypatch)
     least_uusd = fee_uusd(world.exchange.chain, world.old, Unbond(1_000))
     world.balances[world.old.address] = least_uusd - 1
-    words = f"withdraw 1 --to {world.old.address.hex()}"
+    words = f"withdraw 1 --to {world.old.address.hex()} --as trader-00"
     with pytest.raises(ConfigError, match=words):
         await world.change_stakes()
     assert world.told == [], "the stake has not been paid for twice"

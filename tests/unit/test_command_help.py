@@ -19,7 +19,7 @@ from cluster.testnet import TestnetOptions, create_testnet
 
 EXAMPLE = "Example: trilemma "
 
-app = typer.Typer()
+app = typer.Typer(cls=cli.Commands)
 app.callback()(cli._global_options)
 cli.register(app)
 
