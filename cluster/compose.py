@@ -34,6 +34,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         testnet = ensure_testnet(options.directory, COMPOSE_OPTIONS)
+        if testnet.place != "compose":
+            raise ConfigError(
+                f"the testnet in {testnet.directory} does not run in containers of compose; unset "
+                "TRILEMMA_TESTNET, or have it name another folder"
+            )
         if options.owner:
             uid, _, gid = options.owner.partition(":")
             give_to(testnet.directory, int(uid), int(gid))

@@ -32,7 +32,8 @@ MEMORY: dict[Role, str] = {
     "prover": "4g",
     "challenger": "4g",
 }
-"""Most memory of a container; beyond it the kernel ends the process, and it starts again."""
+"""Most memory of a container, swap included (a member that swaps misses its views); beyond it the
+kernel ends the process, and it starts again."""
 
 
 class ComposeOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +122,7 @@ def _service(entry: ProcessEntry, options: ComposeOptions) -> str:
     <<: *process
     command: [{entry.role}, --config, {TESTNET_IN_CONTAINER}/{CONFIG_FOLDER}/{name}.toml]
     mem_limit: {MEMORY[entry.role]}
+    memswap_limit: {MEMORY[entry.role]}
     ports: [{published}]
     volumes:
 {mounts}
@@ -147,6 +149,7 @@ def _dashboards(options: ComposeOptions) -> str:
     image: {PROMETHEUS_IMAGE}
     command: [--config.file=/etc/prometheus/prometheus.yml, --storage.tsdb.path=/prometheus]
     mem_limit: 1g
+    memswap_limit: 1g
     ports: ["127.0.0.1:9090:9090"]
     volumes:
       - {options.deploy}/prometheus:/etc/prometheus:ro{own}
@@ -161,6 +164,7 @@ def _dashboards(options: ComposeOptions) -> str:
       GF_AUTH_DISABLE_LOGIN_FORM: "true"
       GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION: "true"
     mem_limit: 1g
+    memswap_limit: 1g
     ports: ["127.0.0.1:3000:3000"]
     volumes:
       - {options.deploy}/grafana/provisioning:/etc/grafana/provisioning:ro

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from cluster.compose_file import (
     compose_file,
     container_targets,
 )
-from cluster.kubernetes import SECRETS_FILE, prepare_folder, write_manifests
+from cluster.kubernetes import SECRETS_FILE, apply_command, prepare_folder, write_manifests
 from cluster.kubernetes_pods import Deployment
 from cluster.testnet import TARGETS_FILE, TestnetOptions, contained, create_testnet
 from protocol.errors import ConfigError
@@ -50,7 +51,7 @@ def create_deployment(
         testnet = create_testnet(directory, options)
         write_manifests(testnet, kubernetes, plan)
         note(f"{kubernetes / SECRETS_FILE} holds private keys (mode 0600); delete it once applied")
-        return testnet, f"kubectl apply -f {kubernetes}"
+        return testnet, apply_command(kubernetes)
     if compose is None:
         raise ConfigError("name the compose file or the folder of the manifests")
     _check_ours(compose, directory)
@@ -72,23 +73,35 @@ def create_deployment(
         compose.write_text(compose_file(testnet.processes, choice))
     except OSError as error:
         raise ConfigError(f"cannot write {compose}: {error.strerror}") from None
-    return testnet, f"docker compose -f {compose} up -d"
+    return testnet, f"docker compose -f {shlex.quote(str(compose))} up -d"
 
 
 def _check_ours(compose: Path, directory: Path) -> None:
-    """Before anything is made: nobody else's file goes, and compose can name every path."""
-    if compose.exists():
-        try:
-            first = compose.read_text(errors="replace").partition("\n")[0]
-        except OSError as error:
-            raise ConfigError(f"cannot read {compose}: {error.strerror}") from None
-        if first != FIRST_LINE:
-            raise ConfigError(f"{compose} was not written by trilemma init; take another name")
-    if not compose.absolute().parent.is_dir():
-        raise ConfigError(f"there is no folder {compose.absolute().parent} for the compose file")
+    """Before anything is made: nobody else's file goes, no other testnet's containers are taken for
+    this one's, and compose can name every path."""
+    if compose.exists() and not _is_ours(compose):
+        raise ConfigError(f"{compose} was not written by trilemma init; take another name")
+    folder = compose.absolute().parent
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder} for the compose file")
+    # Compose names containers and volumes after the folder.
+    for other in sorted((*folder.glob("*.yml"), *folder.glob("*.yaml"))):
+        if other.name != compose.name and other.is_file() and _is_ours(other):
+            raise ConfigError(
+                f"with {other} in one folder, compose takes the containers and volumes of both for "
+                "the same; write the file to a folder of its own"
+            )
     for path in (directory.absolute(), METRICS_FOLDER):
         if _MEANT_BY_COMPOSE & set(str(path)):
             raise ConfigError(f"compose cannot name {str(path)!r}; take a path of plain letters")
+
+
+def _is_ours(compose: Path) -> bool:
+    try:
+        with compose.open(errors="replace") as file:
+            return file.readline().rstrip("\n") == FIRST_LINE
+    except OSError as error:
+        raise ConfigError(f"cannot read {compose}: {error.strerror}") from None
 
 
 def _as_seen(path: Path, compose: Path) -> str:

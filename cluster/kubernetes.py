@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,12 @@ def write_manifests(testnet: Testnet, folder: Path, plan: Deployment) -> None:
                 file.write(_HEADER + (_SECRET_HEADER if secret else "") + text)
     except OSError as error:
         raise ConfigError(f"cannot write to {folder}: {error.strerror}") from None
+
+
+def apply_command(folder: Path) -> str:
+    """What creates all of it. The server merges: a client would put each object, keys too, into an
+    annotation of its own, and these hold 256 KiB at most."""
+    return f"kubectl apply --server-side -f {shlex.quote(str(folder))}"
 
 
 def prepare_folder(folder: Path, namespace: str, overwrite: bool) -> None:
@@ -141,7 +149,7 @@ def _config_maps(testnet: Testnet, plan: Deployment) -> list[Manifest]:
             for entry in testnet.of_role(role)
         }
     for name, files in contents.items():
-        if sum(map(len, files.values())) > CONFIG_MAP_BYTES:
+        if sum(len(text.encode()) for text in files.values()) > CONFIG_MAP_BYTES:
             raise ConfigError(f"{name} is larger than a ConfigMap may be; take fewer traders")
     return [
         {**_head("ConfigMap", "v1", name, plan), "data": files} for name, files in contents.items()
@@ -154,7 +162,8 @@ def _secrets(testnet: Testnet, plan: Deployment) -> list[Manifest]:
             **_head("Secret", "v1", f"{entry.name}-key", plan, NAMES[entry.role]),
             "type": "Opaque",
             "immutable": True,
-            "stringData": {"key": testnet.key_path(entry.name).read_text()},
+            # No `stringData`: the server does not own what it never stores under that name.
+            "data": {"key": b64encode(testnet.key_path(entry.name).read_bytes()).decode()},
         }
         for entry in testnet.processes
     ]

@@ -137,6 +137,9 @@ _SEALED: dict[str, Any] = {
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
+_PULL_POLICY = "IfNotPresent"
+"""Said of every container: else an image tagged `latest` is pulled at each start, from a registry
+that may not have it."""
 _POD_NAME = {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
 
 
@@ -146,6 +149,7 @@ def _key_container(plan: Deployment) -> dict[str, Any]:
     return {
         "name": "key",
         "image": plan.image,
+        "imagePullPolicy": _PULL_POLICY,
         "command": ["install", "-m", "0600", "/all-keys/$(POD_NAME).key", "/own-key/"],
         "env": [_POD_NAME],
         "resources": _resources("10m", "16Mi", "64Mi"),
@@ -165,7 +169,7 @@ def _process_container(testnet: Testnet, plan: Deployment, role: Role) -> dict[s
     return {
         "name": role,
         "image": plan.image,
-        "imagePullPolicy": "IfNotPresent",
+        "imagePullPolicy": _PULL_POLICY,
         "args": [role, "--config", f"{home}/{CONFIG_FOLDER}/$(POD_NAME).toml"],
         "env": [_POD_NAME],
         "ports": [

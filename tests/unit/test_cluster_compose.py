@@ -104,7 +104,7 @@ def test_containers_may_do_little_and_are_told_no_secret() -> None:
     for name, service in parsed(text)["services"].items():
         assert service["read_only"] and service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"]
-        assert service["pids_limit"] and service["mem_limit"]
+        assert service["pids_limit"] and service["mem_limit"] == service["memswap_limit"]
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
         if name in METRICS:
             # A plain `up` works where neither image can be had.
@@ -149,6 +149,19 @@ def test_init_writes_the_file_beside_its_testnet(tmp_path: Path) -> None:
     assert "./net/prometheus.json:/etc/prometheus/targets/compose.json:ro" in mounts
     key = testnet.key_path("validator-4").stat()
     assert (key.st_uid, stat.S_IMODE(key.st_mode)) == (uid, 0o600)
+
+
+def test_two_testnets_are_not_one_project_of_compose(tmp_path: Path) -> None:
+    """Compose would take the containers and volumes of one for those of the other."""
+    first, other = tmp_path / "compose.yml", tmp_path / "other.yaml"
+    few = ["--traders", "0", "--validators", "1", "--sequencers", "1", "--executions", "1"]
+    command = ["init", str(tmp_path / "net"), *few, "--compose"]
+    assert CliRunner().invoke(app, [*command, str(first)]).exit_code == 0
+    again = CliRunner().invoke(app, [*command, str(first), "--overwrite"])
+    assert again.exit_code == 0, again.output
+    done = CliRunner().invoke(app, ["init", str(tmp_path / "new"), *few, "--compose", str(other)])
+    assert done.exit_code != 0 and "folder of its own" in str(done.exception)
+    assert not other.exists() and not (tmp_path / "new").exists()
 
 
 def test_init_refuses_before_it_makes_anything_and_replaces_nobody_elses_file(

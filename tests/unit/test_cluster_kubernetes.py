@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ Manifest = dict[str, Any]
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Testnet, Path]:
     base = tmp_path_factory.mktemp("kubernetes")
     testnet, start = create_deployment(base / "net", OPTIONS, None, base / "manifests")
-    assert start == f"kubectl apply -f {base / 'manifests'}"
+    assert start == f"kubectl apply --server-side -f {base / 'manifests'}"
     return testnet, base / "manifests"
 
 
@@ -116,13 +117,18 @@ def test_only_secrets_hold_keys_and_their_file_is_private(made: tuple[Testnet, P
     secrets = {each["metadata"]["name"]: each for each in objects(folder, "Secret")}
     assert list(secrets) == [f"{entry.name}-key" for entry in testnet.processes]
     for entry in testnet.processes:
-        key = testnet.key_path(entry.name).read_text()
-        assert secrets[f"{entry.name}-key"]["stringData"] == {"key": key}
+        raw = testnet.key_path(entry.name).read_bytes()
+        key, packed = raw.decode().strip(), b64encode(raw).decode()
+        secret = secrets[f"{entry.name}-key"]
+        assert secret["data"] == {"key": packed} and "stringData" not in secret
         for each in objects(folder):
-            assert each["kind"] == "Secret" or key.strip() not in str(each), each["metadata"]
-    traders = [testnet.key_path(name).read_text().strip() for name in (*testnet.traders, "oracle")]
+            shown = str(each)
+            assert key not in shown, each["metadata"]
+            assert each["kind"] == "Secret" or packed not in shown, each["metadata"]
+    traders = [testnet.key_path(name).read_bytes() for name in (*testnet.traders, "oracle")]
     text = "".join(path.read_text() for path in folder.iterdir())
-    assert not any(key in text for key in traders)
+    for raw in traders:
+        assert raw.decode().strip() not in text and b64encode(raw).decode() not in text
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert modes.pop(SECRETS_FILE) == 0o600
     for stateful in objects(folder, "StatefulSet"):
@@ -147,6 +153,7 @@ def test_pods_may_do_little(made: tuple[Testnet, Path]) -> None:
                 "capabilities": {"drop": ["ALL"]},
             }
             assert each["resources"]["limits"]["memory"] and each["resources"]["requests"]["cpu"]
+            assert each["imagePullPolicy"] == "IfNotPresent", each["name"]
 
 
 def test_the_network_lets_through_what_is_named_alone(made: tuple[Testnet, Path]) -> None:

@@ -12,6 +12,7 @@ import yaml
 
 FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "prometheus"
 TESTS = sorted((FOLDER / "tests").glob("*.yml"))
+CONFIGURATIONS = ("prometheus.yml", "kubernetes.yml")
 
 
 def _promtool(*arguments: str | Path) -> None:
@@ -42,6 +43,27 @@ def _cases() -> dict[str, dict[str, dict[str, Any]]]:
 def test_prometheus_takes_configuration_and_rules() -> None:
     _promtool("check", "config", "prometheus.yml")
     _promtool("check", "rules", "alerts.yml")
+
+
+def test_prometheus_takes_the_configuration_for_kubernetes(tmp_path: Path) -> None:
+    """All but the discovery itself, which Debian leaves out of its build."""
+    config = yaml.safe_load((FOLDER / "kubernetes.yml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job.pop("kubernetes_sd_configs")[0]["role"] == "pod"
+    config["rule_files"] = [str(FOLDER / "alerts.yml")]
+    path = tmp_path / "kubernetes.yml"
+    path.write_text(yaml.safe_dump(config))
+    _promtool("check", "config", path)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_what_is_scraped_has_the_labels_that_rules_ask_for(name: str) -> None:
+    config = yaml.safe_load((FOLDER / name).read_text())
+    (job,) = config["scrape_configs"]
+    assert job["job_name"] == "trilemma" and config["rule_files"] == ["alerts.yml"]
+    assert "process" in [rule.get("target_label") for rule in job["relabel_configs"]]
+    # Rates over 30 s, as on the dashboard, need several scrapes.
+    assert config["global"]["scrape_interval"] == "5s"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
