@@ -70,6 +70,8 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
         ]
         for one in self.processes:
             rss, halves, leaps = _shown(one.rss, MIB)
+            if one.rss.whole.bound < 0 <= one.starts_rss.bound:
+                rss, halves = _bounded(one.starts_rss, MIB), "starts alone"
             fds, fds_halves, _ = _shown(one.descriptor, 1)
             rows.append(
                 f"{one.name:<14} {one.starts:>6} {one.rss_bytes / MIB:>7.1f} {rss:>16} "
@@ -94,15 +96,18 @@ class SoakReport(msgspec.Struct, frozen=True, kw_only=True):
 def _shown(trend: Trend, unit: int) -> tuple[str, str, str]:
     """In units an hour: the slope of all, those of the halves, and what jumps added. Descriptors
     may tell where memory's lives were too short."""
-
-    def told(slope: Slope) -> str:
-        return "?" if slope.bound < 0 else f"{slope.per_hour / unit:+.1f}"
-
-    whole = trend.whole
-    if whole.bound < 0:
+    if trend.whole.bound < 0:
         return "?", "?", "?"
-    halves = f"{told(trend.earlier)} {told(trend.later)}"
-    return f"{told(whole)} ± {whole.bound / unit:.1f}", halves, f"{whole.jumps / unit:+.1f}"
+    halves = f"{_told(trend.earlier, unit)} {_told(trend.later, unit)}"
+    return _bounded(trend.whole, unit), halves, f"{trend.whole.jumps / unit:+.1f}"
+
+
+def _bounded(found: Slope, unit: int) -> str:
+    return f"{_told(found, unit)} ± {found.bound / unit:.1f}"
+
+
+def _told(found: Slope, unit: int) -> str:
+    return "?" if found.bound < 0 else f"{found.per_hour / unit:+.1f}"
 
 
 class Vigil:

@@ -41,6 +41,12 @@ class Slope(msgspec.Struct, frozen=True):
         """The upper end, or with the jumps where these are more."""
         return self.per_hour + max(self.bound, self.jumps)
 
+    def verdict(self, limit: float) -> str:
+        """flat, grows, or undecided, where nothing but this slope is known."""
+        if self.bound < 0:
+            return UNDECIDED
+        return GROWS if self.least > limit else FLAT if self.most <= limit else UNDECIDED
+
 
 NOTHING = Slope(0.0, -1.0)
 

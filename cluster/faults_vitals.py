@@ -10,7 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from cluster.faults_trends import FLAT, GROWS, UNDECIDED, Trend, trend
+from cluster.faults_trends import (
+    FLAT,
+    GROWS,
+    HOUR_S,
+    NOTHING,
+    UNDECIDED,
+    Slope,
+    Trend,
+    slope,
+    trend,
+)
 from store.segment_file import SUFFIX
 
 WARM_S = 60.0
@@ -19,6 +29,9 @@ WARM_SHARE = 1 / 3
 run, whichever is longer; trends of memory begin then, those of descriptors after `WARM_S`."""
 
 LEAST_SAMPLES = 6
+STARTS_LEAST = 6
+"""So many starts after the first show whether a process starts with more each time."""
+
 RSS_LIMIT = 16 * 1024 * 1024
 """Growth in bytes an hour that is called flat: midway between none and the leak of 32 MiB an hour
 that an hour has to show."""
@@ -37,13 +50,18 @@ DESCRIPTOR_STEP = 2.0
 """Sessions come and go: so many descriptors more or less over a run, one in each half, mean
 nothing."""
 
+DESCRIPTOR_JUMP = 4.0
+"""So many more or less from a moment on may be a jump: who followed a validator that ended follows
+another one."""
+
 SEGMENTS_HELD = 5
 """A log keeps so many of its segments open: the one that it writes and four that it read."""
 
 
 class Vitals(msgspec.Struct, frozen=True):
     """A process at one moment (seconds of the run); `pid` changes with every start. `segments` are
-    those of its descriptors that are a log's segments, up to `SEGMENTS_HELD` of each log."""
+    those of its descriptors that are a log's segments, up to `SEGMENTS_HELD` of each log, `sockets`
+    those that are connections and listeners."""
 
     name: str
     pid: int
@@ -52,10 +70,12 @@ class Vitals(msgspec.Struct, frozen=True):
     descriptors: int
     threads: int
     segments: int = 0
+    sockets: int = 0
 
 
 class Growth(msgspec.Struct, frozen=True):
-    """One process of a run, over all its starts. `lives` counts those that lasted long enough."""
+    """One process of a run, over all its starts. `lives` counts those that lasted long enough;
+    `starts_rss` is the growth from start to start, of one that lived too short."""
 
     name: str
     role: str
@@ -65,6 +85,7 @@ class Growth(msgspec.Struct, frozen=True):
     rss_bytes: int
     rss_most_bytes: int
     rss: Trend
+    starts_rss: Slope
     descriptors: int
     descriptors_most: int
     descriptor: Trend
@@ -73,8 +94,14 @@ class Growth(msgspec.Struct, frozen=True):
     @property
     def verdict(self) -> str:
         """The worse of memory's and descriptors'."""
-        found = {self.rss.verdict(RSS_LIMIT), self.descriptor.verdict(DESCRIPTOR_LIMIT)}
+        found = {self._memory, self.descriptor.verdict(DESCRIPTOR_LIMIT)}
         return next(word for word in (GROWS, UNDECIDED, FLAT) if word in found)
+
+    @property
+    def _memory(self) -> str:
+        if self.rss.whole.bound >= 0:
+            return self.rss.verdict(RSS_LIMIT)
+        return self.starts_rss.verdict(RSS_LIMIT)
 
 
 def read_vitals(name: str, pid: int, at_s: float) -> Vitals | None:
@@ -90,6 +117,7 @@ def read_vitals(name: str, pid: int, at_s: float) -> Vitals | None:
         return None
     rss_bytes = pages * os.sysconf("SC_PAGE_SIZE")
     logs: Counter[str] = Counter()
+    sockets = 0
     for descriptor in opened:
         try:
             path = os.readlink(folder / "fd" / descriptor)
@@ -97,8 +125,9 @@ def read_vitals(name: str, pid: int, at_s: float) -> Vitals | None:
             continue
         if path.endswith(SUFFIX):
             logs[os.path.dirname(path)] += 1
+        sockets += path.startswith("socket:")
     segments = sum(min(held, SEGMENTS_HELD) for held in logs.values())
-    return Vitals(name, pid, at_s, rss_bytes, len(opened), threads, segments)
+    return Vitals(name, pid, at_s, rss_bytes, len(opened), threads, segments, sockets)
 
 
 def warm_s(duration_s: float) -> float:
@@ -133,6 +162,7 @@ def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_
             RSS_STEP,
             JUMP_LEAST,
         ),
+        starts_rss=starts_slope(list(by_pid.values())[1:]),
         descriptors=round(sum(one.descriptors for one in used) / len(used)),
         descriptors_most=max(one.descriptors for one in seen),
         descriptor=trend(
@@ -141,9 +171,24 @@ def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_
                 for life in longer
             ],
             DESCRIPTOR_STEP,
+            DESCRIPTOR_JUMP,
         ),
         threads_most=max(one.threads for one in seen),
     )
+
+
+def starts_slope(lives: Sequence[Sequence[Vitals]]) -> Slope:
+    """Growth of the memory that a process has in the second half of its first minute, from start to
+    start. What it gathers in a longer life only others of its role show."""
+    levels: list[tuple[float, float]] = []
+    for life in lives:
+        began_s = life[0].at_s
+        if life[-1].at_s - began_s >= WARM_S:
+            aged = [one for one in life if WARM_S / 2 <= one.at_s - began_s <= WARM_S]
+            levels.append((began_s, sum(one.rss_bytes for one in aged) / max(1, len(aged))))
+    if len(levels) < STARTS_LEAST:
+        return NOTHING
+    return slope([levels], RSS_STEP / (levels[-1][0] - levels[0][0]) * HOUR_S)
 
 
 class Drift(msgspec.Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
 from random import Random
 
@@ -81,6 +82,16 @@ def test_a_session_more_is_no_leak_and_one_a_minute_is() -> None:
     assert growth("p-0", "prover", leak).verdict == GROWS
 
 
+def test_followers_of_another_that_come_at_once_are_no_leak() -> None:
+    def held(at_s: int) -> Vitals:
+        count = 33 if at_s < 900 else 42
+        return Vitals("p-0", 1, float(at_s), 90 * MIB, count + at_s // 5 % 2, 4)
+
+    grown = growth("p-0", "validator", [held(at_s) for at_s in range(0, 3_600, 5)])
+    assert grown.verdict == FLAT and abs(grown.descriptor.earlier.per_hour) < 3
+    assert grown.descriptor.whole.jumps == pytest.approx(9, abs=1)
+
+
 def test_a_short_run_decides_nothing() -> None:
     short = growth("p-0", "prover", looks(0, 20 * MIB, 120))
     assert short.verdict == UNDECIDED
@@ -95,6 +106,9 @@ def test_this_process_can_be_looked_at_and_one_that_is_gone_cannot() -> None:
     one = read_vitals("me", os.getpid(), 1.0)
     assert one is not None and one.rss_bytes > MIB
     assert one.descriptors >= 3 and one.threads >= 1
+    with socket.socket():
+        more = read_vitals("me", os.getpid(), 2.0)
+    assert more is not None and more.sockets == one.sockets + 1
     assert read_vitals("nobody", 1 << 30, 1.0) is None
 
 
@@ -142,6 +156,27 @@ def test_descriptors_are_told_of_lives_too_short_to_tell_of_memory() -> None:
     assert grown.lives == 0 and grown.verdict == GROWS
     row = judged(experiment, report_of(), [grown]).lines()[2]
     assert re.search(r" \? .* \+720\.0 ± ", row), row
+
+
+def often(per_hour: float, starts: int = 14, seed: int = 3) -> list[Vitals]:
+    """A process that lives for 300 s, gathers 60 MiB meanwhile, and starts with more each time."""
+    rng = Random(seed)
+    found = []
+    for at_s in range(0, 300 * starts, 5):
+        life, age_s = divmod(at_s, 300)
+        level = 100 * MIB + per_hour * life * 300 / HOUR_S + MIB * age_s * 60 // 300
+        found.append(Vitals("p-0", 100 + life, float(at_s), round(rng.gauss(level, MIB)), 30, 4))
+    return found
+
+
+def test_one_restarted_too_often_is_judged_from_start_to_start() -> None:
+    warmth_s = warm_s(HOUR_S)
+    flat = growth("p-0", "prover", often(0), warmth_s)
+    assert flat.lives == 0 and flat.verdict == FLAT
+    row = judged(load_experiment(SOAK_FILE), report_of(), [flat]).lines()[2]
+    assert re.search(r" [+-]\d+\.\d ± \d+\.\d +starts alone +\? ", row), row
+    assert growth("p-0", "prover", often(60 * MIB), warmth_s).verdict == GROWS
+    assert growth("p-0", "prover", often(0, starts=6), warmth_s).verdict == UNDECIDED
 
 
 def test_the_table_shows_both_halves_and_what_jumps_added() -> None:
