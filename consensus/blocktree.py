@@ -7,9 +7,13 @@ from msgspec.structs import replace
 from consensus.effects import BlockSource
 from protocol.chain import Block, CommitCertificate
 from protocol.errors import SafetyViolation
+from store.newest import Newest
 
 HARD_CAP = 16
 """Uncommitted blocks kept at most, in multiples of `max_uncommitted`."""
+
+NODE_BYTES = 4_096
+"""What a committed block takes in memory beside its payload: header, votes and certificate."""
 
 
 class Node:
@@ -32,11 +36,24 @@ class Node:
 
 
 class BlockTree:
-    """Every node but the tip has its parent in the tree, so all descend from the tip."""
+    """Every node but the tip has its parent in the tree, so all descend from the tip.
 
-    def __init__(self, tip: Node, window: int, capacity: int) -> None:
+    Committed blocks are here for those who catch up, the newest `window` of them and no more than
+    `window_bytes`; the shell's store has the others. The ids of the whole window stay: forks show
+    by them.
+    """
+
+    def __init__(
+        self,
+        tip: Node,
+        window: int,
+        window_bytes: int,
+        capacity: int,
+        certificate: CommitCertificate | None = None,
+    ) -> None:
+        """`certificate` is that of the tip, None where the tip is the genesis block."""
         self.tip = tip
-        self.certificate: CommitCertificate | None = None
+        self.certificate = certificate
         self.nodes: dict[bytes, Node] = {tip.id: tip}
         self.first_in_view: dict[tuple[int, int], bytes] = {}
         self.pending_payloads = 0
@@ -44,9 +61,11 @@ class BlockTree:
         self.newest_payload = tip.height
         self._window = window
         self._capacity = capacity * HARD_CAP
-        self._committed: dict[int, tuple[Node, CommitCertificate | None]] = {
-            tip.height: (tip, None)
-        }
+        self._committed: Newest[tuple[Block, CommitCertificate | None]] = Newest(
+            window_bytes, window
+        )
+        self._committed_ids: dict[int, bytes] = {}
+        self._remember(tip, certificate)
 
     def get(self, block_id: bytes) -> Node | None:
         """The tip or an uncommitted block."""
@@ -88,8 +107,7 @@ class BlockTree:
         ends_step = certificate.height == node.height
         if ends_step:
             self.certificate = certificate
-        self._committed[node.height] = (node, certificate if ends_step else None)
-        self._committed.pop(node.height - self._window, None)
+        self._remember(node, certificate if ends_step else None)
         kept = {node.id: node}
         for other in self.nodes.values():
             if other.header.parent_id in kept:
@@ -108,22 +126,24 @@ class BlockTree:
         self.first_in_view = {}
         self.pending_payloads = 0
 
-    def remember(self, block: Block, certificate: CommitCertificate | None) -> None:
-        """Put an already committed block into the window (start-up)."""
-        self._committed[block.header.height] = (Node(block, block.header.block_id()), certificate)
+    def _remember(self, node: Node, certificate: CommitCertificate | None) -> None:
+        """Put a committed block into the window."""
+        size_bytes = NODE_BYTES + len(node.block.payload)
+        self._committed.put(node.height, (node.block, certificate), size_bytes)
+        self._committed_ids[node.height] = node.id
+        self._committed_ids.pop(node.height - self._window, None)
 
     def committed(
         self, height: int, stored: BlockSource | None
     ) -> tuple[Block, CommitCertificate | None] | None:
-        """A committed block from the window or, below it, from the shell's store."""
-        entry = self._committed.get(height)
-        if entry is not None:
-            return entry[0].block, entry[1]
+        """A committed block from memory or, where it is not there any more, the shell's store."""
+        found = self._committed.get(height)
+        if found is not None:
+            return found
         if stored is None or not 0 < height <= self.tip.height:
             return None
         return stored(height)
 
     def conflicts(self, block_id: bytes, height: int) -> bool:
         """Whether another block of this height is in the committed window."""
-        entry = self._committed.get(height)
-        return entry is not None and entry[0].id != block_id
+        return self._committed_ids.get(height, block_id) != block_id

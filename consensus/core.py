@@ -161,20 +161,23 @@ class Core:
         self.counters[what] = self.counters.get(what, 0) + 1
 
     def _make_tree(self, genesis: Header) -> BlockTree:
-        config = self.config
         origin = Node(Block(genesis, b"", genesis_qc(genesis), None), genesis.block_id())
         recovered = self._recovered
         if recovered is None or recovered.tip is None:
-            return BlockTree(origin, config.committed_window, config.max_uncommitted)
+            return self._tree_above(origin, None)
         if recovered.certificate is None:
             raise SafetyViolation("the recovered tip has no commit certificate")
         tip = Node(recovered.tip, recovered.tip.header.block_id())
         if recovered.certificate.height != tip.height:
             raise SafetyViolation("the recovered certificate is not for the recovered tip")
-        tree = BlockTree(tip, config.committed_window, config.max_uncommitted)
-        tree.certificate = recovered.certificate
-        tree.remember(recovered.tip, recovered.certificate)
-        return tree
+        return self._tree_above(tip, recovered.certificate)
+
+    def _tree_above(self, tip: Node, certificate: CommitCertificate | None) -> BlockTree:
+        config = self.config
+        return BlockTree(
+            tip, config.committed_window, config.committed_bytes, config.max_uncommitted,
+            certificate,
+        )  # fmt: skip
 
     def _first_view(self) -> int:
         safety = self._safety

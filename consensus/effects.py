@@ -216,6 +216,8 @@ class ReplicaConfig:
     after the newest payload (in a new chain: until there is one), so that proofs of it need not
     wait for heartbeats.
     `timeout_ms`: first view timeout, growing by half each failed view up to `timeout_max_ms`.
+    `committed_window`, `committed_bytes`: committed blocks kept in memory, no more and no larger
+    together than that; the shell's store has the others.
     `reputation_window`: committed blocks that decide who leads; all members need the same.
     `snapshot_distance`: who is so many blocks behind asks its shell for a snapshot.
     """
@@ -232,6 +234,7 @@ class ReplicaConfig:
     fetch_timeout_ms: int = 300
     fetch_limit: int = 64
     committed_window: int = 128
+    committed_bytes: int = 16 << 20
     max_uncommitted: int = 256
     max_orphans: int = 16
     reputation_window: int = 128
@@ -248,6 +251,9 @@ class ReplicaConfig:
             raise ConfigError("timeout_max_ms must not be below timeout_ms")
         if not 0 < self.max_payload_bytes <= 3 << 20:
             raise ConfigError("max_payload_bytes must be 1 to 3 MiB: two blocks share a frame")
+        if self.committed_bytes < 2 * self.max_payload_bytes:
+            # The newest block must be there before the shell has stored it.
+            raise ConfigError("committed_bytes must hold two of the largest blocks")
         bounds = (self.fetch_timeout_ms, self.committed_window, self.max_uncommitted)
         others = (self.max_orphans, self.reputation_window, self.snapshot_distance)
         if min(*bounds, *others) < 1 or self.fetch_limit < 2:

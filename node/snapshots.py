@@ -3,7 +3,8 @@
 A snapshot is the set of leaves after some block, frozen while the ledger goes on. The frozen leaves
 stand in a tree of their own that follows the ledger at a distance: at the end of each interval it
 takes the changes since the last one. So freezing costs time in proportion to what changed, and
-memory once more for the tree's nodes (keys and values are shared with the ledger's).
+memory once more for the tree's nodes (keys and values are shared with the ledger's). Changes wait
+joined, each leaf once: however many blocks wrote, they are no more than the leaves.
 """
 
 from __future__ import annotations
@@ -188,7 +189,9 @@ class SnapshotSource:
         self._tree = StateTree(base.leaves.items())
         self._height = base.height
         self._named_by: Header | None = None
+        # Blocks whose root no header names yet; what those before did since the freeze is joined.
         self._pending = deque(base.above)
+        self._joined: dict[bytes, bytes | None] = {}
         named_by = base.named_by
         if named_by is not None and base.height and not self._ends_soon(named_by):
             self._named_by = named_by
@@ -225,8 +228,18 @@ class SnapshotSource:
     def executed(self, header: Header, changes: Mapping[bytes, bytes | None], now_ms: int) -> None:
         """The ledger executed the next block, which wrote these leaves (None: deleted)."""
         self._pending.append((header.height, changes))
+        self._join(header.app_height)
         if self._due(header, now_ms):
             self._freeze(header)
+
+    def _join(self, height: int) -> None:
+        """Join the changes of the blocks up to a height: the next tree is of no lower one."""
+        while self._pending and self._pending[0][0] <= height:
+            for key, value in self._pending.popleft()[1].items():
+                if value is None and self._tree.get(key) is None:
+                    self._joined.pop(key, None)  # came and went since the frozen tree
+                else:
+                    self._joined[key] = value
 
     def _due(self, header: Header, now_ms: int) -> bool:
         height = header.app_height
@@ -248,14 +261,10 @@ class SnapshotSource:
         A ledger that starts from there could not prove the change of members to others.
         """
         key = epoch_key(header.epoch + 1)
-        return self._tree.get(key) is not None or any(
-            key in changes for height, changes in self._pending if height <= header.app_height
-        )
+        return key in self._joined or self._tree.get(key) is not None
 
     def _freeze(self, header: Header) -> None:
-        changes: dict[bytes, bytes | None] = {}
-        while self._pending and self._pending[0][0] <= header.app_height:
-            changes.update(self._pending.popleft()[1])
+        changes, self._joined = self._joined, {}
         if self._tree.update(changes) != header.app_root:
             raise SafetyViolation(
                 f"the snapshot of height {header.app_height} does not have the certified root"

@@ -125,17 +125,22 @@ class SnapshotChain:
             parent.time_ms + BLOCK_MS, height % 4, payload_hash(payload), justify.digest(),
             app_height, self.roots[app_height],
         )  # fmt: skip
+        changes = self.changes_of(height, writes)
+        self._follow_epochs(header, changes)
+        self.blocks[height] = Block(header, payload, justify, None)
+        self.changes[height] = changes
+        self.roots[height] = self.tree.update(changes)
+        self.tip = header
+
+    def changes_of(self, height: int, writes: int) -> dict[bytes, bytes | None]:
+        """What the block of a height writes and deletes."""
         changes: dict[bytes, bytes | None] = {
             leaf(number)[0]: b"written at %d" % height
             for number in range(height * 7, height * 7 + writes)
         }
         if height % 5 == 0:
             changes[leaf(height % 50)[0]] = None
-        self._follow_epochs(header, changes)
-        self.blocks[height] = Block(header, payload, justify, None)
-        self.changes[height] = changes
-        self.roots[height] = self.tree.update(changes)
-        self.tip = header
+        return changes
 
     def _follow_epochs(self, header: Header, changes: dict[bytes, bytes | None]) -> None:
         number = self.epoch + 1

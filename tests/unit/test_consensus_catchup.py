@@ -59,7 +59,7 @@ class Archive:
     def __init__(self, forge: Forge, blocks: Sequence[Block], config: ReplicaConfig) -> None:
         self.forge, self.blocks, self.config = forge, blocks, config
         tip = blocks[-3]
-        self.tree = BlockTree(Node(tip, tip.header.block_id()), 1, 64)
+        self.tree = BlockTree(Node(tip, tip.header.block_id()), 1, 1 << 20, 64)
         for block in blocks[-2:]:
             self.tree.insert(Node(block, block.header.block_id()))
         self.high_qc = forge.qc(blocks[-1])
@@ -411,7 +411,7 @@ def test_answer_ends_with_the_epoch_of_its_first_block(forge: Forge) -> None:
     chain = {b.header.height: (b, None) for b in [*blocks[:3], *later]}
     chain[3] = (blocks[2], proof)  # type: ignore[assignment]
     tip = later[-1]
-    tree = BlockTree(Node(tip, tip.header.block_id()), 1, 64)
+    tree = BlockTree(Node(tip, tip.header.block_id()), 1, 1 << 20, 64)
     qc = forge.qc(tip)
     first = serve(tree, qc, BlocksRequest(b"", 0, 64), CONFIG, chain.get)
     assert first.blocks == blocks[:3] and first.certificate == proof
@@ -422,7 +422,7 @@ def test_answer_ends_with_the_epoch_of_its_first_block(forge: Forge) -> None:
 def test_uncommitted_blocks_of_the_next_epoch_do_not_follow_the_last_block(forge: Forge) -> None:
     blocks, proof = at_epoch_end(forge)
     tip = blocks[2]
-    tree = BlockTree(Node(tip, tip.header.block_id()), 1, 64)
+    tree = BlockTree(Node(tip, tip.header.block_id()), 1, 1 << 20, 64)
     following = replace(blocks[3], header=replace(blocks[3].header, epoch=1))
     node = Node(following, following.header.block_id())
     tree.insert(node)

@@ -13,8 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from consensus_forge import CONFIG, GENESIS_MS, Forge, committed, receive, sent
 
-from consensus import PersistBlock, Replica, ReplicaConfig, Send, Tick
-from protocol.chain import Block, BlocksRequest, BlocksResponse, Certified
+from consensus import Committed, PersistBlock, Replica, ReplicaConfig, Send, Tick
+from consensus.blocktree import NODE_BYTES
+from protocol.chain import Block, BlocksRequest, BlocksResponse, Certified, CommitCertificate
+from protocol.errors import ConfigError
 
 
 @pytest.fixture
@@ -169,6 +171,51 @@ def test_committed_blocks_outside_the_window_come_from_the_store(forge: Forge) -
             receive(replica, forge.proposal(block), 1 if view % 4 == 0 else view % 4)
         response = served(replica, BlocksRequest(b"", 0, 64))
         assert [block.header.height for block in response.blocks] == heights
+
+
+def test_heavy_committed_blocks_are_kept_within_their_bytes_and_served_from_the_store(
+    forge: Forge,
+) -> None:
+    size, bound, seen = 50_000, 400_000, 0
+    config = replace_config(
+        CONFIG, max_payload_bytes=size, committed_bytes=bound, max_response_bytes=4 * size
+    )
+    blocks = [forge.root_block]
+    for view in range(1, 31):
+        blocks.append(forge.block(blocks[-1], view, bytes([view]) * size))
+    disk: dict[int, tuple[Block, CommitCertificate | None]] = {}
+    replica = forge.replica(0, config=config, stored=disk.get)
+    for block in blocks[1:]:
+        for effect in receive(replica, forge.proposal(block), 1):
+            if isinstance(effect, Committed):
+                height = effect.block.header.height
+                ended = effect.certificate.height == height
+                disk[height] = effect.block, effect.certificate if ended else None
+    tree, tip = replica._tree, replica.committed_height
+    kept = [height for height in range(1, tip + 1) if tree.committed(height, None)]
+    assert tip == 28 and kept == list(range(tip - bound // (size + NODE_BYTES) + 1, tip + 1))
+    while seen < tip:
+        response = served(replica, BlocksRequest(b"", seen, 64))
+        first = seen + 1
+        seen += len(response.blocks)
+        assert response.blocks == blocks[first : seen + 1] and response.blocks
+        if seen <= tip:
+            assert response.certificate is not None and response.certificate.height == seen
+    for height in range(1, tip + 1):
+        assert tree.conflicts(bytes(32), height), "forks show also where the block has left"
+        assert not tree.conflicts(blocks[height].header.block_id(), height)
+
+
+def test_small_committed_blocks_are_kept_by_number(forge: Forge) -> None:
+    config = replace_config(CONFIG, committed_window=3)
+    tree = full(forge, config, 10)._tree
+    assert [height for height in range(8) if tree.committed(height, None)] == [4, 5, 6]
+    assert [height for height in range(8) if tree.conflicts(bytes(32), height)] == [4, 5, 6]
+
+
+def test_memory_for_committed_blocks_holds_two_of_the_largest() -> None:
+    with pytest.raises(ConfigError, match="committed_bytes"):
+        ReplicaConfig(max_payload_bytes=1 << 20, committed_bytes=(2 << 20) - 1)
 
 
 def test_proposal_whose_parent_is_missing_is_voted_for_once_it_came(forge: Forge) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from msgspec.structs import replace
@@ -480,6 +481,42 @@ def test_the_frozen_tree_is_that_of_its_height(interval: int) -> None:
             heights.add(source.height)
             assert source.root == chain.roots[source.height]
     assert len(heights) >= 60 // interval - 2
+
+
+class BusyChain(SnapshotChain):
+    """Writes the same leaves again and again, and others that stay for a block or two only."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        super().__init__(leaves=80)
+
+    def changes_of(self, height: int, writes: int) -> dict[bytes, bytes | None]:
+        random = Random(f"{self.seed}/{height}")
+        changes: dict[bytes, bytes | None] = {
+            leaf(random.randrange(100))[0]: random.choice((random.randbytes(40), None))
+            for _ in range(writes)
+        }
+        changes[leaf(1_000 + height)[0]] = random.randbytes(40)
+        changes[leaf(1_000 + height - random.randint(1, 2))[0]] = None
+        changes[leaf(1_000 + height - 3)[0]] = None
+        return changes
+
+
+def test_changes_that_wait_are_no_more_than_the_leaves() -> None:
+    seed = Random().randrange(1 << 32)
+    print("seed", seed)
+    chain = BusyChain(seed)
+    chain.grow(700, writes=30)
+    source = SnapshotSource(ChainArchive(chain), SnapshotBase(0, chain.genesis_leaves), 300)
+    heights = set()
+    for height, block in sorted(chain.blocks.items()):
+        source.executed(block.header, chain.changes[height], block.header.time_ms)
+        assert len(source._pending) <= 2, "blocks whose root no header names"
+        assert len(source._joined) <= 110, "100 leaves, and those of the last blocks"
+        heights.add(source.height)
+        if source.height:
+            assert source.root == chain.roots[source.height]
+    assert len(heights) == 4 and max(heights) == 600
 
 
 def test_a_source_goes_on_after_a_restart() -> None:

@@ -20,6 +20,17 @@ def test_old_ones_leave_when_the_bytes_are_used_up() -> None:
     assert (len(kept), kept.size_bytes, kept.get(7)) == (0, 0, None)
 
 
+def test_old_ones_leave_when_they_are_too_many() -> None:
+    kept: Newest[int] = Newest(100, 3)
+    for number in range(1, 6):
+        kept.put(number, number, 1)
+    assert [kept.get(number) for number in range(1, 6)] == [None, None, 3, 4, 5]
+    kept.put(6, 6, 98)
+    assert (len(kept), kept.size_bytes, kept.get(4), kept.get(5)) == (3, 100, 4, 5)
+    kept.put(7, 7, 50)
+    assert (len(kept), kept.size_bytes, kept.get(7)) == (1, 50, 7)
+
+
 def test_any_sizes_stay_within_the_bound_and_keep_all_that_fits() -> None:
     seed = Random().randrange(1 << 32)
     print("seed", seed)
