@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from execution.process_health import Keeping, WatchedInbox, market_health
+from execution.process_health import Keeping, Produced, WatchedInbox, market_health
 from execution.process_light import CHECKPOINT_NAME
 from execution.process_log import LogFollower
 from execution.queries import Queries
@@ -86,6 +86,7 @@ class ExecutionProcess:
         self._snapshot_height = self._replay.height
         self._snapshot_task: asyncio.Task[None] | None = None
         self._executed: Moments[int] = Moments()
+        self._produced = Produced(self._replay)
         self._actions = 0
         self._batches = 0
         self._busy_ns = 0
@@ -139,6 +140,8 @@ class ExecutionProcess:
         _, diff, record = self._replay.apply(block.header, payload, self._inbox, known)
         if known is None:
             store.append(record)
+        else:
+            self._produced.known()
         executed_ms = now_ms()
         self._executed.note(height, executed_ms)
         late_ms = executed_ms - block.header.time_ms
@@ -246,6 +249,7 @@ class ExecutionProcess:
         replay, store = self._replay, self._store
         liquidations_bytes, history_bytes = (log.stored_bytes for log in store.logs)
         stored_bytes = store.stored_bytes
+        events, fills, liquidations = self._produced.counts()
         return {
             "height": replay.height,
             "ordered_height": self._log.height,
@@ -255,8 +259,10 @@ class ExecutionProcess:
             "inbox_cursor": replay.inbox_cursor,
             "executed_batches": self._batches,
             "executed_actions": self._actions,
-            "fills": replay.derived.market_data.fills,
             "liquidation_receipts": replay.derived.feed.receipts,
+            "executed_events": events,
+            "executed_fills": fills,
+            "executed_liquidations": liquidations,
             "busy_ms": self._busy_ns // 1_000_000,
             "leaves": len(replay.leaves),
             "store_bytes": stored_bytes,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from execution.process_inbox import InboxFollower
+from execution.replay import Replay
 from execution.state import State
 from net.metrics import Histogram
 from net.readiness import Hearing
@@ -77,6 +78,32 @@ class Keeping:
         if received - height and now_s - self._at_s > LATE_S and self._at_s:
             return f"{behind}: {received - height} blocks wait"
         return ""
+
+
+class Produced:
+    """What blocks gave that were executed here for the first time since the process began.
+
+    A node that starts goes on from its snapshot: numbers of the shard would go back there, and what
+    is executed again would look like a burst of trading.
+    """
+
+    def __init__(self, replay: Replay) -> None:
+        self._replay = replay
+        self._before = self._counts()
+
+    def known(self) -> None:
+        """The newest block, and so every one before it, was executed before a restart."""
+        self._before = self._counts()
+
+    def counts(self) -> tuple[int, int, int]:
+        """Events, fills, and receipts of liquidations."""
+        events, fills, receipts = self._counts()
+        events_before, fills_before, receipts_before = self._before
+        return events - events_before, fills - fills_before, receipts - receipts_before
+
+    def _counts(self) -> tuple[int, int, int]:
+        derived = self._replay.derived
+        return self._replay.next_seq, derived.market_data.fills, derived.feed.receipts
 
 
 class WatchedInbox(InboxFollower):

@@ -86,8 +86,8 @@ logged.
 ## Metrics
 
 All names begin with `trilemma_`. Times are in seconds, sizes in bytes, money in micro-dollars
-(`_uusd`); counters end with `_total` and start anew with the process, except where they are said
-to count since genesis. No label holds an id: no account, order, market or hash.
+(`_uusd`); counters end with `_total`, and most start anew with the process: what tells is their
+growth. No label holds an id: no account, order, market or hash.
 """
 
 

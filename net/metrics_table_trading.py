@@ -71,13 +71,19 @@ EXECUTION: Table = {
     "time_ms": millis(
         "execution_block_timestamp_seconds", "Time in the newest executed block's header."
     ),
-    "next_seq": counter("events_total", "Events of the shard since genesis."),
+    "next_seq": NO_METRIC,  # at a start it goes back to the snapshot's
     "inbox_cursor": gauge("execution_inbox_cursor", "Inbox entries executed."),
     "executed_batches": counter("executed_batches_total", "Batches executed."),
     "executed_actions": counter("executed_actions_total", "Actions executed."),
-    "fills": counter("fills_total", "Fills since genesis."),
-    "liquidation_receipts": counter(
-        "liquidations_total", "Receipts of liquidations since genesis: every part taken over."
+    "liquidation_receipts": NO_METRIC,  # all since genesis, where a counter has what is new
+    "executed_events": counter(
+        "events_total", "Events of blocks executed here for the first time."
+    ),
+    "executed_fills": counter("fills_total", "Fills in blocks executed here for the first time."),
+    "executed_liquidations": counter(
+        "liquidations_total",
+        "Receipts of liquidations, every part taken over, in blocks executed here for the first "
+        "time.",
     ),
     "busy_ms": Metric(
         "execution_busy_seconds_total", "Time spent executing blocks.", counter=True, parts=1000

@@ -33,7 +33,8 @@ NODE: Table = {
     "members": gauge("ledger_members", "Validators of the epoch."),
     "validating": gauge("ledger_validating", "Whether the process is one of them."),
     "time_ms": millis(
-        "ledger_block_timestamp_seconds", "Time in the newest ledger block's header, since 1970."
+        "ledger_block_timestamp_seconds",
+        "Time in the newest ledger block's header, or of genesis before the first, since 1970.",
     ),
     "ledger_root": NO_METRIC,
     "conserved": gauge("ledger_money_conserved", "Whether the ledger's money adds up."),

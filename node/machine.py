@@ -339,6 +339,8 @@ class Validator:
         expected = [one.block.header.height for one in done.executed]
         if expected != done.batch.committed_heights:
             raise SafetyViolation("the replica and its application disagree on what is committed")
+        if done.executed:
+            self.snapshot_failure = ""  # it goes on without one
         # That a block ends its epoch shows when it is executed: its certificate is not the step's.
         for place, one in enumerate(done.executed):
             certificate = done.certificates.get(one.block.header.height)

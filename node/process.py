@@ -237,9 +237,8 @@ class ValidatorProcess:
             "kept_batch": validator.kept_batch,
             "blocks_from": self._store.retained_from(),
             "rounds": self._rounds,
+            "snapshot_failure": validator.snapshot_failure,
         }
-        if validator.snapshot_failure:
-            values["snapshot_failure"] = validator.snapshot_failure
         values.update(sorted(validator.counters.items()))
         for name, count in sorted(replica.counters.items()):
             values[f"consensus_{name}"] = count

@@ -67,8 +67,9 @@ class LedgerQueries:
 
     @property
     def tip_time_ms(self) -> int:
-        """Block time of the newest block, 0 before the first."""
-        return 0 if self._tip is None else self._tip[0].time_ms
+        """Block time of the newest block, the time of genesis before the first."""
+        genesis = self._ledger.chain.genesis
+        return genesis.time_ms if self._tip is None else self._tip[0].time_ms
 
     def _certified(self) -> tuple[Header, CommitCertificate]:
         if self._tip is None:

@@ -397,9 +397,13 @@ def test_who_fell_behind_asks_the_members_for_a_snapshot(monkeypatch: pytest.Mon
         world.run(FromPeer(KEYS[i].public, SnapshotOffer(0, [], None)), later_ms=10)
     for _ in range(100):
         world.run(later_ms=2_000)
-    assert world.machine.counters["snapshots_missed"] == 1
+    assert world.machine.counters["snapshots_missed"] == 1 and world.machine.snapshot_failure
     again = world.see(FellBehind(1, 1_000)).messages
     assert any(isinstance(one.message, SnapshotRequest) for one in again)
+    world.app.execute({}, {})
+    monkeypatch.setattr(world.replica, "react", lambda event: [committed(1)])
+    world.run(FromPeer(KEYS[1].public, REQUEST))
+    assert not world.machine.snapshot_failure, "it caught up block by block"
 
 
 # --- whom to have links with

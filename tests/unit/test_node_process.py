@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from prometheus_client import generate_latest
 
 from cluster.testnet import TestnetOptions, create_testnet
 from net import member_links
@@ -121,6 +122,19 @@ async def test_a_disk_that_fails_keeps_everything_unsaid(tmp_path: Path) -> None
     with pytest.raises(OSError, match="no space"):
         await rounds
     assert {type(one) for one in probe.sent} == {Rejoin}
+
+
+async def test_status_and_metrics_are_true_before_the_first_block(tmp_path: Path) -> None:
+    process = Probe(tmp_path).process
+    assert process._status()["time_ms"] == process._chain.genesis.time_ms
+    # There without a failure, too: an alert asks for it.
+    failed = {b"0.0": "", b"1.0": "no peer that can be reached helps with a snapshot"}
+    for number, text in failed.items():
+        process._machines.validator.snapshot_failure = text
+        assert process._status()["snapshot_failure"] == text
+        shown = generate_latest(process._service.metrics.registry)
+        assert b"trilemma_ledger_snapshot_failed " + number in shown
+    process._store.close()
 
 
 async def test_a_waiting_transaction_is_passed_on_ever_more_rarely(tmp_path: Path) -> None:

@@ -96,6 +96,22 @@ def test_everything_committed_is_there_after_a_restart(tmp_path: Path, chain: Ch
     second.store.close()
 
 
+def test_the_newest_blocks_time_is_that_of_genesis_before_the_first(
+    tmp_path: Path, chain: Chain
+) -> None:
+    """Whoever subtracts it from the clock gets the age of the chain, and not that of Unix."""
+    store = ValidatorStore(tmp_path, chain)
+    queries = LedgerQueries(store.load_ledger(STATE_ROOT), store)
+    assert queries.tip_time_ms == chain.genesis.time_ms > 0
+    store.close()
+    validator = Validator(tmp_path, chain)
+    validator.run(5)
+    stored = validator.store.block(validator.ledger.height)
+    assert stored is not None
+    assert validator.queries.tip_time_ms == stored[0].header.time_ms > chain.genesis.time_ms
+    validator.store.close()
+
+
 def test_a_round_that_was_not_written_did_not_happen(tmp_path: Path, chain: Chain) -> None:
     first = Validator(tmp_path, chain)
     first.run(5)
