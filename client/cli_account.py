@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,14 +11,17 @@ from client.cli_submit import (
     FIRST_TRADER,
     NUMBER_MAX,
     Market,
+    Sending,
+    Signed,
     Sub,
     Timeout,
-    send,
-    submit_one,
-    tell,
+    submits,
     trader_of,
 )
-from client.console import SIGNED, As, Json, emit, exchange_of, note, run
+from client.console import As, Json, emit, exchange_of, note, run
+
+if TYPE_CHECKING:
+    from protocol.actions import Action
 
 Number = Annotated[
     int,
@@ -38,8 +42,8 @@ To = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (account, margin, leverage, protection, transfer, deposit, withdraw):
-        app.command()(command)
-    app.command("transfer-position", context_settings=SIGNED)(transfer_position)
+        app.command(cls=Signed)(command)
+    app.command("transfer-position", cls=Signed)(transfer_position)
 
 
 def account(
@@ -88,35 +92,30 @@ def margin(
     emit(data, margin_text(markets, data), as_json=as_json)
 
 
+@submits
 def leverage(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     cap: Annotated[int, typer.Argument(min=0, max=1_000_000, help="0 takes the cap away.")],
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
-    """Cap the account's leverage in a market."""
+    """Cap the account's leverage in a market.
+
+    Example: trilemma leverage BTC-PERP 10"""
     from protocol.actions import SetLeverage
 
-    exchange = exchange_of(context)
-    action = SetLeverage(exchange.market(market).market, cap)
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, None, as_json=as_json)
+    sending.submit(SetLeverage(sending.exchange.market(market).market, cap))
 
 
+@submits
 def protection(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     fills: Annotated[int, typer.Argument(min=0, max=1_000_000, help="0 switches it off.")],
     window: Annotated[str, typer.Argument(help="Such as 500ms or 10s.")] = "0s",
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
-    """Market-maker protection: so many fills within the window cancel all orders in the market."""
+    """Market-maker protection: so many fills within the window cancel all orders in the market.
+
+    Example: trilemma protection BTC-PERP 10 1s"""
     from client.orders import parse_span_ms
     from protocol.actions import SetProtection
     from protocol.errors import ConfigError
@@ -124,20 +123,14 @@ def protection(
     window_ms = parse_span_ms(window)
     if (fills > 0) != (window_ms > 0):
         raise ConfigError("give FILLS and a WINDOW, such as 10 1s; or only 0 to switch it off")
-    exchange = exchange_of(context)
-    action = SetProtection(exchange.market(market).market, fills, window_ms)
-    data = submit_one(context, trader, sub, action, "executed", timeout, exchange)
-    tell(data, None, as_json=as_json)
+    sending.submit(SetProtection(sending.exchange.market(market).market, fills, window_ms))
 
 
+@submits
 def transfer(
-    context: typer.Context,
+    sending: Sending,
     amount: Annotated[str, typer.Argument(help="Dollars.")],
     to: To,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Move dollars to another account of the same master, or give them to a fund.
 
@@ -146,60 +139,36 @@ def transfer(
     from protocol.actions import Transfer
 
     amount_uusd = usd_to_uusd(amount)
-    _move(context, trader, sub, to, lambda number: Transfer(number, amount_uusd), timeout, as_json)
+    _move(sending, to, lambda number: Transfer(number, amount_uusd))
 
 
+@submits
 def transfer_position(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     size: Annotated[str, typer.Argument(help="Signed: below 0 of a short position.")],
     to: To,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
-    """Move a position, or a part of it, to another account of the same master."""
+    """Move a position, or a part of it, to another account of the same master.
+
+    Example: trilemma transfer-position BTC-PERP -0.5 1"""
     from client.orders import signed_lots
     from protocol.actions import TransferPosition
 
-    config = exchange_of(context).market(market)
+    config = sending.exchange.market(market)
     lots = signed_lots(config, size)
-    _move(
-        context, trader, sub, to,
-        lambda number: TransferPosition(number, config.market, lots), timeout, as_json,
-    )  # fmt: skip
+    _move(sending, to, lambda number: TransferPosition(number, config.market, lots))
 
 
-def _move(
-    context: typer.Context,
-    name: str,
-    sub: str,
-    to: str,
-    action: Any,
-    timeout_s: float,
-    as_json: bool,
-) -> None:
+def _move(sending: Sending, to: str, action: Callable[[int], Action]) -> None:
+    """Send what is made of the number of the account that `to` means, and tell that number."""
     from client.orders import account_text, parse_account
-    from client.submission import ActionRejected
-    from protocol.meanings import meaning
 
-    exchange = exchange_of(context)
-    markets = exchange.chain.genesis.markets
+    markets = sending.exchange.chain.genesis.markets
     parse_account(to, 0, markets)  # what cannot be meant is told at once
-
-    async def work() -> tuple[int, dict[str, Any]]:
-        async with exchange:
-            trader = await trader_of(exchange, name, sub)
-            number = parse_account(to, trader.account, markets)
-            return number, await send(trader, [action(number)], "executed", timeout_s)
-
-    number, data = run(work())
-    row = data.pop("results")[0]
-    if row["code"]:
-        raise ActionRejected(row["code"], meaning(row["code"]))
-    data.update(status=row["status"], to_account=number)
-    emit(data, f"moved to account {account_text(number, markets)}", as_json=as_json)
+    data = sending.send_one(lambda own: action(parse_account(to, own, markets)))
+    data["to_account"] = parse_account(to, data["account"], markets)
+    sending.tell(data, done=f"moved to account {account_text(data['to_account'], markets)}")
 
 
 def deposit(
@@ -252,6 +221,7 @@ def withdraw(
 
             def debited(number: int) -> None:
                 note(f"withdrawal {number} is taken; waiting for it to settle{windows}")
+                note(f"should this end before it is paid: trilemma payout {number}")
 
             number = await owner.withdraw_and_pay(amount, address, int(timeout * 1000), debited)
             balance = await exchange.ledger.balance(address)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Sub, Timeout
+from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Signed, Sub, Timeout
 from client.console import (
     As,
     Json,
@@ -36,7 +36,7 @@ AccountNumber = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (freeze, claim, collect, refund, payout):
-        app.command()(command)
+        app.command(cls=Signed)(command)
     app.command("exit-proof")(exit_proof)
 
 
@@ -90,6 +90,7 @@ def exit_proof(
     """Prove what an account is worth in the final state, by executing the base layer's data."""
     import msgspec
 
+    from client.cli_proof import write_result
     from client.exit_state import (
         claim_file,
         read_state_file,
@@ -98,7 +99,6 @@ def exit_proof(
     )
     from client.units import uusd_to_usd
     from node.process_keeper import rebuilt_from_disk
-    from store.files import write_atomic
 
     target = output_file(file, out)
     exchange = exchange_of(context)
@@ -117,7 +117,7 @@ def exit_proof(
     if keep is not None:
         write_state_file(keep, state)
     found = claim_file(state, account)
-    write_atomic(target, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
+    write_result(target, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     worth = uusd_to_usd(found.value_uusd)
     text = (
         f"account {account} is worth {worth} dollars after final batch {found.batch}; its claim "

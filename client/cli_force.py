@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_submit import FIRST_TRADER, Market, Side, Slippage, Sub, Timeout
+from client.cli_submit import (
+    FIRST_TRADER,
+    Market,
+    Side,
+    Signed,
+    Slippage,
+    Sub,
+    Timeout,
+    slippage_of,
+)
 from client.console import As, Json, emit, exchange_of, note, run
 
 if TYPE_CHECKING:
@@ -28,7 +37,7 @@ force_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (withdraw, close):
-        force_app.command()(command)
+        force_app.command(cls=Signed)(command)
     force_app.command("cancel-all")(cancel_all)
     app.add_typer(force_app, name="force")
 
@@ -106,13 +115,13 @@ def close(
 ) -> None:
     """Force a reduce-only market order: sell closes a long position, buy a short one."""
     from client.orders import parse_side
-    from client.units import percent_to_ppm, size_to_lots
+    from client.units import size_to_lots
     from protocol.actions import REDUCE_ONLY, MarketOrder
 
     exchange = exchange_of(context)
     config = exchange.market(market)
     lots = size_to_lots(config, size) if size else config.max_order_lots
-    slippage_ppm = percent_to_ppm(slippage)
+    slippage_ppm = slippage_of(slippage)
     action = MarketOrder(config.market, parse_side(side), lots, slippage_ppm, 0, REDUCE_ONLY)
     _force(exchange, action, trader, sub, payer, timeout, as_json)
 

@@ -3,15 +3,22 @@ the vote of a guardian."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Market, Sub, Timeout, trader_of
+from client.cli_submit import (
+    FIRST_TRADER,
+    NUMBER_MAX,
+    Market,
+    Sending,
+    Signed,
+    Sub,
+    Timeout,
+    Wait,
+    trader_of,
+)
 from client.console import As, Json, emit, exchange_of, note, run
-
-if TYPE_CHECKING:
-    from client.sdk import Exchange
 
 Limit = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
 GUARDIAN = "guardian"
@@ -21,7 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (book, candles, stats, trades, liquidations, vote):
         app.command()(command)
-    app.command("order-status")(order_status)
+    app.command("order-status", cls=Signed)(order_status)
 
 
 def book(
@@ -223,28 +230,19 @@ def vote(
     guardian: Annotated[
         str, typer.Option("--as", metavar="KEY", help="Guardian's key.")
     ] = GUARDIAN,
+    wait: Wait = "executed",
     timeout: Timeout = 30.0,
     as_json: Json = False,
 ) -> None:
-    """Vote as a guardian for a market's mode; it changes when more than half of them agree."""
+    """Vote as a guardian for a market's mode; it changes when more than half of them agree.
+
+    Example: trilemma vote AAPL-PERP halted"""
     from client.orders import MODES, choose
+    from protocol.actions import SetMode
 
     number = choose(MODES, mode, "a mode")
-    exchange = exchange_of(context)
-    exchange.market(market)
-
-    async def work() -> int:
-        async with exchange:
-            return await _vote(exchange, guardian, market, number, int(timeout * 1000))
-
-    height = run(work())
-    data = {"market": market, "mode": mode.lower(), "height": height}
-    emit(data, f"voted for {mode.lower()} in {market}", as_json=as_json)
-
-
-async def _vote(exchange: Exchange, guardian: str, market: str, mode: int, timeout_ms: int) -> int:
-    from client.submission import results_of
-
-    submission = await exchange.vote_mode(exchange.key(guardian), market, mode)
-    results_of(await submission.executed(timeout_ms))
-    return submission.height
+    # A guardian has a key, but no account.
+    sending = Sending(context, guardian, "", wait, timeout, as_json)
+    data = sending.send_one(SetMode(sending.exchange.market(market).market, number), account=0)
+    data.update(market=market, mode=mode.lower())
+    sending.tell(data, done=f"voted for {mode.lower()} in {market}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Market, Sub, Timeout
+from client.cli_submit import FIRST_TRADER, NUMBER_MAX, Market, Signed, Sub, Timeout
 from client.console import As, Json, emit, exchange_of, note, run, testnet_directory
 
 if TYPE_CHECKING:
@@ -45,10 +45,11 @@ proof_app = typer.Typer(
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (account, position, order, market, withdrawal, liquidation):
-        proof_app.command()(command)
+        proof_app.command(cls=Signed)(command)
     app.add_typer(proof_app)
     app.command()(verify)
-    app.command("receipt", help="The same as: trilemma proof liquidation.")(liquidation)
+    receipt = app.command("receipt", cls=Signed, help="The same as: trilemma proof liquidation.")
+    receipt(liquidation)
     app.command("verify-receipt", help="The same as: trilemma verify.")(verify)
 
 
@@ -184,7 +185,6 @@ def deliver(
     """Fetch a proof, check it, and print its file (which is JSON as it is) or write it."""
     from client.proof_file import show, to_file
     from client.proof_kinds import row_text
-    from store.files import write_atomic
 
     exchange = exchange_of(context)
     found = _fetched(exchange, kind, subject, final, checkpoint, timeout_s)
@@ -192,11 +192,22 @@ def deliver(
     if out is None:
         print(raw.decode(), end="", flush=True)
         return
-    write_atomic(out, raw)
+    write_result(out, raw)
     note(f"proof of kind {kind} written to {out}; check it with: trilemma verify {out}")
     shown = show(found, exchange.chain)
     text = f"{row_text(kind, exchange.chain.genesis.markets, shown.proven)}\n{where_text(shown)}"
     emit(proof_data(shown) | {"file": str(out)}, text, as_json=as_json)
+
+
+def write_result(path: Path, raw: bytes) -> None:
+    """Write the file that a command was asked for; raises `ConfigError` where that cannot be."""
+    from protocol.errors import ConfigError
+    from store.files import write_atomic
+
+    try:
+        write_atomic(path, raw)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _fetched(

@@ -28,7 +28,8 @@ def trace(
     action_id: Annotated[
         str,
         typer.Argument(
-            metavar="ACTION-ID", help="HEX, as order commands print it; HEX:N for action N of it."
+            metavar="ACTION-ID",
+            help="HEX, as what submits prints it; HEX:N for action N of it.",
         ),
     ],
     wait: Annotated[

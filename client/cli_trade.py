@@ -13,21 +13,18 @@ from client.cli_submit import (
     Expires,
     Market,
     ReduceOnly,
+    Sending,
     Side,
+    Signed,
     Size,
     Slippage,
     Stp,
     StpMaster,
     Sub,
-    Timeout,
-    Wait,
-    check_wait,
     expiry_of,
     flags_of,
-    send,
-    submit_one,
-    tell,
-    tell_all,
+    slippage_of,
+    submits,
     trader_of,
 )
 from client.console import As, Json, emit, exchange_of, run
@@ -48,11 +45,12 @@ OrderId = Annotated[int, typer.Argument(min=1, max=NUMBER_MAX, help="Id of the o
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (order, preview, modify, cancel, quote, scale):
-        app.command()(command)
+        app.command(cls=Signed)(command)
 
 
+@submits
 def order(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Size,
@@ -65,22 +63,16 @@ def order(
     stp_master: StpMaster = False,
     expires: Expires = "",
     client_id: ClientId = 0,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Place an order and wait until it is executed, or for --wait.
 
     Example: trilemma order BTC-PERP buy 0.5 59900"""
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     flags = flags_of(reduce_only, stp, stp_master)
     action = _action(
         config, side, size, price, tif, at_market, slippage, flags, expiry_of(expires), client_id
     )
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
 def _action(
@@ -96,7 +88,6 @@ def _action(
     client_id: int,
 ) -> Order | MarketOrder:
     from client.orders import limit_order, market_order
-    from client.units import percent_to_ppm
     from protocol.errors import ConfigError
 
     if not at_market:
@@ -111,7 +102,7 @@ def _action(
     if expires_ms:
         raise ConfigError("a market order never rests; leave --expires or --market away")
     return market_order(
-        config, side, size, slippage_ppm=percent_to_ppm(slippage), client_id=client_id, flags=flags
+        config, side, size, slippage_ppm=slippage_of(slippage), client_id=client_id, flags=flags
     )
 
 
@@ -150,17 +141,13 @@ def preview(
     emit(data, preview_text(data, config), as_json=as_json)
 
 
+@submits
 def modify(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     order_id: OrderId,
     size: Annotated[str, typer.Argument(help="New remaining size, in units of the base asset.")],
     price: Annotated[str, typer.Argument(help="New limit in dollars.")],
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Give a resting order a new price and remaining size.
 
@@ -170,15 +157,15 @@ def modify(
     from client.units import price_to_ticks, size_to_lots
     from protocol.actions import Modify
 
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     ticks, lots = price_to_ticks(config, price), size_to_lots(config, size)
     action = Modify(config.market, order_id, ticks, lots)
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
+@submits
 def cancel(
-    context: typer.Context,
+    sending: Sending,
     market: Annotated[
         str | None, typer.Argument(help="Symbol; none with --all.", show_default=False)
     ] = None,
@@ -192,11 +179,6 @@ def cancel(
         bool, typer.Option("--client-id", help="The id is the client's own.")
     ] = False,
     everything: Annotated[bool, typer.Option("--all", help="Everything in all markets.")] = False,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Cancel an order, trigger or TWAP; or all of them in a market; or, with --all, everywhere.
 
@@ -204,7 +186,6 @@ def cancel(
     from protocol.actions import ALL_MARKETS, Cancel, CancelAll, CancelClient
     from protocol.errors import ConfigError
 
-    exchange = exchange_of(context)
     action: Action
     if everything:
         if market is not None:
@@ -213,7 +194,7 @@ def cancel(
     elif market is None:
         raise ConfigError("give a MARKET, and an ORDER_ID for one order; or --all for everything")
     else:
-        number = exchange.market(market).market
+        number = sending.exchange.market(market).market
         if by_client_id and not order_id:
             raise ConfigError("give the client id as ORDER_ID")
         if not order_id:
@@ -221,11 +202,12 @@ def cancel(
         else:
             kind = CancelClient if by_client_id else Cancel
             action = kind(number, order_id)
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), None, as_json=as_json)
+    sending.submit(action)
 
 
+@submits
 def quote(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     bid: Annotated[
         list[str] | None, typer.Option("--bid", metavar="PRICE:SIZE", help="As often as needed.")
@@ -233,26 +215,21 @@ def quote(
     ask: Annotated[
         list[str] | None, typer.Option("--ask", metavar="PRICE:SIZE", help="As often as needed.")
     ] = None,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Replace all of one's quotes in a market at once; without any, take them out.
 
     Example: trilemma quote ETH-PERP --bid 2999:1 --ask 3001:1"""
     from client.orders import parse_quote, quotes
 
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     bids, asks = ([parse_quote(text) for text in given or []] for given in (bid, ask))
     action = quotes(config, bids, asks)
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
+@submits
 def scale(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Annotated[str, typer.Argument(help="Of all orders together.")],
@@ -265,27 +242,15 @@ def scale(
     tif: Tif = "gtc",
     reduce_only: ReduceOnly = False,
     expires: Expires = "",
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Place several limit orders over a range of prices, in one batch.
 
     Example: trilemma scale BTC-PERP buy 1 59000 59900 --orders 10 --weights rising"""
     from client.orders import scale_orders
 
-    check_wait(wait)
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     orders = scale_orders(
         config, side, size, first_price, last_price, count, weights=weights, tif=tif,
         flags=flags_of(reduce_only, "", False), expires_ms=expiry_of(expires),
     )  # fmt: skip
-
-    async def work() -> dict[str, object]:
-        async with exchange:
-            return await send(await trader_of(exchange, trader, sub), list(orders), wait, timeout)
-
-    tell_all(run(work()), config, as_json=as_json)
+    sending.submit_all(list(orders), config)

@@ -7,25 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from client.cli_submit import (
-    FIRST_TRADER,
     ClientId,
     Expires,
     Market,
     ReduceOnly,
+    Sending,
     Side,
+    Signed,
     Size,
     Slippage,
     Stp,
     StpMaster,
-    Sub,
-    Timeout,
-    Wait,
     expiry_of,
     flags_of,
-    submit_one,
-    tell,
+    slippage_of,
+    submits,
 )
-from client.console import As, Json, exchange_of
 
 if TYPE_CHECKING:
     from protocol.actions import Order, TriggerOrder
@@ -40,12 +37,13 @@ TRIGGER_SLIPPAGE = "5"
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (trigger, oco, bracket, twap):
-        app.command()(command)
-    app.command("dead-man")(dead_man)
+        app.command(cls=Signed)(command)
+    app.command("dead-man", cls=Signed)(dead_man)
 
 
+@submits
 def trigger(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Size,
@@ -62,30 +60,24 @@ def trigger(
     stp_master: StpMaster = False,
     expires: Expires = "",
     client_id: ClientId = 0,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Place an order that waits for the mark price.
 
     Example: trilemma trigger BTC-PERP sell 0.1 trailing 500 --reduce-only"""
     from client.orders import trigger_order
-    from client.units import percent_to_ppm
 
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     action = trigger_order(
-        config, side, size, kind, at, limit=limit, slippage_ppm=percent_to_ppm(slippage),
+        config, side, size, kind, at, limit=limit, slippage_ppm=slippage_of(slippage),
         client_id=client_id, flags=flags_of(reduce_only, stp, stp_master),
         expires_ms=expiry_of(expires),
     )  # fmt: skip
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
+@submits
 def oco(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Size,
@@ -101,25 +93,18 @@ def oco(
     reduce_only: ReduceOnly = False,
     expires: Expires = "",
     client_id: ClientId = 0,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """One cancels other: a limit order or take-profit, and a stop; the first takes the other out.
 
     Example: trilemma oco BTC-PERP sell 0.1 --price 61000 --stop 58000"""
     from client.orders import limit_order, one_cancels_other, trigger_order
-    from client.units import percent_to_ppm
     from protocol.errors import ConfigError
 
     if (price is None) == (take_profit is None):
         raise ConfigError("give --price for a limit order, or --take-profit for a trigger")
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     flags, expires_ms = flags_of(reduce_only, "", False), expiry_of(expires)
-    slippage_ppm = percent_to_ppm(slippage)
+    slippage_ppm = slippage_of(slippage)
     first: Order | TriggerOrder
     if price is not None:
         first = limit_order(
@@ -135,11 +120,12 @@ def oco(
         flags=flags, expires_ms=expires_ms,
     )  # fmt: skip
     action = one_cancels_other(first, second)
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
+@submits
 def bracket(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Size,
@@ -160,70 +146,67 @@ def bracket(
     slippage: Slippage = TRIGGER_SLIPPAGE,
     tif: Annotated[str, typer.Option(help="gtc, ioc, post-only or fok.")] = "gtc",
     client_id: ClientId = 0,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
     """Place an order with its exits: as it fills, a take-profit and a stop wait for its size.
 
     Example: trilemma bracket ETH-PERP buy 1 3001 --take-profit 3100 --stop 2900"""
     from client.orders import bracket as make
     from client.orders import limit_order
-    from client.units import percent_to_ppm
+    from protocol.actions import BUY
+    from protocol.errors import ConfigError
 
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     parent = limit_order(config, side, size, price, tif=tif, client_id=client_id)
     action = make(
         config, parent, take_profit=take_profit, stop=stop, trailing=trailing,
         take_profit_limit=take_profit_limit, stop_limit=stop_limit,
-        slippage_ppm=percent_to_ppm(slippage),
+        slippage_ppm=slippage_of(slippage),
     )  # fmt: skip
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    gain, loss = action.take_profit.trigger_ticks, action.stop.trigger_ticks
+    if not trailing and (gain <= loss if parent.side == BUY else gain >= loss):
+        # It would be taken, and one of the two fire as soon as the order fills.
+        raise ConfigError(
+            "a buy takes its profit above its stop, a sell below it; here one exit would fire at "
+            "once"
+        )
+    sending.submit(action, config)
 
 
+@submits
 def twap(
-    context: typer.Context,
+    sending: Sending,
     market: Market,
     side: Side,
     size: Size,
     duration: Annotated[str, typer.Argument(help="30s to 24h, such as 10m.")],
     reduce_only: ReduceOnly = False,
     client_id: ClientId = 0,
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
-    """Execute a size evenly over a time, a slice every 30 seconds."""
+    """Execute a size evenly over a time, a slice every 30 seconds.
+
+    Example: trilemma twap BTC-PERP buy 0.5 10m"""
     from client.orders import parse_span_ms
     from client.orders import twap as make
 
-    exchange = exchange_of(context)
-    config = exchange.market(market)
+    config = sending.exchange.market(market)
     action = make(
         config, side, size, parse_span_ms(duration), client_id=client_id,
         flags=flags_of(reduce_only, "", False),
     )  # fmt: skip
-    tell(submit_one(context, trader, sub, action, wait, timeout, exchange), config, as_json=as_json)
+    sending.submit(action, config)
 
 
+@submits
 def dead_man(
-    context: typer.Context,
+    sending: Sending,
     after: Annotated[str, typer.Argument(help="Time from now, 5s at least, such as 60s; or: off.")],
-    trader: As = FIRST_TRADER,
-    sub: Sub = "",
-    wait: Wait = "executed",
-    timeout: Timeout = 30.0,
-    as_json: Json = False,
 ) -> None:
-    """Dead-man's switch: everything of the account is cancelled then, unless it is set anew."""
+    """Dead-man's switch: everything of the account is cancelled then, unless it is set anew.
+
+    Example: trilemma dead-man 60s"""
     from protocol.actions import ScheduleCancel
 
     action = ScheduleCancel(0 if after == "off" else expiry_of(after))
-    data = submit_one(context, trader, sub, action, wait, timeout)
+    data = sending.send_one(action)
     data["time_ms"] = action.time_ms
-    tell(data, None, as_json=as_json)
+    sending.tell(data)

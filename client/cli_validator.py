@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.cli_submit import Signed
 from client.console import Json, emit, exchange_of, run
 
 KeyFile = Annotated[Path, typer.Option("--key", help="Key file of the validator.")]
@@ -23,7 +24,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     validator_app.command("list")(show)
     for command in (bond, unbond, unjail):
-        validator_app.command()(command)
+        validator_app.command(cls=Signed)(command)
     app.add_typer(validator_app, name="validator")
 
 

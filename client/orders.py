@@ -322,7 +322,8 @@ def parse_account(text: str, own: int, markets: Sequence[MarketConfig]) -> int:
     if isolated:
         found = [one.market for one in markets if one.symbol == symbol]
         if not found:
-            raise ConfigError(f"there is no market {symbol!r}")
+            known = ", ".join(one.symbol for one in markets)
+            raise ConfigError(f"there is no market {symbol!r}; there are {known}")
         market = found[0]
     return account_number(master_of(own), int(index), market)
 

@@ -105,12 +105,37 @@ class Submission:
             if not waiter.done():
                 waiter.set_exception(error)
 
-    async def wait(self, state: State, timeout_ms: int = 60_000) -> None:
-        """Wait for a state.
+    @property
+    def refused(self) -> bool:
+        """Whether it is known that execution did nothing of the batch."""
+        event = self.result
+        return event is not None and (
+            event.code != 0 or all(result.code for result in event.results)
+        )
+
+    async def wait(
+        self, state: State, timeout_ms: int = 60_000, *, while_useful: bool = False
+    ) -> None:
+        """Wait for a state; `while_useful`: for no state after `executed` where nothing was done.
 
         Raises `RemoteFault` where the sequencer refused the batch, `TimeoutError` with what was
         reached.
         """
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                if while_useful and STATES.index(state) > STATES.index("executed"):
+                    await self._reached("executed")
+                    if self.refused:
+                        return
+                await self._reached(state)
+        except TimeoutError:
+            reached = [name for name in STATES if self.reached_ns(name)]
+            raise TimeoutError(
+                f"the batch is not {state} after {timeout_ms / 1000:g} s "
+                f"(it is {reached[-1] if reached else 'submitted'})"
+            ) from None
+
+    async def _reached(self, state: State) -> None:
         if self.reached_ns(state):
             return
         if self.error is not None:
@@ -118,15 +143,7 @@ class Submission:
         waiter = self._waiters.get(state)
         if waiter is None:
             waiter = self._waiters[state] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout_ms / 1000):
-                await asyncio.shield(waiter)
-        except TimeoutError:
-            reached = [name for name in STATES if self.reached_ns(name)]
-            raise TimeoutError(
-                f"the batch is not {state} after {timeout_ms / 1000:g} s "
-                f"(it is {reached[-1] if reached else 'submitted'})"
-            ) from None
+        await asyncio.shield(waiter)
 
     async def accepted(self, timeout_ms: int = 60_000) -> Receipt:
         """Wait for the sequencer's receipt."""

@@ -64,13 +64,15 @@ MEANINGS: dict[Code, str] = {
     Code.BAD_PROTECTION: "Protection needs 1 to 1000 fills in 1 ms to 1 h, or 0 and 0 for none.",
     Code.BAD_MODE: "There is no such market mode.",
     Code.BAD_CONFIDENCE: "The confidence must be 0 to 1000000 parts per million.",
-    Code.UNKNOWN_ACCOUNT: "There is no such account. An account begins with its first deposit.",
+    Code.UNKNOWN_ACCOUNT: "There is no such account. An account begins with its first deposit, a "
+    "sub-account with its first transfer.",
     Code.INSUFFICIENT_MARGIN: "Equity does not cover the initial margin afterwards. Deposit, "
     "cancel orders or triggers, or reduce positions.",
     Code.INSUFFICIENT_CASH: "The account has not that much settled cash.",
     Code.TOO_MANY_ORDERS: "The account has as many resting orders as are allowed. Cancel some.",
     Code.POSITION_LIMIT: "Position and orders together would exceed the market's limit.",
-    Code.BAD_AMOUNT: "The amount must be above zero and below 2^42 micro-dollars.",
+    Code.BAD_AMOUNT: "The amount must be above zero and below 4,398,046.511104 dollars (2^42 "
+    "micro-dollars).",
     Code.OPEN_INTEREST_LIMIT: "The market's open interest is at its cap.",
     Code.NOTIONAL_LIMIT: "Price x size, or the position's notional, is above what may be held.",
     Code.LIQUIDATING: "The account is being liquidated. Only deposits and what reduces are taken.",

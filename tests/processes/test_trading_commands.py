@@ -80,9 +80,16 @@ async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> N
     assert linked["latency_ms"]["settled"] >= linked["latency_ms"]["executed"]
     await data(cluster, "twap", "BTC-PERP", "sell", "0.2", "1m", "--client-id", "5", *who)
     await data(cluster, "dead-man", "1h", *who)
-    await data(cluster, "leverage", "BTC-PERP", "10", *who)
-    await data(cluster, "protection", "ETH-PERP", "5", "1s", *who)
-    moved = await data(cluster, "transfer", "1000", "2:ETH-PERP", *who)
+    capped = await data(cluster, "leverage", "BTC-PERP", "10", "--wait", "settled", *who)
+    await data(cluster, "protection", "ETH-PERP", "5", "1s", "--wait", "ordered", *who)
+    moved = await data(cluster, "transfer", "1000", "2:ETH-PERP", "--wait", "final", *who)
+    assert "settled" in capped["latency_ms"] and "final" in moved["latency_ms"]
+    for action in (("leverage", "BTC-PERP", "1000"), ("transfer", "1", "0")):
+        status, _, err = await call(cluster, *action, "--wait", "final", *who)
+        assert status == 3 and "rejected: " in err, err
+    late = ("leverage", "BTC-PERP", "10", "--wait", "final", "--timeout", "0.001")
+    status, _, err = await call(cluster, *late, *who)
+    assert status == 4 and "see: trilemma trace " in err, err
     held = await data(cluster, "account", *who)
     assert {one["kind"] for one in held["triggers"]} == {"take-profit", "stop", "trailing"}
     assert len(held["twaps"]) == 1 and held["dead_man_ms"] > 0
@@ -100,6 +107,15 @@ async def test_what_waits_and_what_the_account_is(testnet_cluster: Cluster) -> N
     assert held["orders"] == held["triggers"] == held["twaps"] == []
 
 
+async def test_a_withdrawal_says_how_it_is_paid_should_the_command_end(
+    testnet_cluster: Cluster,
+) -> None:
+    who = ("--as", "trader-04")
+    status, out, err = await call(testnet_cluster, "withdraw", "5", "--json", *who)
+    assert status == 0, err
+    assert f"trilemma payout {json.loads(out)['withdrawal']}\n" in err
+
+
 async def test_market_data_and_modes(testnet_cluster: Cluster) -> None:
     cluster = testnet_cluster
     stats, trades, candles, book = await asyncio.gather(
@@ -112,7 +128,9 @@ async def test_market_data_and_modes(testnet_cluster: Cluster) -> None:
     assert one["last"] == trades["trades"][0]["price"] and one["mode"] == "open"
     assert sum(candle["trades"] for candle in candles["candles"]) >= len(trades["trades"]) > 0
     assert book["bids"] and book["checksum"]
-    await data(cluster, "vote", "AAPL-PERP", "halted")
+    voted = await data(cluster, "vote", "AAPL-PERP", "halted", "--wait", "settled")
+    assert (voted["market"], voted["mode"], voted["status"]) == ("AAPL-PERP", "halted", "done")
+    assert "settled" in voted["latency_ms"]
     status, _, err = await call(cluster, "order", "AAPL-PERP", "buy", "1", "500")
     assert status == 3 and "market_halted" in err
     await data(cluster, "vote", "AAPL-PERP", "open")

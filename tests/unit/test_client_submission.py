@@ -113,3 +113,29 @@ def test_refused_actions_raise_with_their_code() -> None:
     with pytest.raises(ActionRejected, match="bad_price: action 2"):
         results_of(BatchExecuted(16, SIGNER, 1, 0, [Result(0), Result(Code.BAD_PRICE)]))
     assert results_of(BatchExecuted(16, SIGNER, 1, 0, [Result(0)])) == [Result(0)]
+
+
+@pytest.mark.parametrize(
+    ("code", "codes", "refused"),
+    [
+        (0, [0], False),
+        (0, [0, Code.BAD_PRICE], False),
+        (0, [Code.BAD_PRICE, Code.BAD_SIZE], True),
+        (Code.NONCE_EXPIRED, [], True),
+    ],
+)
+async def test_what_was_refused_is_not_waited_for_while_that_is_of_no_use(
+    code: int, codes: list[int], refused: bool
+) -> None:
+    one = submission()
+    one.result = BatchExecuted(16, SIGNER, 1, code, [Result(found) for found in codes])
+    one.reach("executed", 5)
+    assert one.refused == refused and not submission().refused
+    for state in ("settled", "final"):
+        if refused:
+            await one.wait(state, timeout_ms=1, while_useful=True)
+        else:
+            with pytest.raises(TimeoutError, match=f"not {state} .*it is executed"):
+                await one.wait(state, timeout_ms=1, while_useful=True)
+        with pytest.raises(TimeoutError, match=f"not {state}"):
+            await one.wait(state, timeout_ms=1)

@@ -13,6 +13,7 @@ from proof_world import BATCH, World
 from typer.testing import CliRunner
 
 from client import cli_proof
+from protocol.errors import ConfigError
 
 app = typer.Typer()
 app.callback()(lambda: None)
@@ -52,6 +53,19 @@ def test_a_file_is_written_and_told(tmp_path: Path) -> None:
     told = json.loads(printed("proof", "account", "--out", str(path), "--json")[0])
     assert told.pop("file") == str(path) and written.pop("proof")
     assert told == written
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "account.json"
+    done = CliRunner().invoke(app, ["proof", "account", "--out", str(path)])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception) == f"cannot write {path}: No such file or directory"
+
+
+def test_a_number_below_zero_is_told_to_be_wrong_as_a_number() -> None:
+    for words in (["proof", "order"], ["receipt"]):
+        done = CliRunner().invoke(app, [*words, "-1"])
+        assert done.exit_code == 2 and "No such option" not in done.output
 
 
 @pytest.mark.parametrize(
