@@ -237,7 +237,9 @@ def base_layer(rows: list[ProcessRow], now_ms: int, idle_ms: int = 0) -> BaseLay
         for values in answers
         if values.get("validating") == "yes" and _number(values, "epoch") == epoch
     ]
-    time_ms = max(_number(values, "time_ms") or 0 for values in answers)
+    # Before the first block a validator tells the time of genesis.
+    times = [_number(values, "time_ms") for values in answers if _number(values, "height")]
+    time_ms = max((one or 0 for one in times), default=0)
     age_ms = max(0, now_ms - time_ms) if time_ms else None
     limit_ms = max(STALLED_MS, 3 * idle_ms)
     return BaseLayer(

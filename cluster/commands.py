@@ -179,7 +179,8 @@ def status(
 ) -> None:
     """One row per process: height, view, peers, actions per second, lag, bytes on disk.
 
-    With --watch on a terminal also history, books and faults. Exits with 1 where none answers."""
+    Below them stands who stopped for safety's sake. With --watch on a terminal also history, books
+    and faults. Exits with 1 where none answers."""
     from rich.console import Console
 
     from client.status import show_status
@@ -193,6 +194,11 @@ def status(
         run(watch_live(testnet, console))
         return
     answering = run(show_status(testnet, watch=watch, interval_s=interval_s, as_json=as_json))
+    if answering < len(testnet.processes):
+        from cluster.faults_stopped import safety_stops
+
+        for line in safety_stops(testnet):
+            note(line)
     if not answering:
         note(f"no process answers; {testnet.start_hint}")
         raise typer.Exit(1)

@@ -23,7 +23,7 @@ from functools import partial
 from cluster.faults_damage import flip_bits, set_byzantine
 from cluster.faults_evidence import Fault
 from cluster.faults_orders import Orders
-from cluster.faults_plans import PlanChange, adding, removing, setting
+from cluster.faults_plans import PlanChange, adding, removing
 from cluster.faults_shapes import Blocked, between, shape
 from cluster.faults_targets import DOWN, PAUSED, AlreadyRuns, FaultFailed, NotRunning
 from net.injection_plan import EVERY_PROCESS, Clock, Disk, Toxic
@@ -199,9 +199,7 @@ class Nemesis(Orders):
         self, kind: str, text: str, orders: dict[str, tuple[str, list[str], dict[str, int]]]
     ) -> Fault:
         fault = self.begin(kind, list(orders), text)
-        # Not drawn from the seed: another nemesis with the same one may have ordered its own here.
-        label = f"{kind}-{secrets.token_hex(4)}"
-
+        label = _label(kind)
         changes: dict[str, PlanChange] = {}
         for name, (toxic, peers, attributes) in orders.items():
             added = Toxic(name=label, type=toxic, peers=peers, attributes=attributes)
@@ -219,9 +217,12 @@ class Nemesis(Orders):
 
     # --- clocks and disks
 
-    async def clock_skew(self, *names: str, skew_ms: int) -> Fault:
-        """The clocks of these processes are ahead (below 0: behind)."""
-        return await self._set("clock", names, f"clock {skew_ms:+} ms", clock=Clock(skew_ms))
+    async def clock_skew(self, *names: str, skew_ms: int, label: str = "") -> Fault:
+        """The clocks of these processes are ahead (below 0: behind), beside what other faults do to
+        them. One of the same `label` is replaced, and 0 has none of it."""
+        label = label or _label("clock")
+        change = adding(Clock(label, skew_ms)) if skew_ms else removing(label)
+        return await self._suffer("clock", names, f"clock {skew_ms:+} ms", change, label)
 
     async def clock_scrambler(self, *names: str, most_ms: int) -> Fault:
         """Every clock is off by something else, up to `most_ms` either way."""
@@ -229,30 +230,34 @@ class Nemesis(Orders):
         skews = {name: self.rng.randint(-most_ms, most_ms) or 1 for name in names}
         text = ", ".join(f"{name} {skew:+} ms" for name, skew in skews.items())
         fault = self.begin("clock-scrambler", names, f"clocks: {text}")
-        changes = {name: setting(clock=Clock(skew)) for name, skew in skews.items()}
-        return await self._tell(fault, changes, setting(clock=Clock()))
+        label = _label("clock")
+        changes = {name: adding(Clock(label, skew)) for name, skew in skews.items()}
+        return await self._tell(fault, changes, removing(label))
 
-    async def slow_disk(self, *names: str, delay_ms: int) -> Fault:
-        """Every sync takes longer."""
-        disk = Disk(delay_ms=delay_ms)
-        return await self._set("slow-disk", names, f"disk {delay_ms} ms slower", disk=disk)
+    async def slow_disk(self, *names: str, delay_ms: int, label: str = "") -> Fault:
+        """Every sync takes longer; `label` as in `clock_skew`."""
+        disk = Disk(label or _label("slow-disk"), delay_ms=delay_ms)
+        return await self._disk("slow-disk", names, f"disk {delay_ms} ms slower", disk)
 
-    async def full_disk(self, *names: str) -> Fault:
-        """No write finds room."""
-        return await self._set("full-disk", names, "disk full", disk=Disk(full=True))
+    async def full_disk(self, *names: str, label: str = "") -> Fault:
+        """No write finds room; `label` as in `clock_skew`."""
+        disk = Disk(label or _label("full-disk"), full=True)
+        return await self._disk("full-disk", names, "disk full", disk)
 
-    async def read_only_disk(self, *names: str) -> Fault:
-        """No write is allowed."""
-        return await self._set("read-only-disk", names, "disk read-only", disk=Disk(read_only=True))
+    async def read_only_disk(self, *names: str, label: str = "") -> Fault:
+        """No write is allowed; `label` as in `clock_skew`."""
+        disk = Disk(label or _label("read-only-disk"), read_only=True)
+        return await self._disk("read-only-disk", names, "disk read-only", disk)
 
-    async def _set(
-        self, kind: str, names: Sequence[str], text: str, *, clock: Clock | None = None,
-        disk: Disk | None = None,
-    ) -> Fault:  # fmt: skip
+    async def _disk(self, kind: str, names: Sequence[str], text: str, disk: Disk) -> Fault:
+        return await self._suffer(kind, names, text, adding(disk), disk.name)
+
+    async def _suffer(
+        self, kind: str, names: Sequence[str], text: str, change: PlanChange, label: str
+    ) -> Fault:
         self.known(names)
         fault = self.begin(kind, names, f"{text} at {', '.join(names)}")
-        undone = setting(Clock() if clock else None, Disk() if disk else None)
-        return await self._tell(fault, dict.fromkeys(names, setting(clock, disk)), undone)
+        return await self._tell(fault, dict.fromkeys(names, change), removing(label))
 
     # --- damage and lies
 
@@ -300,7 +305,7 @@ class Nemesis(Orders):
 
     async def _repair(self, fault: Fault, name: str, kept: dict[str, bytes], *, ran: bool) -> None:
         """Put the files of a process back that will not run with the damage. `ran`: it did."""
-        if ran and name not in await self.stopped_for_safety():
+        if ran and not await self.stopped_for_safety([name]):
             with contextlib.suppress(AlreadyRuns, FaultFailed):  # it may wait for its back-off
                 await self.ask(self.target.start, name)
         if await self.serves(name):
@@ -359,7 +364,7 @@ class Nemesis(Orders):
                     await self._restart(free)
             except FaultFailed:
                 # A key that signed what its state does not know may never sign again.
-                if not set(liars) & set(await self.stopped_for_safety()):
+                if not await self.stopped_for_safety(liars):
                     raise
 
         async with self.ordering(fault, honest):
@@ -371,3 +376,9 @@ class Nemesis(Orders):
         self.release(fault)
         self.lying(fault)
         return self.until_end(fault, honest)
+
+
+def _label(kind: str) -> str:
+    """A name for one fault in the plans of processes."""
+    # Not drawn from the seed: another nemesis with the same one may have ordered its own there.
+    return f"{kind}-{secrets.token_hex(4)}"

@@ -26,6 +26,9 @@ Names = Annotated[list[str], typer.Argument(metavar="PROCESS...", help="As `stat
 Name = Annotated[str, typer.Argument(metavar="PROCESS", help="As `status` names it.")]
 Seed = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 
+CLOCK_BY_HAND, DISK_BY_HAND = "clock-by-hand", "disk-by-hand"
+"""What `faults clock` and `faults disk` set: one of each, beside those of others."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -233,12 +236,18 @@ def heal(context: typer.Context, as_json: Json = False) -> None:
 def clock(
     context: typer.Context,
     name: Name,
-    skew_ms: Annotated[int, typer.Argument(help="Ahead; negative: behind; 0: right.")],
+    skew_ms: Annotated[int, typer.Argument(help="Ahead; negative: behind; 0: as it was.")],
     as_json: Json = False,
 ) -> None:
-    """Set a process's clock wrong by so many milliseconds."""
+    """Set a process's clock wrong by so many milliseconds, whatever this command set it to before.
+
+    Other faults of the clock stay, and add up with it."""
     nemesis = _nemesis(context)
-    _order(nemesis, lambda: nemesis.clock_skew(name, skew_ms=skew_ms), as_json=as_json)
+    _order(
+        nemesis,
+        lambda: nemesis.clock_skew(name, skew_ms=skew_ms, label=CLOCK_BY_HAND),
+        as_json=as_json,
+    )
 
 
 @faults_app.command()
@@ -250,16 +259,20 @@ def disk(
     read_only: Annotated[bool, typer.Option("--read-only", help="No write is allowed.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a process's disk slow, full or read-only."""
+    """Make a process's disk slow, full or read-only, whatever this command made of it before."""
     nemesis = _nemesis(context)
     if (slow_ms > 0) + full + read_only != 1:
         raise ConfigError("choose one: --slow-ms N, --full or --read-only")
     if slow_ms:
-        _order(nemesis, lambda: nemesis.slow_disk(name, delay_ms=slow_ms), as_json=as_json)
+        _order(
+            nemesis,
+            lambda: nemesis.slow_disk(name, delay_ms=slow_ms, label=DISK_BY_HAND),
+            as_json=as_json,
+        )
     elif full:
-        _order(nemesis, lambda: nemesis.full_disk(name), as_json=as_json)
+        _order(nemesis, lambda: nemesis.full_disk(name, label=DISK_BY_HAND), as_json=as_json)
     else:
-        _order(nemesis, lambda: nemesis.read_only_disk(name), as_json=as_json)
+        _order(nemesis, lambda: nemesis.read_only_disk(name, label=DISK_BY_HAND), as_json=as_json)
 
 
 @faults_app.command()

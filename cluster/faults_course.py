@@ -265,7 +265,7 @@ class Run:
         if kind in PARTITIONS:
             return names
         if kind == "restart":
-            stopped = await nemesis.stopped_for_safety()
+            stopped = await nemesis.stopped_for_safety(names)
             return [name for name in names if name not in stopped]
         return [name for name in names if await nemesis.ask(nemesis.target.state, name) == RUNNING]
 

@@ -55,7 +55,7 @@ class Watched(msgspec.Struct):
     identity: str
 
     def compare(self, told: Told, identity: str) -> None:
-        """Note what has grown since."""
+        """Note what has changed since: counters grow, and a clock is off the other way too."""
         now, base = counters(told), self.base
         self.identity = self.identity or identity  # the start of one that was down
         if identity != self.identity:
@@ -64,13 +64,13 @@ class Watched(msgspec.Struct):
             self.base = now
             return
         looked_for = _COUNTERS.get(self.fault.kind, _OF_PARTITIONS)
-        grown = {
+        changed = {
             what: count - base.get(what, 0)
             for what, count in now.items()
-            if count > base.get(what, 0) and what in looked_for
+            if count != base.get(what, 0) and what in looked_for
         }
-        if grown and self.fault.ended_s is None:
-            shown = ", ".join(f"{count} {what}" for what, count in sorted(grown.items()))
+        if changed and self.fault.ended_s is None:
+            shown = ", ".join(f"{count} {what}" for what, count in sorted(changed.items()))
             self.fault.evidence[self.name] = shown.replace("_", " ")
 
     def stopped(self, status: int | None, *, came_back: bool) -> None:
@@ -82,12 +82,12 @@ class Watched(msgspec.Struct):
 
 def counters(told: Told) -> dict[str, int]:
     """Everything that a process counted of its faults: of links over all peers, of the disk, and
-    how far the clock is off."""
+    how far the clock is ahead, in milliseconds."""
     total: dict[str, int] = {}
     for peer in dict(told.bit.get("peers", {})).values():
         for what, count in dict(peer).items():
             total[what] = total.get(what, 0) + int(count)
     for what, count in dict(told.bit.get("disk", {})).items():
         total[what] = total.get(what, 0) + int(count)
-    total["clock_off_ms"] = abs(int(told.bit.get("clock_off_ms", 0)))
+    total["clock_off_ms"] = int(told.bit.get("clock_off_ms", 0))
     return total

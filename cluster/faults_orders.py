@@ -16,6 +16,7 @@ from client.faults import EXIT_SAFETY, EXIT_USAGE
 from cluster.faults_damage import byzantine_mode, set_byzantine
 from cluster.faults_evidence import Fault
 from cluster.faults_plans import Plans
+from cluster.faults_stopped import unhealed
 from cluster.faults_targets import (
     DOWN,
     PAUSED,
@@ -209,7 +210,7 @@ class Orders:
         suffer nothing; returns once all serve, but those that stopped for safety's sake: their
         names. A liar's key may have signed what its state does not know, and may never sign again.
 
-        Raises `FaultFailed` for those that do not serve, when all others are healed."""
+        Raises `FaultFailed` for who does not serve or cannot be looked at, all others healed."""
         with contextlib.suppress(TrilemmaError, OSError):
             await self.note()
         for name in self.names:
@@ -226,29 +227,39 @@ class Orders:
             if fault.ended_s is None:  # its end failed
                 self.ended(fault)
         self.plans.forget()
-        stopped = await self.stopped_for_safety()
-        found = await asyncio.gather(
-            *(self._heal(entry, entry.name in stopped) for entry in self.testnet.processes)
-        )
-        stopped = await self.stopped_for_safety()
-        failed = zip(self.names, found, strict=True)
-        if troubles := [text for name, text in failed if text and name not in stopped]:
-            raise FaultFailed(f"{'; '.join(troubles)}; its log says why. All others are healed")
+        found = await asyncio.gather(*(self._heal(entry) for entry in self.testnet.processes))
+        stopped: list[str] = []
+        troubled: dict[str, list[str]] = {}
+        for name, trouble in zip(self.names, found, strict=True):
+            try:
+                on_purpose = await self.stopped_for_safety([name])
+            except (TrilemmaError, OSError) as error:
+                on_purpose, trouble = [], trouble or str(error)
+            stopped += on_purpose
+            if trouble and not on_purpose:
+                troubled.setdefault(trouble, []).append(name)
+        if troubled:
+            raise FaultFailed(unhealed(troubled, stopped))
         return stopped
 
-    async def _heal(self, entry: ProcessEntry, stays_down: bool) -> str:
-        """Bring a process back, honest and with nothing to suffer; says why where that fails."""
+    async def _heal(self, entry: ProcessEntry) -> str:
+        """Bring a process back, honest and with nothing to suffer; says why where that fails. One
+        of which nobody knows how it ended is left as it is."""
         try:
+            stays_down = await self.stopped_for_safety([entry.name])
             if byzantine_mode(self.testnet, entry.name):
-                set_byzantine(self.testnet, entry, "")
                 if not stays_down:
                     with contextlib.suppress(NotRunning):
                         await self.ask(self.target.stop, entry.name)
+                # Not before: one that could not be stopped lies on, and has to be known for it.
+                set_byzantine(self.testnet, entry, "")
             if not stays_down:
                 await self.bring_up([entry.name])
                 with contextlib.suppress(ConfigError):  # it takes none, so that it has none
                     await self.plans.clear(entry)
         except (TrilemmaError, OSError) as trouble:
+            with contextlib.suppress(TrilemmaError, OSError):  # it may run all the same
+                await self.plans.clear(entry)
             return str(trouble)
         return ""
 
@@ -267,15 +278,20 @@ class Orders:
         await self.each(self.wait_ready, names)
 
     async def bring_back(self, names: Sequence[str]) -> None:
-        """Start those that a fault took down; not what stopped for safety's sake since."""
-        stopped = await self.stopped_for_safety()
-        await self.bring_up([name for name in names if name not in stopped])
+        """Start those that a fault took down; not what stopped for safety's sake since. Raises the
+        first error when all were tried."""
 
-    async def stopped_for_safety(self) -> list[str]:
-        """Processes that stopped because an invariant was broken; another start would do harm."""
+        async def back(name: str) -> None:
+            if not await self.stopped_for_safety([name]):
+                await self.bring_up([name])
+
+        await self.each(back, names)
+
+    async def stopped_for_safety(self, names: Iterable[str] | None = None) -> list[str]:
+        """Processes (of `names`, or all) that broke an invariant; another start would do harm."""
         return [
             name
-            for name in self.names
+            for name in (self.names if names is None else names)
             if await self.ask(self.target.exit_status, name) == EXIT_SAFETY
             and await self.ask(self.target.state, name) == DOWN
         ]
@@ -349,7 +365,9 @@ class Orders:
             mode = byzantine_mode(self.testnet, entry.name)
             found += [ActiveFault(entry.name, "byzantine", mode)] if mode else []
             if state != RUNNING:
-                found.append(ActiveFault(entry.name, "process", state))
+                safety = await self.stopped_for_safety([entry.name])
+                what = f"{state}, stopped for safety's sake" if safety else state
+                found.append(ActiveFault(entry.name, "process", what))
                 continue
             try:
                 plan = (await read_faults(entry)).plan
@@ -366,11 +384,9 @@ def describe(plan: Plan) -> list[tuple[str, str]]:
         numbers = ", ".join(f"{key} {value}" for key, value in toxic.attributes.items())
         share = "" if toxic.toxicity_ppm == 1_000_000 else f", {toxic.toxicity_ppm} ppm of links"
         found.append((toxic.type, f"to {', '.join(toxic.peers)} {numbers}{share}".strip()))
-    if plan.clock.skew_ms:
-        found.append(("clock", f"{plan.clock.skew_ms:+} ms"))
-    disk = plan.disk
-    if disk.delay_ms:
-        found.append(("slow-disk", f"{disk.delay_ms} ms a sync"))
-    found += [("full-disk", "full")] if disk.full else []
-    found += [("read-only-disk", "read-only")] if disk.read_only else []
+    found += [("clock", f"{clock.skew_ms:+} ms") for clock in plan.clocks]
+    for disk in plan.disks:
+        found += [("slow-disk", f"{disk.delay_ms} ms a sync")] if disk.delay_ms else []
+        found += [("full-disk", "full")] if disk.full else []
+        found += [("read-only-disk", "read-only")] if disk.read_only else []
     return found

@@ -18,24 +18,24 @@ from store.testnet import ProcessEntry, Testnet
 PlanChange = Callable[[Plan], Plan]
 
 
-def adding(toxic: Toxic) -> PlanChange:
-    """The plan with a toxic more; the same one where it is there already."""
-    return lambda plan: msgspec.structs.replace(
-        plan, toxics=[*(one for one in plan.toxics if one.name != toxic.name), toxic]
-    )
+def adding(fault: Toxic | Clock | Disk) -> PlanChange:
+    """The plan with a fault more, in the place of any of its name."""
+    place = {Toxic: "toxics", Clock: "clocks", Disk: "disks"}[type(fault)]
+
+    def change(plan: Plan) -> Plan:
+        without = removing(fault.name)(plan)
+        return msgspec.structs.replace(without, **{place: [*getattr(without, place), fault]})
+
+    return change
 
 
 def removing(label: str) -> PlanChange:
-    """The plan without the toxic of this name."""
+    """The plan without what has this name."""
     return lambda plan: msgspec.structs.replace(
-        plan, toxics=[toxic for toxic in plan.toxics if toxic.name != label]
-    )
-
-
-def setting(clock: Clock | None = None, disk: Disk | None = None) -> PlanChange:
-    """The plan with another clock or disk."""
-    return lambda plan: msgspec.structs.replace(
-        plan, clock=clock or plan.clock, disk=disk or plan.disk
+        plan,
+        toxics=[one for one in plan.toxics if one.name != label],
+        clocks=[one for one in plan.clocks if one.name != label],
+        disks=[one for one in plan.disks if one.name != label],
     )
 
 

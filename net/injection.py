@@ -151,8 +151,8 @@ class Injection:
             if toxic.type == "reset_peer"
         }
         self.plan = plan
-        now_ms.skew_ms = plan.clock.skew_ms
-        disk.order(plan.disk.delay_ms, full=plan.disk.full, read_only=plan.disk.read_only)
+        now_ms.skew_ms = plan.skew_ms
+        disk.order(plan.sync_delay_ms, full=plan.disk_full, read_only=plan.disk_read_only)
         for one in list(self._joined.values()):
             self._attach(one, stood=True)
 

@@ -1,6 +1,6 @@
 """`/faults` over HTTP: what a process of a testnet is told to suffer, and what of it really hit.
 
-``GET`` answers ``{"process", "plan": {toxics, clock, disk, seed}, "bit": {"peers": {name: its
+``GET`` answers ``{"process", "plan": {toxics, clocks, disks, seed}, "bit": {"peers": {name: its
 counters}, "disk": counters, "clock_off_ms"}, "sessions": {name: connections}}``, ``PUT`` replaces
 the plan by a whole document, ``DELETE`` clears it; both answer what ``GET`` does. Errors are
 ``{"error": sentence}``: 400 a plan that is wrong, 403 a request of a web page, 404 where no faults

@@ -17,7 +17,8 @@ CLIENTS = "clients"
 """Names that stand for many peers; clients are meant by theirs alone."""
 
 PLAN_BYTES_MAX = 64 * 1024
-TOXICS_MAX = 64
+FAULTS_MAX = 64
+"""Toxics, clocks and disks are as many at most, each."""
 PEERS_MAX = 256
 NAME_LENGTH_MAX = 64
 PPM = 1_000_000
@@ -35,6 +36,13 @@ class Range:
     most: int
     optional: bool = False
 
+    def nearest(self, value: int) -> int:
+        """The value of this range that is nearest."""
+        return max(self.least, min(self.most, value))
+
+
+SKEWS = Range(-SKEW_MAX_MS, SKEW_MAX_MS)
+SYNC_DELAYS = Range(0, SYNC_DELAY_MAX_MS)
 
 ATTRIBUTES: dict[str, dict[str, Range]] = {
     "latency": {
@@ -62,32 +70,58 @@ class Toxic(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Clock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the process's clock is ahead of the system's, in milliseconds."""
+    """One fault of the process's clock: by how much it is ahead, in milliseconds."""
 
-    skew_ms: int = 0
+    name: str
+    skew_ms: int
 
 
-class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the disk does: each sync takes `delay_ms` longer; it is full, or cannot be written."""
+class Disk(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One fault of the disk: each sync takes `delay_ms` longer; it is full, or takes no writes."""
 
+    name: str
     delay_ms: int = 0
     full: bool = False
     read_only: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All faults of a process at once; the draws of its toxics come from `seed`."""
+    """All faults of a process at once; the draws of its toxics come from `seed`.
+
+    Faults of one kind are told apart by their names. What they do together: skews and delays add
+    up, to the most that one may have, and one full or read-only disk is enough.
+    """
 
     toxics: list[Toxic] = []
-    clock: Clock = Clock()
-    disk: Disk = Disk()
+    clocks: list[Clock] = []
+    disks: list[Disk] = []
     seed: int = 0
+
+    @property
+    def skew_ms(self) -> int:
+        """How far the clock is ahead of the system's, in milliseconds."""
+        return SKEWS.nearest(sum(clock.skew_ms for clock in self.clocks))
+
+    @property
+    def sync_delay_ms(self) -> int:
+        """By how much each sync is slower, in milliseconds."""
+        return SYNC_DELAYS.nearest(sum(disk.delay_ms for disk in self.disks))
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether no write finds room."""
+        return any(disk.full for disk in self.disks)
+
+    @property
+    def disk_read_only(self) -> bool:
+        """Whether no write is allowed."""
+        return any(disk.read_only for disk in self.disks)
 
 
 NOTHING = Plan()
 """The plan without faults."""
 
-_FIELDS = "toxics, clock (skew_ms), disk (delay_ms, full, read_only) and seed"
+_FIELDS = "toxics, clocks (name, skew_ms), disks (name, delay_ms, full, read_only) and seed"
 _TOXIC_FIELDS = "name, type, peers, toxicity_ppm and attributes"
 
 
@@ -107,21 +141,29 @@ def parse_plan(document: bytes) -> Plan:
 
 
 def _check(plan: Plan) -> None:
-    if len(plan.toxics) > TOXICS_MAX:
-        raise ConfigError(f"a plan of faults has at most {TOXICS_MAX} toxics")
-    names = [toxic.name for toxic in plan.toxics]
+    _check_names("toxic", [toxic.name for toxic in plan.toxics])
+    _check_names("clock", [clock.name for clock in plan.clocks])
+    _check_names("disk", [disk.name for disk in plan.disks])
     for toxic in plan.toxics:
-        if names.count(toxic.name) > 1:
-            raise ConfigError(f"two toxics are named {toxic.name!r}; a name is used once")
         _check_toxic(toxic)
-    _require("the clock's skew_ms", plan.clock.skew_ms, Range(-SKEW_MAX_MS, SKEW_MAX_MS))
-    _require("the disk's delay_ms", plan.disk.delay_ms, Range(0, SYNC_DELAY_MAX_MS))
+    for clock in plan.clocks:
+        _require(f"the clock {clock.name!r}: skew_ms", clock.skew_ms, SKEWS)
+    for disk in plan.disks:
+        _require(f"the disk {disk.name!r}: delay_ms", disk.delay_ms, SYNC_DELAYS)
     _require("the seed", plan.seed, Range(0, (1 << 63) - 1))
 
 
+def _check_names(what: str, names: list[str]) -> None:
+    if len(names) > FAULTS_MAX:
+        raise ConfigError(f"a plan of faults has at most {FAULTS_MAX} {what}s")
+    for name in names:
+        if not 0 < len(name) <= NAME_LENGTH_MAX:
+            raise ConfigError(f"a {what} has a name of 1 to {NAME_LENGTH_MAX} characters")
+        if names.count(name) > 1:
+            raise ConfigError(f"two {what}s are named {name!r}; a name is used once")
+
+
 def _check_toxic(toxic: Toxic) -> None:
-    if not 0 < len(toxic.name) <= NAME_LENGTH_MAX:
-        raise ConfigError(f"a toxic has a name of 1 to {NAME_LENGTH_MAX} characters")
     where = f"the toxic {toxic.name!r}"
     ranges = ATTRIBUTES.get(toxic.type)
     if ranges is None:

@@ -159,9 +159,9 @@ class World:
         name = self.hears(entry)
         if name in self.refuses:
             raise ConfigError(f"{name} refuses the faults")
-        names = [toxic.name for toxic in plan.toxics]
-        if len(set(names)) < len(names):
-            raise ConfigError("a name is used once")
+        for faults in (plan.toxics, plan.clocks, plan.disks):
+            if len({fault.name for fault in faults}) < len(faults):
+                raise ConfigError("a name is used once")
         self.plans[name] = plan
         await asyncio.sleep(4 * ANSWER_S)
         return Told(plan=plan)
@@ -180,7 +180,7 @@ class World:
     def suffering(self) -> dict[str, int]:
         """How many faults each process suffers."""
         counts = {
-            name: len(plan.toxics) + (plan.clock.skew_ms != 0) + (plan.disk != NOTHING.disk)
+            name: len(plan.toxics) + len(plan.clocks) + len(plan.disks)
             for name, plan in self.plans.items()
         }
         return {name: count for name, count in counts.items() if count}

@@ -61,7 +61,7 @@ async def test_a_process_whose_disk_refuses_ends_and_goes_on_later(
     cluster = testnet_cluster
     restarts, printed = cluster.supervisor.restarts(name), len(cluster.log(name))
     async with trading(cluster):
-        await order(cluster, name, {"disk": {fault: True}})
+        await order(cluster, name, {"disks": [{"name": fault, fault: True}]})
         await ended(cluster, name, restarts)
         require_told(cluster, name, printed, remedy)
         await serves(cluster, name)

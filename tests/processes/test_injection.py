@@ -116,7 +116,7 @@ async def test_a_wrong_clock_stops_neither_the_chain_nor_its_process(
 ) -> None:
     cluster = testnet_cluster
     async with trading(cluster) as trader:
-        await order(cluster, name, {"clock": {"skew_ms": skew_ms}})
+        await order(cluster, name, {"clocks": [{"name": "off", "skew_ms": skew_ms}]})
         await grown(cluster, OTHERS[0], await cluster.number(OTHERS[0], "height") + BLOCKS)
         await traded(trader)
         off_ms = (await bit(cluster, name))["clock_off_ms"]
@@ -131,7 +131,7 @@ async def test_a_slow_disk_slows_and_stops_nobody(testnet_cluster: Cluster, name
     cluster = testnet_cluster
     before = (await bit(cluster, name))["disk"]["delayed_syncs"]
     async with trading(cluster):
-        await order(cluster, name, {"disk": {"delay_ms": 50}})
+        await order(cluster, name, {"disks": [{"name": "slow", "delay_ms": 50}]})
 
         async def delayed() -> bool:
             return int((await bit(cluster, name))["disk"]["delayed_syncs"]) > int(before) + 5

@@ -77,7 +77,8 @@ def kept(random: Random) -> bytes:
 
 def plan(random: Random) -> bytes:
     toxic = {"name": "a", "type": "latency", "peers": ["*"], "attributes": {"latency_ms": 1}}
-    return json.dumps({"toxics": [toxic], "clock": {"skew_ms": 5}, "seed": 7}).encode()
+    clock, disk = {"name": "b", "skew_ms": 5}, {"name": "c", "delay_ms": 2}
+    return json.dumps({"toxics": [toxic], "clocks": [clock], "disks": [disk], "seed": 7}).encode()
 
 
 def checkpoint(random: Random) -> bytes:

@@ -151,9 +151,13 @@ def test_the_base_layers_line_counts_the_members_that_answer_in_the_newest_epoch
         "base layer: epoch 12,345, 2 of 4 members answer, newest block 2 s ago"
     ]
     assert base_layer(looked_at(a=None, b=None), 1) is None
-    assert shown_below(looked_at(a=member(0)), 1_000_000) == [
+    # What a validator tells before the first block is the time of genesis.
+    fresh: Values = {**member(900_000), "height": 0}
+    assert shown_below(looked_at(a=fresh), 1_000_000) == [
         "base layer: epoch 12,345, 1 of 4 members answer, no block yet"
     ]
+    late = member(999_000)
+    assert shown_below(looked_at(a=fresh, b=late), 1_000_000)[0].endswith("newest block 1 s ago")
 
 
 def settled_values(height: int, batch: int, final: int, **more: int | str) -> Values:

@@ -172,6 +172,95 @@ def test_one_that_broke_an_invariant_is_made_honest_and_stays_down(
     assert not byzantine_mode(testnet, "validator-1")
 
 
+DOCKER = "docker inspect: Cannot connect to the Docker daemon"
+
+
+@pytest.mark.parametrize("when", [(1,), (2,), (1, 2)], ids=["before", "after", "never"])
+def test_one_that_cannot_be_looked_at_keeps_nobody_else_from_being_healed(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch, when: tuple[int, ...]
+) -> None:
+    """It is not started, as it may have stopped for safety's sake; what it suffers still ends. Each
+    is looked at before and after."""
+    world = World()
+    hidden = ("validator-1", "prover-0")
+    asked: dict[str, int] = {}
+
+    def hide(name: str) -> None:
+        asked[name] = asked.get(name, 0) + 1
+        if name in hidden and asked[name] in when:
+            raise FaultFailed(DOCKER)
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        await nemesis.delay("validator-1", "validator-0", latency_ms=50)
+        await nemesis.pause("validator-3")
+        await nemesis.kill("validator-2", "prover-0")
+        world.down.add("execution-0")
+        world.statuses["execution-0"] = EXIT_SAFETY
+        status = world.exit_status
+        monkeypatch.setattr(world, "exit_status", lambda name: (hide(name), status(name))[1])
+        with pytest.raises(FaultFailed) as failed:
+            await nemesis_of(testnet, world, monkeypatch).heal()
+        said = str(failed.value)
+        assert said.startswith(f"validator-1, prover-0: {DOCKER}; execution-0 stopped for safety")
+        assert "others are healed" in said
+
+    asyncio.run(flow())
+    left = {"prover-0"} if 1 in when else set()
+    assert world.down == {"execution-0", *left}
+    assert set(world.started) == {"validator-2", "prover-0"} - left
+    assert world.suffering == {} and world.paused == set()
+
+
+def test_the_end_of_a_fault_starts_those_that_can_be_looked_at(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    hidden = {"validator-1", "prover-0"}
+
+    def exit_status(name: str) -> int | None:
+        if name in hidden:
+            raise FaultFailed(DOCKER)
+        return None
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        killed = await nemesis.kill("validator-1", "validator-2")
+        other = await nemesis.kill("validator-3")
+        monkeypatch.setattr(world, "exit_status", exit_status)
+        await nemesis.end(other)
+        assert world.started == ["validator-3"], "others are not its concern"
+        with pytest.raises(FaultFailed, match="Cannot connect"):
+            await nemesis.end(killed)
+
+    asyncio.run(flow())
+    assert world.down == {"validator-1"} and world.started == ["validator-3", "validator-2"]
+
+
+def test_a_liar_that_cannot_be_stopped_is_known_for_one_the_next_time(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+
+    def stop(name: str) -> None:
+        raise FaultFailed("docker stop: no answer")
+
+    async def flow() -> None:
+        nemesis = nemesis_of(testnet, world, monkeypatch)
+        await nemesis.byzantine("silent", "validator-1")
+        with monkeypatch.context() as patch:
+            patch.setattr(world, "stop", stop)
+            with pytest.raises(FaultFailed, match=r"^validator-1: docker stop"):
+                await nemesis_of(testnet, world, patch).heal()
+            assert byzantine_mode(testnet, "validator-1")
+        before = world.pids["validator-1"]
+        assert await nemesis_of(testnet, world, monkeypatch).heal() == []
+        assert world.pids["validator-1"] > before
+
+    asyncio.run(flow())
+    assert not byzantine_mode(testnet, "validator-1")
+
+
 def test_an_end_that_fails_keeps_nothing_else_from_being_healed(
     testnet: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

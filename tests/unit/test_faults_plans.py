@@ -7,12 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from faults_world import World
+from faults_world import World, nemesis_of
 
 from cluster import faults_command
 from cluster.faults_api import Nemesis
+from cluster.faults_command import CLOCK_BY_HAND, DISK_BY_HAND
 from cluster.faults_evidence import Fault
 from cluster.faults_targets import FaultFailed
+from net.injection_plan import NOTHING, Plan
 from protocol.errors import ConfigError, TrilemmaError
 from store.testnet import Testnet
 
@@ -178,7 +180,90 @@ def test_nothing_is_told_again_after_one_is_cleared(
     assert world.suffering == {}
 
 
+PAIRS = {
+    "clocks": ("clock", "clock"), "a clock and a scrambler": ("clock", "clock-scrambler"),
+    "slow disks": ("slow-disk", "slow-disk"), "full disks": ("full-disk", "full-disk"),
+    "a full disk and a slow one": ("full-disk", "slow-disk"),
+    "a clock and a disk": ("clock", "slow-disk"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kinds", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("last", [False, True])
+def test_the_end_of_one_of_two_faults_leaves_the_other(
+    nemesis: Nemesis, world: World, kinds: tuple[str, str], last: bool
+) -> None:
+    async def flow() -> None:
+        alone = []
+        for kind in kinds:
+            fault = await ORDERS[kind](nemesis)
+            alone.append(world.plans[B])
+            await nemesis.end(fault)
+            nemesis.rng.seed(1)
+        both = [await ORDERS[kind](nemesis) for kind in kinds]
+        assert world.suffering == {A: 2, B: 2}
+        await nemesis.end(both[last])
+        assert effect(world.plans[B]) == effect(alone[not last]) != effect(NOTHING)
+        await nemesis.end(both[not last])
+        assert world.suffering == {}
+
+    asyncio.run(flow())
+
+
+def effect(plan: Plan) -> tuple[int, int, bool, bool]:
+    return plan.skew_ms, plan.sync_delay_ms, plan.disk_full, plan.disk_read_only
+
+
+def test_clocks_of_two_nemeses_add_up_and_end_alone(
+    testnet: Testnet, nemesis: Nemesis, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = nemesis_of(testnet, world, monkeypatch)
+
+    async def flow() -> None:
+        first = await nemesis.clock_skew(A, skew_ms=300)
+        await other.clock_skew(A, skew_ms=-500)
+        assert world.plans[A].skew_ms == -200
+        await nemesis.end(first)
+        assert world.plans[A].skew_ms == -500
+
+    asyncio.run(flow())
+
+
+def test_what_is_set_by_hand_replaces_what_was_and_nothing_else(
+    nemesis: Nemesis, world: World
+) -> None:
+    async def flow() -> None:
+        await nemesis.clock_skew(A, skew_ms=300)
+        for skew_ms, together in ((-400, -100), (100, 400), (0, 300)):
+            await nemesis.clock_skew(A, skew_ms=skew_ms, label=CLOCK_BY_HAND)
+            assert world.plans[A].skew_ms == together
+        assert world.suffering == {A: 1}
+        await nemesis.slow_disk(A, delay_ms=5, label=DISK_BY_HAND)
+        await nemesis.full_disk(A, label=DISK_BY_HAND)
+        assert effect(world.plans[A]) == (300, 0, True, False)
+        await nemesis.read_only_disk(A, label=DISK_BY_HAND)
+        assert effect(world.plans[A]) == (300, 0, False, True)
+
+    asyncio.run(flow())
+
+
 # --- proof
+
+
+def test_a_clock_that_two_faults_set_proves_either(nemesis: Nemesis, world: World) -> None:
+    """The second may bring it nearer to the right time."""
+
+    async def flow() -> None:
+        first = await nemesis.clock_skew(A, skew_ms=300)
+        world.bits = {A: {"clock_off_ms": 300}}
+        second = await nemesis.clock_skew(A, skew_ms=-200)
+        await nemesis.note()
+        assert first.bit and not second.bit
+        world.bits = {A: {"clock_off_ms": 100}}
+        await nemesis.note()
+        assert second.evidence == {A: "-200 clock off ms"}
+
+    asyncio.run(flow())
 
 
 def lost(count: int) -> dict[str, dict[str, dict[str, int]]]:

@@ -11,7 +11,7 @@ import pytest
 from cluster.faults_damage import flip_bits, set_byzantine
 from cluster.faults_evidence import counters
 from cluster.faults_orders import describe
-from cluster.faults_plans import adding, removing, setting
+from cluster.faults_plans import adding, removing
 from cluster.faults_shapes import between, choose, shape, tolerated
 from cluster.faults_targets import LocalTarget
 from cluster.faults_wire import Told
@@ -75,15 +75,19 @@ def test_victims() -> None:
 
 def test_plans_compose() -> None:
     toxic = Toxic(name="a", type="latency", peers=["*"], attributes={"latency_ms": 5})
-    plan = setting(Clock(-3), Disk(full=True))(adding(toxic)(NOTHING))
-    assert [kind for kind, _ in describe(plan)] == ["latency", "clock", "full-disk"]
-    plan = setting(disk=Disk())(removing("a")(plan))
-    assert describe(plan) == [("clock", "-3 ms")]
+    plan = NOTHING
+    for fault in (toxic, Clock("b", -3), Disk("c", full=True), Disk("d", delay_ms=2)):
+        plan = adding(fault)(plan)
+    kinds = ["latency", "clock", "full-disk", "slow-disk"]
+    assert [kind for kind, _ in describe(plan)] == kinds
+    plan = removing("c")(removing("a")(plan))
+    assert describe(plan) == [("clock", "-3 ms"), ("slow-disk", "2 ms a sync")]
+    assert describe(adding(Clock("b", 7))(plan))[0] == ("clock", "+7 ms"), "in its place"
     told = Told(bit={
         "peers": {"x": {"lost_frames": 2}, "y": {"lost_frames": 3}},
         "disk": {"delayed_syncs": 1}, "clock_off_ms": -4,
     })  # fmt: skip
-    assert counters(told) == {"lost_frames": 5, "delayed_syncs": 1, "clock_off_ms": 4}
+    assert counters(told) == {"lost_frames": 5, "delayed_syncs": 1, "clock_off_ms": -4}
 
 
 def test_bits_are_flipped_anywhere_in_a_file(testnet: Testnet) -> None:

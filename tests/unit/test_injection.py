@@ -21,7 +21,16 @@ from cluster.testnet import TestnetOptions, create_testnet
 from net.clock import WallClock, now_ms
 from net.injection import injection
 from net.injection_http import fault_routes
-from net.injection_plan import NOTHING, PLAN_BYTES_MAX, Plan, parse_plan
+from net.injection_plan import (
+    NOTHING,
+    PLAN_BYTES_MAX,
+    SKEW_MAX_MS,
+    SYNC_DELAY_MAX_MS,
+    Clock,
+    Disk,
+    Plan,
+    parse_plan,
+)
 from net.link import Backoff, Link
 from net.mesh import Peer, PeerMesh
 from net.server import FrameServer
@@ -506,9 +515,17 @@ def test_without_faults_a_session_has_no_line_and_is_forgotten_when_it_ends(run:
                          "attributes": {"lost": 1}}]},
             "loss has loss_ppm",
         ),
-        ({"clock": {"skew": 5}}, "skew_ms"),
-        ({"clock": {"skew_ms": 1.5}}, "int"),
-        ({"disk": {"delay_ms": 60_000}}, "0 to 10000"),
+        ({"clocks": [{"name": "a", "skew": 5}]}, "skew_ms"),
+        ({"clocks": [{"skew_ms": 5}]}, "name"),
+        ({"clocks": [{"name": "a", "skew_ms": 1.5}]}, "int"),
+        ({"clocks": [{"name": "a", "skew_ms": 366 * 86_400_000 + 1}]}, "clock 'a': skew_ms is"),
+        ({"clocks": [{"name": "a", "skew_ms": 5}] * 2}, "two clocks are named 'a'"),
+        ({"clocks": [{"name": "a" * 65, "skew_ms": 5}]}, "a clock has a name of 1 to 64"),
+        ({"disks": [{"name": "a", "delay_ms": 60_000}]}, "0 to 10000"),
+        ({"disks": [{"name": "a", "full": True}] * 2}, "two disks are named 'a'"),
+        ({"disks": [{"name": "", "full": True}]}, "a disk has a name of 1 to 64"),
+        ({"disks": [{"name": "a"}] * 65}, "at most 64 disks"),
+        ({"clock": {"skew_ms": 5}}, "a plan has toxics, clocks"),
         ({"seed": -1}, "seed"),
         ([], "malformed"),
     ],
@@ -552,11 +569,36 @@ def test_a_clock_set_back_goes_on_slowly_until_the_time_has_caught_up() -> None:
 
 
 def test_the_clock_and_the_disk_follow_the_plan() -> None:
-    injection.apply(parse_plan(b'{"clock":{"skew_ms":-5000},"disk":{"delay_ms":1,"full":true}}'))
+    slow = Disk("slow", delay_ms=1)
+    late = Clock("late", -5000)
+    injection.apply(Plan(clocks=[late], disks=[slow, Disk("full", full=True)]))
     assert now_ms.skew_ms == -5000
     assert (disk.active, disk.delay_ms, disk.full, disk.read_only) == (True, 1, True, False)
+    injection.apply(Plan(clocks=[late, Clock("early", 200)], disks=[slow]))
+    assert now_ms.skew_ms == -4800
+    assert (disk.active, disk.delay_ms, disk.full, disk.read_only) == (True, 1, False, False)
     injection.apply(Plan())
     assert now_ms.skew_ms == 0 and not disk.active
+
+
+def test_clocks_and_disks_of_several_faults_come_together() -> None:
+    plan = Plan(
+        clocks=[Clock("a", 300), Clock("b", -500)],
+        disks=[
+            Disk("a", delay_ms=20),
+            Disk("b", delay_ms=30, read_only=True),
+            Disk("c", full=True),
+        ],
+    )
+    assert (plan.skew_ms, plan.sync_delay_ms) == (-200, 50)
+    assert plan.disk_full and plan.disk_read_only
+    assert not Plan(disks=[Disk("a", delay_ms=9)]).disk_full
+    assert not Plan(disks=[Disk("a", full=True)]).disk_read_only
+    for sign in (1, -1):
+        most = [Clock(name, sign * SKEW_MAX_MS) for name in "ab"]
+        assert Plan(clocks=most).skew_ms == sign * SKEW_MAX_MS
+    slowest = [Disk(name, delay_ms=SYNC_DELAY_MAX_MS) for name in "ab"]
+    assert Plan(disks=slowest).sync_delay_ms == SYNC_DELAY_MAX_MS
 
 
 # --- over HTTP
@@ -602,7 +644,7 @@ def test_faults_are_ordered_shown_and_cleared_over_http(run: Run) -> None:
 def test_wrong_requests_are_refused_and_change_nothing(run: Run) -> None:
     async def work() -> None:
         async with served() as (client, url):
-            good = b'{"clock":{"skew_ms":-1}}'
+            good = b'{"clocks":[{"name":"a","skew_ms":-1}]}'
             for method, data, headers, status in (
                 ("PUT", good, {"Content-Type": "text/plain"}, 415),
                 ("PUT", good, {**JSON, "Origin": "http://evil.example"}, 403),
