@@ -254,6 +254,7 @@ class ExecutionProcess:
             "height": replay.height,
             "ordered_height": self._log.height,
             "log_silence_ms": self._log.silence_ms(),
+            "log_refused": self._log.refused,
             "time_ms": replay.engine.time_ms,
             "next_seq": replay.next_seq,
             "inbox_cursor": replay.inbox_cursor,

@@ -17,6 +17,9 @@ from protocol.genesis import Chain
 from protocol.messages import LogChunk, SubscribeLog, decode_answer
 from protocol.ordering import OrderedChunk
 
+REFUSED_S = 0.5
+"""Where nobody sends what can be believed, they are asked again after so long."""
+
 OPEN_S = 2.0
 """Where there are several sequencers, one that does not greet for so long is passed over."""
 
@@ -46,6 +49,10 @@ class LogFollower(VerifiedLog):
         round_ms = int(1000 * (QUIET_S + OPEN_S * len(sequencers)))
         self._hearing = Hearing("ordered log", round_ms // 3)
         self._busy = False
+        self._refused: dict[int, str] = {}
+        """Why what each sequencer sent last was not believed, since the newest chunk that was."""
+        self.refused = 0
+        """How often a sequencer sent what does not verify or does not follow."""
 
     def silence_ms(self) -> int:
         """How long no sequencer has said anything at all, were it that there is no new block; 0
@@ -53,8 +60,18 @@ class LogFollower(VerifiedLog):
         return 0 if self._busy else self._hearing.silence_ms()
 
     def trouble(self) -> str:
-        """Why no sequencer seems to be reached; empty where one is."""
-        return "" if self._busy else self._hearing.trouble()
+        """Why no sequencer seems to be reached, or to have this log; empty where one is and has."""
+        if self._busy:
+            return ""
+        if self._nobody_believed:
+            why = next(reversed(self._refused.values()))
+            return f"the ordered log does not go on behind block {self.height}: {why}"
+        return self._hearing.trouble()
+
+    @property
+    def _nobody_believed(self) -> bool:
+        """Whether more sequencers sent what is not believed than may be liars."""
+        return 3 * len(self._refused) >= len(self._upstreams)
 
     async def chunks(self) -> AsyncIterator[OrderedChunk]:
         """Chunks in order, without gap or repeat, for ever; resumes after lost connections."""
@@ -66,8 +83,13 @@ class LogFollower(VerifiedLog):
                 except (ConnectionError, TimeoutError, RemoteFault, EOFError) as error:
                     _log.debug("sequencer lost", error=str(error))
                 except Rejected as error:
+                    self.refused += 1
+                    self._refused.pop(self._at, None)
+                    self._refused[self._at] = error.text
                     _log.warning("a sequencer sent what does not verify", error=str(error))
                 await self._next()
+                if self._nobody_believed:
+                    await asyncio.sleep(REFUSED_S)
         finally:
             for task in self._opening.values():
                 task.cancel()
@@ -75,7 +97,8 @@ class LogFollower(VerifiedLog):
     async def _follow(self) -> AsyncIterator[OrderedChunk]:
         """Chunks of one sequencer, until it fails."""
         connection = await self._connection()
-        self._hearing.heard()
+        if self._at not in self._refused:
+            self._hearing.heard()
         request_id = connection.next_request_id()
         request = SubscribeLog(request_id, self.height + 1)
         # Few chunks wait here: a slow reader slows its connection, not the sequencer.
@@ -85,6 +108,7 @@ class LogFollower(VerifiedLog):
             if not isinstance(answer, LogChunk):
                 raise Rejected(Code.UNKNOWN_MESSAGE, "expected ordered blocks")
             self.add(answer.chunk)
+            self._refused.clear()
             self._busy = True
             yield answer.chunk
             self._busy = False
@@ -95,9 +119,18 @@ class LogFollower(VerifiedLog):
         # Without a block for a while the log may stand still, or this sequencer hangs, lags behind
         # or keeps blocks back: the next one is asked, and the only one whether it still answers.
         if not self._several:
-            return await next_frame(connection, frames, on_answer=self._hearing.heard)
-        async with asyncio.timeout(QUIET_S):
-            return await frames.get()
+            return await next_frame(connection, frames, on_answer=self._quiet)
+        try:
+            async with asyncio.timeout(QUIET_S):
+                return await frames.get()
+        except TimeoutError:
+            self._refused.pop(self._at, None)
+            raise
+
+    def _quiet(self) -> None:
+        """The only sequencer lives, and has nothing to send that would contradict this log."""
+        self._refused.clear()
+        self._hearing.heard()
 
     async def _connection(self) -> Connection:
         """A session with the sequencer whose turn it is; raises `TimeoutError`.

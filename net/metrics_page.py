@@ -55,11 +55,14 @@ A process that is not ready still answers reads: not ready means that it does no
 | validator | `not validating: its key is not among the members of epoch E` |
 | validator | `not validating: it was restored from a backup, and needs a new key` |
 | sequencer | `not taking part: it was restored from a backup, and its key must not sign` |
+| sequencer | `not taking part: the base layer has not told yet how far the log is settled` |
+| sequencer | `catching up: the log is settled up to block N, and ends here at block M` |
 | sequencer | `catching up: ...` and `no quorum: ...`, as validators |
 | sequencer, execution | `nothing was heard of the base layer for N s`; after a start: `... yet` |
 | execution | `behind the ordered log at block H, which was executed N s after its order` |
 | execution | `behind the ordered log at block H: N blocks wait` |
 | execution | `behind the ordered log at block H: the base layer is not known up to height L` |
+| execution | `the ordered log does not go on behind block N: ...`: what is sent does not follow |
 | execution | `nothing was heard of the ordered log for N s`, or `... yet`: no sequencer answers |
 | prover | `settlement lags: an executed block has waited for N s` |
 | prover | `the ledger refuses batch B: ...` |

@@ -68,6 +68,10 @@ EXECUTION: Table = {
         "execution_log_silence_seconds",
         "Time since any sequencer has said something, were it that there is no new block.",
     ),
+    "log_refused": counter(
+        "execution_log_refused_total",
+        "Times that a sequencer sent what does not verify, or does not follow the log.",
+    ),
     "time_ms": millis(
         "execution_block_timestamp_seconds", "Time in the newest executed block's header."
     ),

@@ -33,7 +33,7 @@ from protocol.actions import (
     batch_id,
     open_batch,
 )
-from protocol.chain import EMPTY_HASH, Block, Certified, Proposal, genesis_header
+from protocol.chain import EMPTY_HASH, Block, Certified, Proposal, Remembered, genesis_header
 from protocol.errors import Code, Rejected
 from protocol.genesis import Chain
 from protocol.keys import Key, require_signature
@@ -52,6 +52,7 @@ from sequencer.passing import STILL_MS, OwnBatches, RepeatedBatches, messages
 from sequencer.peer import PassedBatches, PeerMessage
 from sequencer.pool import BatchPool
 from sequencer.receipts import make_receipts
+from sequencer.settled import SettledLog
 from sequencer.taking import TakenBatches
 
 __all__ = [
@@ -125,6 +126,7 @@ class Sequencer:
         self._index = index
         self._key = key
         self.signs = signs
+        self.settled = SettledLog(empty=tip is None, alone=not self._shared, signs=signs)
         self.signer_batches_max = SIGNER_BATCHES_MAX
         self._fresh: dict[bytes, bytes] = {}
         self._asked: list[tuple[Ticket, bytes]] = []
@@ -159,12 +161,21 @@ class Sequencer:
     # --- inputs
 
     def start(self, now_ms: int) -> list[SequencerEffect]:
-        """Take up the recovered state."""
+        """Take up the recovered state; an empty log waits for `note_settled`."""
         for identity in self._restored:
             self._others.add(identity, now_ms, STILL_MS)
         self._restored.clear()
         self._news_ms = now_ms + NEWS_MS if self._shared else None
         return self.step(Start(), now_ms)
+
+    def note_settled(self, height: int, now_ms: int) -> list[SequencerEffect]:
+        """The base layer has settled the log up to `height`, 0 for nothing of it.
+
+        Raises `SafetyViolation` where the log was longer once than it is here.
+        """
+        waited = self.settled.waiting
+        self.settled.told(height, self.replica.committed_height)
+        return self.step(Start(), now_ms) if waited else []
 
     @property
     def held_proposals(self) -> int:
@@ -173,6 +184,8 @@ class Sequencer:
 
     def next_deadline_ms(self) -> int | None:
         """When the shell must call `tick`; None when only an event can change anything."""
+        if self.settled.waiting:
+            return None
         due = (
             self.replica.next_deadline_ms(), self._own.deadline_ms(), self._news_ms,
             self._others.deadline_ms(), self._held.deadline_ms(),
@@ -186,6 +199,10 @@ class Sequencer:
         signer or nonce is not in order."""
         if not self.signs:
             raise Rejected(Code.NOT_READY, "this sequencer signs nothing; ask another one")
+        if self.settled.waiting:
+            raise Rejected(
+                Code.NOT_READY, "the base layer has not told yet what is settled; send it again"
+            )
         signed, batch = open_batch(raw)
         if signed.signer not in signers:
             raise Rejected(
@@ -299,6 +316,8 @@ class Sequencer:
             elif isinstance(message, Proposal):
                 effects += self._hand_over(self._held.offer(peer, message, now_ms), now_ms)
             else:
+                if isinstance(message, Remembered) and not self.settled.counts(message):
+                    message = Certified(message.qc, message.tc)  # for what it proves, no answer
                 effects += self.step(Received(peer, message), now_ms)
         effects += self._hand_over(self._held.passed(self.replica.view), now_ms)
         to_store = self._taken.to_store(self.replica.committed_height)
@@ -316,7 +335,9 @@ class Sequencer:
 
     def step(self, event: Event, now_ms: int) -> list[SequencerEffect]:
         """A consensus event; committed blocks also yield the notices of their submitters, and make
-        room at the others for what waits here."""
+        room at the others for what waits here. Before the replica may start there is none."""
+        if self.settled.waiting:
+            return []
         effects: list[SequencerEffect] = []
         notices: list[SequencerEffect] = []
         committed = False
@@ -345,6 +366,8 @@ class Sequencer:
 
     def tick(self, now_ms: int) -> list[SequencerEffect]:
         """Time has passed."""
+        if self.settled.waiting:
+            return []
         effects = self._hand_over(self._held.due(now_ms), now_ms)
         for repeats in (self._own, self._others):
             again = repeats.due(self.pool.to_pass, now_ms)

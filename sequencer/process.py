@@ -37,6 +37,7 @@ from sequencer.on_disconnect import OnDisconnect
 from sequencer.process_evidence import KeptEvidence
 from sequencer.process_health import SequencerHealth
 from sequencer.process_peers import SequencerLinks
+from sequencer.process_settled import ask_settled_height
 from sequencer.store import SequencerStore
 from store.config import ProcessConfig, parse_address
 from store.ownership import may_sign
@@ -105,7 +106,7 @@ class SequencerProcess:
     async def serve(self, stop: asyncio.Event) -> None:
         """Run until `stop`."""
         others: list[asyncio.Future[None]] = []
-        watch: asyncio.Future[None] | None = None
+        watches: list[asyncio.Future[None]] = []
         try:
             # Before anybody can submit, pass a batch on, or tell of the base layer.
             self._guarded(lambda: self._machine.start(now_ms()))
@@ -113,14 +114,16 @@ class SequencerProcess:
                 await self._peers.start()
                 others.append(self._peers.mesh.failure)
             port = await self._service.open(self._config)
-            watch = asyncio.ensure_future(self._inbox.run())
+            watches.append(asyncio.ensure_future(self._inbox.run()))
+            if self._machine.settled.asks:
+                watches.append(asyncio.ensure_future(self._learn_settled()))
             _log.info("sequencer ready", height=self._store.height, port=port)
             if not self._machine.signs:
                 _log.warning("restored from a backup: it follows and serves, and signs nothing")
             fatal = self._service.fatal
-            await until_stopped(stop, watch, *others, *([] if fatal is None else [fatal]))
+            await until_stopped(stop, *watches, *others, *([] if fatal is None else [fatal]))
         finally:
-            if watch is not None:
+            for watch in watches:
                 watch.cancel()
             self._stopping = True  # sessions that we end ourselves leave nothing behind
             self._flush()
@@ -130,6 +133,13 @@ class SequencerProcess:
                 await self._peers.close()
             self._failed = True  # a timer that is still due finds a closed disk
             self._store.close()
+
+    async def _learn_settled(self) -> None:
+        """Tell the machine what is settled of the log, and then rest."""
+        height = await ask_settled_height(self._config, self._chain)
+        _log.info("the base layer tells what is settled", settled=height)
+        self._guarded(lambda: self._machine.note_settled(height, now_ms()))
+        await asyncio.Event().wait()
 
     # --- the other sequencers
 

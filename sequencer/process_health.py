@@ -51,8 +51,9 @@ class SequencerHealth:
             return "not taking part: it was restored from a backup, and its key must not sign"
         replica = self._machine.replica
         height = replica.committed_height
+        unsettled = self._machine.settled.trouble(height)
         part = self._part.trouble(
             self._machine.members, {own_key, *connected}, self._timeouts, height,
             replica.high_qc.height - height,
         )  # fmt: skip
-        return first([part, self._inbox.hearing.trouble()])
+        return first([unsettled, part, self._inbox.hearing.trouble()])

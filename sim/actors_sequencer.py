@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from consensus import Broadcast, Committed, Misbehaviour, Persist, PersistBlock, Send
+from execution.process_light import LightFollower
 from protocol.chain import (
     BlocksRequest,
     BlocksResponse,
@@ -37,7 +38,8 @@ from protocol.messages import (
 from sequencer.inbox_height import grown_at
 from sequencer.machine import Accept, Order, Pass, PersistBatches, Sequencer, SequencerEffect
 from sequencer.peer import PassedBatches, PeerMessage
-from sim.actors_followers import InboxFollower
+from sequencer.process_settled import settled_height
+from sim.actors_followers import InboxFollower, Upstream
 from sim.actors_process import Process, Setting, StreamServer
 from sim.actors_stores import SimSequencerStore
 
@@ -106,6 +108,14 @@ class SimSequencer(Process):
         self.inbox = InboxFollower(self, self._validators, self._ledger_news, needed=None)
         self.inbox.start()
         self._guarded(lambda: self.machine.start(self.now_ms()))
+        if self.machine.settled.asks:
+            self.spawn(self._learn_settled())
+
+    async def _learn_settled(self) -> None:
+        upstream = Upstream(self, self._validators)
+        light = LightFollower(self.chain, upstream, None, self.now_ms)
+        height = await settled_height(self.chain, light, upstream, self.now_ms, self.sleep)
+        self._guarded(lambda: self.machine.note_settled(height, self.now_ms()))
 
     # --- the other sequencers
 

@@ -92,6 +92,8 @@ async def serving(directory: Path) -> AsyncIterator[Shell]:
     shell = Shell(directory)
     serving = asyncio.ensure_future(shell.process.serve(shell.stop))
     await shell.until(shell.listens)
+    machine = shell.process._machine
+    shell.process._guarded(lambda: machine.note_settled(0, wall_clock_ms()))  # no base layer is up
     try:
         yield shell
     finally:

@@ -55,6 +55,7 @@ class Member:
 
     def start(self) -> None:
         self.take(self.machine.start(self.world.now_ms))
+        self.take(self.machine.note_settled(0, self.world.now_ms))
 
     def stored(self, height: int) -> tuple[Block, CommitCertificate | None] | None:
         if not 1 <= height <= len(self.log):

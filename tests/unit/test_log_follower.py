@@ -168,6 +168,69 @@ async def test_sequencers_that_hang_or_are_gone_are_a_silence(
             await until(lambda: log.trouble() == "")
 
 
+@pytest.mark.parametrize("count", [1, 4])
+async def test_a_log_that_does_not_follow_is_told_and_is_not_hearing(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Sequencers that order a second log from the beginning are reached, and yet of no use."""
+    monkeypatch.setattr("execution.process_log.REFUSED_S", 0.05)
+    first, second = ordered_world(), ordered_world()
+    async with sequencers(second, *[serving(second, 4)] * count) as addresses:
+        assert first.chain.chain_id == second.chain.chain_id
+        log = LogFollower(first.chain, addresses, "a", 2, b"\1" * 32)
+        async with following(log) as chunks:
+            await until(lambda: len(log._refused) == count)
+            assert "does not go on behind block 2: block 3 does not follow" in log.trouble()
+            heard = log._hearing._heard_s
+            refused = log.refused
+            await until(lambda: log.refused > refused + 2 * count)
+            assert log._hearing._heard_s == heard, "who is not believed is not heard"
+            assert chunks == [] and log.height == 2
+
+
+async def test_one_liar_of_four_is_no_trouble_and_a_true_chunk_ends_any(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    impatient(monkeypatch)
+    monkeypatch.setattr("execution.process_log.REFUSED_S", 0.05)
+    world = ordered_world()
+    async with sequencers(world, lying(world), *[silent] * 3) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        async with following(log):
+            await until(lambda: log.refused > 1)
+            assert "does not go on" not in log.trouble()
+    served = False
+
+    def mends(session: ClientSession, request: SubscribeLog) -> None:
+        (serving(world, 4) if served else lying(world))(session, request)
+
+    async with sequencers(world, mends) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        async with following(log) as chunks:
+            await until(lambda: "does not go on behind block 0" in log.trouble())
+            served = True
+            await until(lambda: len(chunks) == 4)
+            await until(lambda: log.trouble() == "")
+
+
+async def test_a_sequencer_that_has_nothing_wrong_to_say_any_more_is_heard_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    impatient(monkeypatch)
+    monkeypatch.setattr("execution.process_log.REFUSED_S", 0.05)
+    world, rests = ordered_world(), False
+
+    def stills(session: ClientSession, request: SubscribeLog) -> None:
+        (silent if rests else lying(world))(session, request)
+
+    async with sequencers(world, stills) as addresses:
+        log = LogFollower(world.chain, addresses, "a", 0, log_genesis_id(world.chain))
+        async with following(log):
+            await until(lambda: log.trouble() != "" and log.refused > 0)
+            rests = True
+            await until(lambda: log.trouble() == "")
+
+
 async def test_a_chunk_that_takes_long_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     impatient(monkeypatch)
     world = ordered_world()

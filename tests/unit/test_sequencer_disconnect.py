@@ -46,6 +46,7 @@ class Held:
         self.chain = make_chain([(ALICE, 0, 0)], sequencers=1)
         key = key_of("sequencer-0")
         self.sequencer = Sequencer(self.chain, 0, key, NOTHING, lambda height: None)
+        self.sequencer.settled.told(0, 0)
         self.held = OnDisconnect(self.sequencer)
 
     def give(self, session: int, raw: bytes, signers: set[bytes] | None = None) -> None:

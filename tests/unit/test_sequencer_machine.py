@@ -68,6 +68,7 @@ class World:
         key = key_of("sequencer-0")
         self.machine = Sequencer(self.chain, 0, key, recovered, self.stored)
         self.take(self.machine.start(self.now_ms))
+        self.take(self.machine.note_settled(0, self.now_ms))
         return self.machine
 
     def stored(self, height: int) -> tuple[Block, CommitCertificate | None] | None:

@@ -56,6 +56,7 @@ async def test_after_a_failed_write_no_further_step_is_taken(
     monkeypatch.setattr(shell, "now_ms", lambda: next(clock))
     store = process._store
     process._guarded(lambda: process._machine.start(shell.now_ms()))
+    process._guarded(lambda: process._machine.note_settled(0, shell.now_ms()))
     process._ledger_news(0, 1)
     assert store.height > 0, "with a sound disk, news of the inbox makes blocks"
 
@@ -84,6 +85,7 @@ async def test_inbox_entries_that_blocks_have_taken_in_are_freed(
     monkeypatch.setattr("execution.inbox.FETCH_LIMIT", 1)
     inbox = process._inbox
     process._guarded(lambda: process._machine.start(shell.now_ms()))
+    process._guarded(lambda: process._machine.note_settled(0, shell.now_ms()))
     for height in range(3):
         inbox._entries.append((height, InboxDeposit(height, 16, b"\x01" * 20, 5)))
         inbox.count = inbox.covered_height = height + 1

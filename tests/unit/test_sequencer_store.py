@@ -252,6 +252,7 @@ def test_a_whole_life_over_two_restarts(tmp_path: Path) -> None:
             last_view = state.last_voted_view
         machine = started(store, found)
         carry_out(store, machine, machine.start(now_ms))
+        carry_out(store, machine, machine.note_settled(0, now_ms))
         raw = batch(100 + life)
         machine.submit((1, life), raw, {key_of("alice").public}, now_ms)
         carry_out(store, machine, machine.flush(now_ms))
