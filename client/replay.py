@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ class RowComparer:
         self._checks: deque[Check] = deque()
         self._batches: deque[tuple[Submission, Sequence[object]]] = deque()
         self._pending: list[Event] = []
-        self._seen: dict[tuple[bytes, int], None] = {}
+        self._seen: OrderedDict[tuple[bytes, int], None] = OrderedDict()
 
     def expect_batch(self, submission: Submission, actions: Sequence[object]) -> None:
         """The next batch in order, and its actions."""
@@ -135,7 +135,7 @@ class RowComparer:
         submission, actions = self._batches.popleft()
         self._seen[key] = None
         if len(self._seen) > 4 * WINDOW_BATCHES:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
         if event.code:
             self.refused += submission.actions
             self.done += submission.actions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -39,7 +39,7 @@ class ResultTracker:
         self.settled_height = 0
         self.final_height = 0
         self._open: dict[tuple[bytes, int], Submission] = {}
-        self._executed: dict[tuple[bytes, int], None] = {}
+        self._executed: OrderedDict[tuple[bytes, int], None] = OrderedDict()
         self._unsettled: deque[tuple[int, Submission]] = deque()
         self._not_final: deque[tuple[int, Submission]] = deque()
 
@@ -82,7 +82,7 @@ class ResultTracker:
             return
         self._executed[key] = None
         if len(self._executed) > EXECUTED_KEPT:
-            del self._executed[next(iter(self._executed))]
+            self._executed.popitem(last=False)
         submission.result = event
         submission.height = submission.height or height
         submission.reach("executed", now_ns)

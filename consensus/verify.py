@@ -7,7 +7,7 @@ the signers distinct and the encoding of one set of signers unique.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 
 from consensus.members import MemberSet
@@ -38,7 +38,7 @@ class VerifiedCache:
     __slots__ = ("_capacity", "_digests", "_own")
 
     def __init__(self, capacity: int = 1024) -> None:
-        self._digests: dict[bytes, None] = {}
+        self._digests: OrderedDict[bytes, None] = OrderedDict()
         self._own: deque[tuple[bytes, bytes]] = deque(maxlen=8)
         self._capacity = capacity
 
@@ -59,7 +59,7 @@ class VerifiedCache:
     def add(self, digest: bytes) -> None:
         """Remember a verified digest, dropping the oldest when full."""
         if len(self._digests) >= self._capacity:
-            del self._digests[next(iter(self._digests))]
+            self._digests.popitem(last=False)
         self._digests[digest] = None
 
 

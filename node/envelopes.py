@@ -7,6 +7,7 @@ then; what was executed or refused is forgotten, and opened anew should it come 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from protocol.errors import Code, Rejected
@@ -48,7 +49,8 @@ class Envelopes:
     def __init__(self, chain_id: bytes, cache_bytes: int = CACHE_BYTES) -> None:
         self._chain_id = chain_id
         self._cache_bytes = cache_bytes
-        self._kept: dict[bytes, OpenedTransaction] = {}
+        # Not a dict: in one from whose front much was taken, the first is slow to find.
+        self._kept: OrderedDict[bytes, OpenedTransaction] = OrderedDict()
         self.kept_bytes = 0
         """What is kept takes about so much memory."""
 

@@ -11,7 +11,7 @@ over, with all that is behind it, until it has waited long enough to come first.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
@@ -54,7 +54,7 @@ class PassedOver:
 
     def __init__(self, capacity: Capacity) -> None:
         self._busy_ppm = capacity.busy_ppm
-        self._since: dict[bytes, tuple[int, int]] = {}
+        self._since: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
         """The time of the first block that passed a batch over, and the batch's work."""
         self._served_ms = 0
         self._asked: deque[_Asked] = deque(maxlen=ASKED_MAX)
