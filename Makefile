@@ -23,7 +23,7 @@ $(STAMP): requirements.lock pyproject.toml
 		echo "making $(VENV) with $$python"; \
 		rm -rf $(VENV) && "$$python" -m venv $(VENV); \
 	else $(BIN)/python deploy/check_python.py; fi
-	@echo "installing the packages of requirements.lock"
+	@echo "installing the packages of requirements.lock (about a minute)"
 	@$(BIN)/python -m pip install -qq -r requirements.lock
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@

@@ -54,7 +54,7 @@ class Channel:
     are asked again, for at most `patience_ms`. The first address is number `first`; with `spread`
     the first signer's key chooses it, so that clients do not all begin with the same process.
     Where nobody ever answered, patience ends after `first_patience_ms`; `start_hint` says how to
-    start the processes.
+    start the processes or, where it is called, what to do about them by then.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Channel:
         *,
         spread: bool = False,
         first_patience_ms: int | None = None,
-        start_hint: str = START_HINT,
+        start_hint: str | Callable[[], str] = START_HINT,
     ) -> None:
         if not addresses:
             raise ConfigError(f"no address of a {role} is known")
@@ -145,9 +145,15 @@ class Channel:
                 if not await backoff.wait() and others <= 0:
                     raise Unreachable(
                         f"no {self.role} process answers ({str(problem) or NO_ANSWER}); "
-                        f"is the cluster up? {self._start_hint}"
+                        f"{self._hint}"
                     ) from None
                 others -= 1
+
+    @property
+    def _hint(self) -> str:
+        if isinstance(self._start_hint, str):
+            return f"is the cluster up? {self._start_hint}"
+        return self._start_hint()
 
     @property
     def _patience_now_ms(self) -> int:

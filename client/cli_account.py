@@ -38,6 +38,9 @@ To = Annotated[
     ),
 ]
 
+NOTHING = "0"
+"""A size of no lots."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -67,7 +70,24 @@ def account(
 
     markets = exchange.chain.genesis.markets
     data = account_data(markets, *run(work()))
-    emit(data, account_lines(markets, data), as_json=as_json)
+    emit(data, account_lines(markets, _shown(data)), as_json=as_json)
+
+
+def _shown(data: dict[str, Any]) -> dict[str, Any]:
+    """What people read of an account: no positions that hold nothing, and of exits that grow with
+    their order what they wait for."""
+    money = ("unrealised_uusd", "funding_uusd")
+    positions = [
+        held
+        for held in data["positions"]
+        if held["size"] != NOTHING or any(held[name] for name in money)
+    ]
+    triggers = [
+        {**one, "size": f"what order {one['waits_for']} fills"} if one["size"] == NOTHING else one
+        for one in data["triggers"]
+        if one["size"] != NOTHING or one["waits_for"]
+    ]
+    return {**data, "positions": positions, "triggers": triggers}
 
 
 def margin(
@@ -135,11 +155,13 @@ def transfer(
     """Move dollars to another account of the same master, or give them to a fund.
 
     Example: trilemma transfer 1000 1:ETH-PERP"""
-    from client.units import usd_to_uusd
+    from client.units import usd_to_uusd, uusd_to_usd
     from protocol.actions import Transfer
+    from protocol.markets import PPM
 
     amount_uusd = usd_to_uusd(amount)
-    _move(sending, to, lambda number: Transfer(number, amount_uusd))
+    what = f"{uusd_to_usd(amount_uusd)} dollar{'' if amount_uusd == PPM else 's'}"
+    _move(sending, to, lambda number: Transfer(number, amount_uusd), what)
 
 
 @submits
@@ -153,22 +175,25 @@ def transfer_position(
 
     Example: trilemma transfer-position BTC-PERP -0.5 1"""
     from client.orders import signed_lots
+    from client.units import lots_to_size
     from protocol.actions import TransferPosition
 
     config = sending.exchange.market(market)
     lots = signed_lots(config, size)
-    _move(sending, to, lambda number: TransferPosition(number, config.market, lots))
+    what = f"{lots_to_size(config, lots)} {config.symbol}"
+    _move(sending, to, lambda number: TransferPosition(number, config.market, lots), what)
 
 
-def _move(sending: Sending, to: str, action: Callable[[int], Action]) -> None:
-    """Send what is made of the number of the account that `to` means, and tell that number."""
+def _move(sending: Sending, to: str, action: Callable[[int], Action], what: str) -> None:
+    """Send what is made of the number of the account that `to` means, and tell `what` moved and
+    that number."""
     from client.orders import account_text, parse_account
 
     markets = sending.exchange.chain.genesis.markets
     parse_account(to, 0, markets)  # what cannot be meant is told at once
     data = sending.send_one(lambda own: action(parse_account(to, own, markets)))
     data["to_account"] = parse_account(to, data["account"], markets)
-    sending.tell(data, done=f"moved to account {account_text(data['to_account'], markets)}")
+    sending.tell(data, done=f"moved {what} to account {account_text(data['to_account'], markets)}")
 
 
 def deposit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -150,14 +151,25 @@ def export(
     target = output_file(file, out)
     chain, raw = _chain(context, genesis, None)
     path = target / ARCHIVE_NAME if target.is_dir() else target
+    _require_archive(path)
 
     def work(source: Source) -> Any:
         progress = every_few_seconds("exported {} of {} ledger blocks")
         return write(chain, raw, source, path, states_every=states, progress=progress)
 
     report = _with_source(context, chain, data, validator, work)
-    note(f"check it with: trilemma audit --archive {path}")
-    emit(report, report.line(), as_json=as_json)
+    resumed = " (went on with the archive that was there)" if report.resumed else ""
+    emit(report, f"{report.line()}{resumed}", as_json=as_json)
+    note(f"check it with: trilemma audit --archive {shlex.quote(str(path))}")
+
+
+def _require_archive(path: Path) -> None:
+    """Raise `ConfigError` for a file too short to be an archive, which would be overwritten."""
+    from client.export_archive import MAGIC
+    from protocol.errors import ConfigError
+
+    if path.is_file() and 0 < path.stat().st_size < len(MAGIC):
+        raise ConfigError(f"{path} exists and is no archive; name another file")
 
 
 def _with_source(

@@ -99,6 +99,7 @@ def exit_proof(
     )
     from client.units import uusd_to_usd
     from node.process_keeper import rebuilt_from_disk
+    from protocol.errors import ConfigError
 
     target = output_file(file, out)
     exchange = exchange_of(context)
@@ -115,7 +116,10 @@ def exit_proof(
 
     state, account = run(work())
     if keep is not None:
-        write_state_file(keep, state)
+        try:
+            write_state_file(keep, state)
+        except OSError as error:
+            raise ConfigError(f"cannot write {keep}: {error.strerror}") from None
     found = claim_file(state, account)
     write_result(target, msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     worth = uusd_to_usd(found.value_uusd)

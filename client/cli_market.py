@@ -3,6 +3,7 @@ the vote of a guardian."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,8 @@ from client.console import As, Json, emit, exchange_of, note, run
 
 Limit = Annotated[int, typer.Option(min=1, max=1_000, help="At most so many.")]
 GUARDIAN = "guardian"
+MODE_MS = 2_000
+"""How long a market's mode is asked for after a vote."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,11 +51,6 @@ def book(
             return await exchange.book(config.market, depth)
 
     view = run(work())
-    lines = [f"{config.symbol}  mark {ticks_to_price(config, view.mark_ticks)}"]
-    for name, levels in (("ask", reversed(view.asks)), ("bid", iter(view.bids))):
-        for price, lots, orders in levels:
-            shown = f"{ticks_to_price(config, price):>14}  {lots_to_size(config, lots):>14}"
-            lines.append(f"  {name} {shown}  {orders}")
 
     def level(price: int, lots: int, orders: int) -> dict[str, Any]:
         return {
@@ -70,7 +68,20 @@ def book(
         "asks": [level(*one) for one in view.asks],
         "checksum": view.checksum,
     }
-    emit(data, "\n".join(lines), as_json=as_json)
+    emit(data, _book_text(data), as_json=as_json)
+
+
+def _book_text(data: dict[str, Any]) -> str:
+    """A book for people: the best levels next to each other in the middle."""
+    head = f"{data['market']}  mark {data['mark']}"
+    rows = [("ask", one) for one in reversed(data["asks"])] + [("bid", one) for one in data["bids"]]
+    if not rows:
+        return f"{head}\n  no order rests"
+    lines = [head, f"  side{'price':>14}  {'size':>14}  orders"]
+    lines += [
+        f"  {side} {one['price']:>14}  {one['size']:>14}  {one['orders']:>6}" for side, one in rows
+    ]
+    return "\n".join(lines)
 
 
 def candles(
@@ -244,5 +255,40 @@ def vote(
     # A guardian has a key, but no account.
     sending = Sending(context, guardian, "", wait, timeout, as_json)
     data = sending.send_one(SetMode(sending.exchange.market(market).market, number), account=0)
-    data.update(market=market, mode=mode.lower())
-    sending.tell(data, done=f"voted for {mode.lower()} in {market}")
+    executed = "filled_lots" in data
+    now = _mode_after(context, market, data["height"]) if executed else ""
+    data.update(market=market, mode=mode.lower(), market_mode=now)
+    done = f"voted for {mode.lower()} in {market}"
+    if now == mode.lower():
+        done += f", which is {now} now"
+    elif now:
+        agree = f"more than half of {_guardians(sending)} guardians must agree"
+        done += f", which is {now} still; {agree}"
+    sending.tell(data, done=done)
+
+
+def _guardians(sending: Sending) -> int:
+    return len(sending.exchange.chain.genesis.guardians)
+
+
+def _mode_after(context: typer.Context, market: str, height: int) -> str:
+    """A market's mode once an ordered block is executed; empty where nobody tells in time."""
+    from client.market_reports import MODE_NAMES
+    from protocol.errors import TrilemmaError
+    from protocol.messages_market_data import StatsRequest, StatsView
+
+    exchange = exchange_of(context, MODE_MS)
+
+    async def work() -> str:
+        async with exchange, asyncio.timeout(MODE_MS / 1000):
+            execution, number = exchange.channel("execution"), exchange.market(market).market
+            while True:
+                view = await execution.ask(StatsView, StatsRequest, number)
+                if view.height >= height:
+                    return MODE_NAMES[view.markets[0].mode]
+                await asyncio.sleep(MODE_MS / 20_000)  # another node told the result
+
+    try:
+        return run(work())
+    except (TrilemmaError, TimeoutError):
+        return ""

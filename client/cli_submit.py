@@ -102,18 +102,21 @@ class Sending:
 
     def submit(self, action: Action, config: MarketConfig | None = None) -> None:
         """Send an action, and print what became of it; raises `ActionRejected`."""
-        self.tell(self.send_one(action), config)
+        self.tell(self.send_one(action, config=config), config)
 
     def send_one(
-        self, action: Action | Callable[[int], Action], account: int | None = None
+        self,
+        action: Action | Callable[[int], Action],
+        account: int | None = None,
+        config: MarketConfig | None = None,
     ) -> dict[str, Any]:
         """Send an action, or what is made of the number of the account that acts (`account`, where
-        it is not the signer's); its result beside what became of the batch.
+        it is not the signer's); its result beside what became of the batch. A refusal names the
+        limits of the market `config`.
 
         Raises `ActionRejected`.
         """
         from client.submission import ActionRejected
-        from protocol.meanings import meaning
 
         data = self._send(lambda number: [action(number) if callable(action) else action], account)
         rows = data.pop("results")
@@ -122,7 +125,7 @@ class Sending:
             row = rows[0]
             code = row.pop("code")
             if code:
-                raise ActionRejected(code, meaning(code))
+                raise ActionRejected(code, refusal_text(code, config))
             data.update(row)
         return data
 
@@ -263,6 +266,26 @@ def tell(
     emit(data, f"{text}\n{id_line(data)}", as_json=as_json)
 
 
+def refusal_text(code: int, config: MarketConfig | None) -> str:
+    """What a code means and, where the market is known, the limit that it is about."""
+    from client.units import lots_to_size, ticks_to_price, uusd_to_usd
+    from protocol.errors import Code
+    from protocol.markets import PRICE_LIMIT
+    from protocol.meanings import meaning
+
+    if config is None:
+        return meaning(code)
+    least, most = (lots_to_size(config, lots) for lots in (1, config.max_order_lots))
+    limits: dict[int, str] = {
+        Code.BAD_SIZE: f"an order is {least} to {most}",
+        Code.BAD_PRICE: f"prices are {ticks_to_price(config, 1)} to "
+        f"{ticks_to_price(config, PRICE_LIMIT - 1)}",
+        Code.BELOW_MIN_NOTIONAL: f"that is {uusd_to_usd(config.min_notional_uusd)} dollars",
+        Code.POSITION_LIMIT: f"that is {lots_to_size(config, config.max_position_lots)}",
+    }
+    return meaning(code) + (f" In {config.symbol} {limits[code]}." if code in limits else "")
+
+
 def id_line(data: dict[str, Any]) -> str:
     """What `trilemma trace` takes, for people."""
     return f"action {data['action_id']}"
@@ -284,13 +307,12 @@ def result_line(row: dict[str, Any], config: MarketConfig | None) -> str:
 def tell_all(data: dict[str, Any], config: MarketConfig, *, as_json: bool) -> None:
     """Print the results of several actions; exits with 3 where one was refused."""
     from client.faults import EXIT_REJECTED
-    from protocol.meanings import meaning
 
     rows = data["results"]
     lines = [result_line(row, config) for row in rows if not row["code"]]
     emit(data, "\n".join([*(lines or [data["status"]]), id_line(data)]), as_json=as_json)
     refused = [(place, row["code"]) for place, row in enumerate(rows, 1) if row["code"]]
     for place, code in refused:
-        note(f"trilemma: action {place} was rejected: {meaning(code)}")
+        note(f"trilemma: action {place} was rejected: {refusal_text(code, config)}")
     if refused:
         raise typer.Exit(EXIT_REJECTED)

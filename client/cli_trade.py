@@ -30,7 +30,7 @@ from client.cli_submit import (
 from client.console import As, Json, emit, exchange_of, run
 
 if TYPE_CHECKING:
-    from protocol.actions import Action, MarketOrder, Order
+    from protocol.actions import Action, MarketOrder, MassQuote, Order
     from protocol.markets import MarketConfig
     from protocol.messages_trading import PreviewView
 
@@ -224,7 +224,23 @@ def quote(
     config = sending.exchange.market(market)
     bids, asks = ([parse_quote(text) for text in given or []] for given in (bid, ask))
     action = quotes(config, bids, asks)
-    sending.submit(action, config)
+    data = sending.send_one(action, config=config)
+    sending.tell(data, config, done=_quotes_text(config, action, data["order_id"]))
+
+
+def _quotes_text(config: MarketConfig, action: MassQuote, first_id: int) -> str:
+    """Quotes that rest; their ids follow the first one, bids before asks."""
+    from client.units import lots_to_size, ticks_to_price
+
+    sides = [("bid", *level) for level in action.bids] + [("ask", *level) for level in action.asks]
+    if not sides:
+        return f"no quotes in {config.symbol} any more"
+    lines = [f"quotes in {config.symbol}"]
+    lines += [
+        f"  order {number}  {side} {lots_to_size(config, lots)} at {ticks_to_price(config, ticks)}"
+        for number, (side, ticks, lots) in enumerate(sides, first_id)
+    ]
+    return "\n".join(lines)
 
 
 @submits

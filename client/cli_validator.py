@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.cli_submit import Signed
 from client.console import Json, emit, exchange_of, run
+
+if TYPE_CHECKING:
+    from client.validators import ValidatorSetView
 
 KeyFile = Annotated[Path, typer.Option("--key", help="Key file of the validator.")]
 
@@ -30,8 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def show(context: typer.Context, as_json: Json = False) -> None:
     """Epoch, members, stakes, jail and unbonding, as the ledger proves them."""
-    from client.units import utc, uusd_to_usd
-    from client.validators import describe, validator_set
+    from client.validators import validator_set
 
     exchange = exchange_of(context)
 
@@ -40,18 +42,34 @@ def show(context: typer.Context, as_json: Json = False) -> None:
             return await validator_set(exchange)
 
     found = run(work())
+    emit(found, _table(found), as_json=as_json)
+
+
+def _table(found: ValidatorSetView) -> str:
+    """The validators for people, in 80 columns: below each its address, and how long it is
+    jailed."""
+    from client.units import utc, uusd_to_usd
+    from client.validators import describe
+
     ends = f", ends at {utc(found.ends_ms)}" if found.ends_ms else ""
-    lines = [
-        f"epoch {found.epoch}{ends}; ledger height {found.ledger_height}",
-        f"{'validator':<16}{'votes':>16}{'stake':>16}{'unbonding':>16}  {'account':<42}state",
-    ]
-    for row in describe(found):
-        money = "".join(
-            f"{uusd_to_usd(row[name]):>16}"
-            for name in ("voting_uusd", "stake_uusd", "unbonding_uusd")
-        )
-        lines.append(f"{row['name']:<16}{money}  {row['address']:<42}{row['state']}")
-    emit(found, "\n".join(lines), as_json=as_json)
+    lines = [f"epoch {found.epoch}{ends}; ledger height {found.ledger_height}"]
+    described = describe(found)
+    money = ("votes", "stake", "unbonding")
+    cells = [["validator", *money, "state"]]
+    for row in described:
+        numbers = [row[f"{name}_uusd"] for name in ("voting", "stake", "unbonding")]
+        state = row["state"].partition(", ")[0]
+        cells.append([row["name"], *map(uusd_to_usd, numbers), state])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for place, (name, *numbers, state) in enumerate(cells):
+        told = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=False)]
+        lines.append("  ".join([name.ljust(widths[0]), *told, state]))
+        if place:
+            row = described[place - 1]
+            lines.append(f"  {row['address']}")
+            if jailed := row["state"].partition(", ")[2]:
+                lines.append(f"  {jailed}")
+    return "\n".join(lines)
 
 
 def bond(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -107,6 +108,14 @@ def run_script(work: Coroutine[Any, Any, T]) -> T:
 def note(text: str) -> None:
     """Tell progress, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def listed(label: str, names: Iterable[str]) -> str:
+    """Names behind a label, in lines of 80 columns; no name is broken."""
+    text = f"{label}: {', '.join(names)}"
+    return textwrap.fill(
+        text, 80, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
 
 
 def every_few_seconds(text: str) -> Callable[[int, int], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from client.channel import RETRIED, Unreachable
 from client.submission import ActionRejected
 from client.units import readable
@@ -13,6 +15,7 @@ from protocol.errors import (
     SafetyViolation,
     TrilemmaError,
 )
+from store.files import REMEDIES
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -21,6 +24,10 @@ EXIT_REJECTED = 3
 EXIT_NO_PROGRESS = 4
 EXIT_SAFETY = 5
 EXIT_INVALID_PROOF = 6
+EXIT_INTERRUPTED = 130
+
+_NO_BYTES = frozenset(REMEDIES) - {errno.EIO}
+"""Errors of writing alone; without a name they are of the standard output, which has none."""
 
 _PROOF_CODES = frozenset((Code.BAD_PROOF, Code.BAD_CERTIFICATE))
 
@@ -56,9 +63,22 @@ def _explain(error: BaseException) -> tuple[str, int] | None:
         named = f": {error}" if str(error) else ""
         return f"the connection was lost{named}", EXIT_NO_PROGRESS
     if isinstance(error, OSError):
-        named = f": {error.filename}" if error.filename else ""
-        return f"{error.strerror or error}{named}", EXIT_FAILED
+        return _explain_system(error), EXIT_FAILED
     return None
+
+
+def _explain_system(error: OSError) -> str:
+    text = str(error.strerror or error)
+    if error.filename:
+        if error.errno in _NO_BYTES:
+            return f"cannot write {error.filename}: {text}; {REMEDIES[error.errno]}"
+        return f"{text}: {error.filename}"
+    if error.errno in _NO_BYTES:
+        return (
+            f"cannot write the output: {text}; what was to be submitted, such as an order, may be "
+            "placed all the same: see trilemma account"
+        )
+    return text
 
 
 def _explain_refusal(error: Rejected | RemoteFault) -> tuple[str, int]:

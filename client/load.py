@@ -14,7 +14,7 @@ import msgspec
 
 from client.channel import Unreachable
 from client.load_flow import Flow
-from client.load_report import LoadReport, Meters
+from client.load_report import UNANSWERED, LoadReport, Meters
 from client.nonces import wall_clock_ms
 from client.sdk import Exchange
 from client.submission import STATES, State, Submission
@@ -29,6 +29,8 @@ PRESIGN_LIMIT = 20_000
 """Most batches that are made and signed ahead."""
 OPEN_LIMIT = 8_192
 """Most batches without a result in an open loop; beyond that the loop waits, and says so."""
+HURRIED_S = 5.0
+"""How long cancels are waited for at the end where other batches waited in vain."""
 
 
 class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,9 +66,12 @@ class LoadGenerator:
     def __init__(self, exchange: Exchange, options: LoadOptions) -> None:
         self.options = options
         self.throttled = 0
+        self.left_resting = ""
+        """Why orders of this run may still rest; empty where none does."""
         self._exchange = exchange
         self._meters = Meters(options.seed)
         self._errors: Counter[int] = Counter()
+        self._refusals: Counter[int] = Counter()
         self._fills = self._batches = self._actions = self._refused = 0
         self._signers: list[tuple[Key, int]] = []
         self._ready: list[tuple[Submission, int, list[Action]]] = []
@@ -92,7 +97,8 @@ class LoadGenerator:
         """Prepare, send, wait for results and settlement.
 
         Raises `Unreachable` where nothing answers for the exchange's patience, `SafetyViolation`
-        for a gap in the event stream, `ConfigError` for options that make no sense.
+        for a gap in the event stream, `ConfigError` for options that make no sense. What was
+        measured is reported also where the orders that rest cannot be cancelled (`left_resting`).
         """
         await self._prepare()
         self._meters = Meters(self.options.seed)
@@ -106,7 +112,10 @@ class LoadGenerator:
         cpu_s = time.process_time() - self._meters.cpu_start_s
         report = self._report((sent_ns - self._meters.start_ns) / 1e9, cpu_s)
         if self.options.clean_up:
-            await self._clean_up()
+            try:
+                await self._clean_up()
+            except (TimeoutError, RemoteFault, Unreachable) as error:
+                self.left_resting = str(error)
         return report
 
     # --- before the clock starts
@@ -210,7 +219,7 @@ class LoadGenerator:
             if result is None:
                 return
             if result.code:
-                self._errors[result.code] += 1
+                self._errors[result.code] += submission.actions
             for one in result.results:
                 if one.code:
                     self._errors[one.code] += 1
@@ -225,7 +234,7 @@ class LoadGenerator:
             del self._under_way[submission]
             self._refused += 1
             self._exchange.tracker.drop(submission)
-            self._errors[error.code if isinstance(error, RemoteFault) else Code.NOT_READY] += 1
+            self._refusals[error.code if isinstance(error, RemoteFault) else Code.NOT_READY] += 1
             self._room.set()
 
     async def _drain(self) -> None:
@@ -254,13 +263,16 @@ class LoadGenerator:
         """Cancel what still rests, so that the next run finds empty books."""
         if self._flow is None:
             return
+        self._exchange.watchers.remove(self._watch)
+        patience_s = self.options.drain_s
+        if self._under_way:
+            patience_s = min(patience_s, HURRIED_S)
         last = []
         for account, actions in self._unsent_cancels() + self._flow.last_cancels():
             key, number = self._signers[account]
             last.append(await self._exchange.submit(self._exchange.sign(key, number, actions)))
         for submission in last:
-            await submission.wait("executed", int(self.options.drain_s * 1000))
-        self._exchange.watchers.remove(self._watch)
+            await submission.wait("executed", int(patience_s * 1000))
 
     def _unsent_cancels(self) -> list[tuple[int, list[Action]]]:
         """What a run that was stopped early did not cancel of what it had sent, though the flow
@@ -282,6 +294,9 @@ class LoadGenerator:
         exchange, meters = self._exchange, self._meters
         lost = [s for s in self._under_way if s.accepted_ns]
         start_ns = meters.start_ns
+        refusals = {_label(code): count for code, count in sorted(self._refusals.items())}
+        if unanswered := len(self._under_way) - len(lost):
+            refusals[UNANSWERED] = unanswered
         return LoadReport(
             seconds=round(seconds, 3),
             batches=self._batches,
@@ -298,11 +313,12 @@ class LoadGenerator:
             latency_ms={state: meter.latency() for state, meter in meters.by_state.items()},
             lost=len(lost),
             duplicated=exchange.tracker.duplicated,
-            refused=self._refused + len(self._under_way) - len(lost),
+            refused=self._refused + unanswered,
             busy=exchange.pipeline.busy,
             resent=exchange.pipeline.resent,
             reconnects=exchange.reconnects,
             errors={_label(code): count for code, count in sorted(self._errors.items())},
+            refusals=refusals,
             cpu_s=round(cpu_s, 3),
         )
 

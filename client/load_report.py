@@ -12,6 +12,8 @@ from client.submission import STATES, State, Submission
 
 SAMPLES_KEPT = 200_000
 """Latencies kept per state; beyond that a uniform sample."""
+UNANSWERED = "unanswered"
+"""Refusal of a batch that got neither a receipt nor an error."""
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -26,8 +28,9 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
 
     `tps` are actions per second by state, from the first submission to the last batch that reached
     it. `lost` are batches with a receipt and no result; `duplicated` were executed twice; `refused`
-    got no receipt (by code in `errors`, as are refused actions). `busy` and `resent` count batches
-    sent again, `reconnects` sessions opened again. `cpu_s` is this process's own time.
+    got no receipt (by code in `refusals`). `errors` are actions that execution rejected, by code.
+    `busy` and `resent` count batches sent again, `reconnects` sessions opened again. `cpu_s` is
+    this process's own time.
     """
 
     seconds: float
@@ -51,6 +54,7 @@ class LoadReport(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int
     errors: dict[str, int]
     cpu_s: float
+    refusals: dict[str, int] = {}
 
     @property
     def sound(self) -> bool:

@@ -11,7 +11,8 @@ Usage::
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from protocol.messages import Status, StatusRequest
 from protocol.messages_market_data import BookRequest, BookView
 from protocol.messages_trading import AccountRequest, AccountView, OrdersRequest, OrdersView
 from store.config import Role
+from store.running import silence_hint
 from store.testnet import ORACLE_KEY, Testnet
 
 if TYPE_CHECKING:
@@ -152,11 +154,14 @@ class Exchange:
     def _channel(self, name: str, role: Role) -> Channel:
         channel = self._channels.get(name)
         if channel is None:
+            hint: str | Callable[[], str] = START_HINT
+            if self.testnet is not None:
+                hint = partial(silence_hint, self.testnet, role)
             channel = self._channels[name] = Channel(
                 self.chain, role, self._addresses.get(role, []), self.patience_ms,
                 self._first_address, spread=self._spread and name == SUBMIT,
                 first_patience_ms=self._first_patience_ms,
-                start_hint=START_HINT if self.testnet is None else self.testnet.start_hint,
+                start_hint=hint,
             )  # fmt: skip
         return channel
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Callable
 
 import msgspec
 from rich.console import Console, Group
@@ -24,6 +25,9 @@ PROBE_TIMEOUT_MS = 1_500
 PIPE_WIDTH = 160
 
 Values = dict[str, int | str]
+
+Standings = Callable[[Testnet, list[str]], dict[str, str]]
+"""What is known of processes that do not answer, by name."""
 
 WIDE = 110
 """Columns of a terminal from which on the table has its views too."""
@@ -49,7 +53,8 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
 
     `height` is the newest block of its chain: the ledger's for a validator, else the ordered log's.
     `lag` counts the blocks that it is behind: a validator and a sequencer behind the highest of
-    their kind, execution in executing the ordered log, a prover in having it settled.
+    their kind, execution in executing the ordered log, a prover in having it settled. `standing`
+    says more of one that is down, where whoever runs it knows more.
     """
 
     name: str
@@ -62,6 +67,7 @@ class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
     store_bytes: int | None
     rates: dict[str, float]
     values: Values
+    standing: str = ""
 
     @property
     def trouble(self) -> str:
@@ -133,6 +139,15 @@ def make_rows(
     return rows
 
 
+def with_standings(
+    rows: list[ProcessRow], testnet: Testnet, standings: Standings
+) -> list[ProcessRow]:
+    """The rows, with what is known of processes that are down."""
+    down = [row.name for row in rows if row.state != "up"]
+    known = standings(testnet, down) if down else {}
+    return [msgspec.structs.replace(row, standing=known.get(row.name, "")) for row in rows]
+
+
 CHAINS: dict[Role, str] = {
     "node": "ledger", "sequencer": "ordered", "execution": "ordered", "prover": "ordered",
     "challenger": "ordered",
@@ -188,7 +203,8 @@ def make_table(rows: list[ProcessRow], width: int = WIDE) -> Table:
         cells += [f"{row.rates[rate]:,.0f}" if rate in row.rates else "" for rate in RATES]
         cells += [_text(row.lag), _bytes(row.store_bytes)]
         style = "" if row.state == "up" else "red"
-        table.add_row(row.name, row.state, *cells, style=style)
+        state = (row.standing if wide else "") or row.state
+        table.add_row(row.name, state, *cells, style=style)
     return table
 
 
@@ -290,11 +306,26 @@ def settlement_of(rows: list[ProcessRow]) -> Settled | None:
     )  # fmt: skip
 
 
+def _nothing_ordered(rows: list[ProcessRow]) -> str:
+    """What to say where too few sequencers answer for an order to find its place; else empty."""
+    states = [row.state for row in rows if row.role == "sequencer"]
+    answering = states.count("up")
+    enough = not states or 3 * answering > 2 * len(states)
+    if enough or all(row.state != "up" for row in rows):
+        return ""
+    if not answering:
+        return "no sequencer answers: nothing is ordered"
+    return f"{answering} of {len(states)} sequencers answer, too few: nothing is ordered"
+
+
 def make_view(rows: list[ProcessRow], width: int = WIDE, base: BaseLayer | None = None) -> Group:
     """The table, a line each on base layer and settlement, and one for each trouble."""
     settled = settlement_of(rows)
     told = [one for one in (base, settled) if one is not None]
     alarms = [one.alarm() for one in told]
+    alarms += [_nothing_ordered(rows)]
+    if width < WIDE:  # else the table says it
+        alarms += [f"{row.name}: {row.standing}" for row in rows if row.standing]
     alarms += [f"{row.name}: {readable(row.trouble)}" for row in rows if row.trouble]
     lines = [Text(one.line()) for one in told]
     lines += [Text(alarm, style="red") for alarm in alarms if alarm]
@@ -321,8 +352,18 @@ def _bytes(count: int | None) -> str:
     return f"{size:.1f} TB"
 
 
-async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_json: bool) -> int:
-    """Print one status, or a stream of them; returns how many processes answered last."""
+async def show_status(
+    testnet: Testnet,
+    *,
+    watch: bool,
+    interval_s: float,
+    as_json: bool,
+    standings: Standings = lambda testnet, names: {},
+) -> int:
+    """Print one status, or a stream of them; returns how many processes answered last.
+
+    `standings` is asked about processes that do not answer.
+    """
     console = _console()
     idle_ms = testnet.chain().genesis.ledger_pace.idle_interval_ms
     with contextlib.ExitStack() as stack:
@@ -334,7 +375,9 @@ async def show_status(testnet: Testnet, *, watch: bool, interval_s: float, as_js
             if watch or any(values is not None for values in before.values()):
                 await asyncio.sleep(interval_s)
             after, now = await sample(testnet), time.monotonic()
-            rows = make_rows(testnet, before, after, now - began)
+            rows = with_standings(
+                make_rows(testnet, before, after, now - began), testnet, standings
+            )
             base = base_layer(rows, time.time_ns() // 1_000_000, idle_ms)
             if as_json:
                 settled = settlement_of(rows)

@@ -25,6 +25,7 @@ from protocol.messages_trace import TraceMark, TraceRequest, TraceState, TraceVi
 from protocol.messages_trading import ResultRequest, ResultView
 from protocol.ordering import OrderedBlock, decode_payload
 from store.config import Role, parse_address
+from store.running import silence_hint
 from store.testnet import ProcessEntry, Testnet
 
 ASK_TIMEOUT_MS = 2_000
@@ -109,9 +110,7 @@ class Tracer:
         self._steps, self._silent = [], {}
         await self._ask_all("sequencer", identity, 0, 0)
         if len(self._silent) == len(self._testnet.of_role("sequencer")):
-            raise Unreachable(
-                f"no sequencer answers; is the cluster up? {self._testnet.start_hint}"
-            )
+            raise Unreachable(f"no sequencer answers; {silence_hint(self._testnet, 'sequencer')}")
         if not self._steps:
             raise RemoteFault(
                 Code.NOT_FOUND,

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,8 +88,14 @@ def _global_options(
     """Options of all commands: their callbacks do what there is to do."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add every command, each below the heading of its kind in the help."""
+def register(app: typer.Typer, called: Sequence[str] = ()) -> None:
+    """Add every command, each below the heading of its kind in the help; only those of `commands`
+    where one that runs a process is `called`."""
+    from cluster import commands
+
+    if set(called) & set(commands.PROCESSES):
+        commands.register(app)  # a cluster starts sooner when its processes know no others
+        return
     from client import (
         cli_account,
         cli_audit,
@@ -106,7 +114,6 @@ def register(app: typer.Typer) -> None:
     )
     from cluster import (
         backup_command,
-        commands,
         faults_command,
         join_command,
         rotate_command,
@@ -139,12 +146,21 @@ def register(app: typer.Typer) -> None:
 
 def main() -> None:
     """Entry point: run a command; every failure becomes one sentence and an exit status."""
-    register(app)
     try:
-        app()
+        from store.files import open_standard_files
+
+        open_standard_files()
+        register(app, sys.argv[1:2])
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # fails here, where it can be told, rather than at the very end
+    except KeyboardInterrupt:
+        # Commands are still being imported; one that runs ends in typer, with the same status.
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # Whoever read our output has gone; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
         sys.exit(1)
     except Exception as error:
         from client.faults import explain
@@ -153,8 +169,17 @@ def main() -> None:
         if explained is None:
             raise
         text, status = explained
+        _give_up_output()
         print(f"trilemma: {text}", file=sys.stderr)
         sys.exit(status)
+
+
+def _give_up_output() -> None:
+    """Drop what can no longer be written: Python would try once more when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,13 +66,14 @@ def up(
     from store.testnet import DESCRIPTION_FILE
 
     begun = time.monotonic()
-    folder = testnet_directory(context, directory)
-    if not (folder / DESCRIPTION_FILE).exists():
-        note(f"making a testnet in {folder}, as trilemma init does")
-    testnet = ensure_testnet(folder, TestnetOptions(challengers=CHALLENGERS))
-    running = supervisor_pid(testnet.directory)
+    folder = testnet_directory(context, directory).absolute()
+    running = supervisor_pid(folder)
     if running is not None:
-        raise AlreadyRunning(testnet.directory, running)
+        raise AlreadyRunning(folder, running)
+    fresh = not (folder / DESCRIPTION_FILE).exists()
+    testnet = ensure_testnet(folder, TestnetOptions(challengers=CHALLENGERS))
+    if fresh:
+        note(f"made a testnet in {folder}, as trilemma init does")
     require_host(testnet)
     require_ports(testnet)
 
@@ -84,8 +86,20 @@ def up(
         if as_json:
             tell()
         return
-    supervisor = Supervisor(testnet, report=note)
+    supervisor = Supervisor(testnet, report=note if _on_terminal() else _note_dated)
     run(_run_and_tell(supervisor, wait_s, tell) if as_json else supervisor.run(wait_s))
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
+
+
+def _note_dated(text: str) -> None:
+    """Tell progress where it is kept, as in a log."""
+    from client.units import utc
+
+    with contextlib.suppress(OSError):  # a full disk must not stop the supervisor
+        note(f"{utc(time.time_ns() // 1_000_000)} {text}")
 
 
 async def _run_and_tell(supervisor: Supervisor, wait_s: float, tell: Callable[[], None]) -> None:
@@ -118,24 +132,38 @@ def _serving(testnet: Testnet, ready_s: float) -> dict[str, Any]:
 
 def down(context: typer.Context, directory: Directory = None, as_json: Json = False) -> None:
     """Stop the testnet's processes, if they run."""
-    from cluster.faults_hold import RunFolder
     from cluster.lock import stop_supervisor, supervisor_pid
-    from store.testnet import Testnet
 
-    testnet = Testnet.load(testnet_directory(context, directory))
-    supervisor, folder = supervisor_pid(testnet.directory), RunFolder(testnet.directory)
-    pids = {one.name: folder.pid(one.name) for one in testnet.processes}
-    stopped = stop_supervisor(testnet.directory)
+    folder = testnet_directory(context, directory).absolute()
+    supervisor = supervisor_pid(folder)
+    pids = _pids(folder, described=supervisor is None)
+    stopped = stop_supervisor(folder)
     note("the testnet is stopped" if stopped else "the testnet does not run")
     if as_json:
         data = {
-            "directory": str(testnet.directory),
+            "directory": str(folder),
             "supervisor_pid": supervisor if stopped else None,
             "stopped": [
                 {"name": name, "pid": pid} for name, pid in pids.items() if stopped and pid
             ],
         }
         emit(data, "", as_json=True)
+
+
+def _pids(directory: Path, *, described: bool) -> dict[str, int | None]:
+    """The pids of a testnet's processes, where it need not be `described` also of one whose
+    description is damaged."""
+    from cluster.faults_hold import RUN_FOLDER, RunFolder
+    from protocol.errors import ConfigError
+    from store.testnet import Testnet
+
+    try:
+        names = [one.name for one in Testnet.load(directory).processes]
+    except ConfigError:
+        if described:
+            raise
+        names = sorted(path.stem for path in (directory / RUN_FOLDER).glob("*.pid"))
+    return {name: RunFolder(directory).pid(name) for name in names}
 
 
 def restart(
@@ -184,6 +212,7 @@ def status(
     from rich.console import Console
 
     from client.status import show_status
+    from cluster.standings import standings
     from store.testnet import Testnet
 
     testnet = Testnet.load(testnet_directory(context, directory))
@@ -193,14 +222,21 @@ def status(
 
         run(watch_live(testnet, console))
         return
-    answering = run(show_status(testnet, watch=watch, interval_s=interval_s, as_json=as_json))
+    shown = show_status(
+        testnet, watch=watch, interval_s=interval_s, as_json=as_json, standings=standings
+    )
+    answering = run(shown)
     if answering < len(testnet.processes):
         from cluster.faults_stopped import safety_stops
 
         for line in safety_stops(testnet):
             note(line)
     if not answering:
-        note(f"no process answers; {testnet.start_hint}")
+        from store.running import is_supervised
+
+        # What runs and does not answer is in the table.
+        runs = is_supervised(testnet.directory)
+        note(f"no process answers; {'its supervisor runs' if runs else testnet.start_hint}")
         raise typer.Exit(1)
 
 

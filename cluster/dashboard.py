@@ -18,6 +18,7 @@ from client.status import RATES, ProcessRow, Values, make_rows
 from cluster.faults_damage import byzantine_mode
 from cluster.faults_hold import RunFolder
 from cluster.faults_orders import describe
+from cluster.faults_stopped import safety_stops
 from cluster.faults_targets import PAUSED, process_state
 from cluster.faults_wire import read_faults
 from protocol.errors import RemoteFault, TrilemmaError
@@ -33,6 +34,7 @@ HISTORY = 60
 HEIGHTS_KEPT = 4_096
 MARKETS_SHOWN = 6
 CONFIG_EVERY_S = 5.0
+STOPS_EVERY_S = 2.0
 
 STATES = ("accepted", "ordered", "executed", "settled")
 
@@ -135,6 +137,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
 
     `rates` are actions per second by state; `settled_lag_s` and `final_lag_s` how long the oldest
     ordered block waits that is not settled, or final (0: none waits; None: nobody can tell).
+    `stopped`: a sentence on each process that stopped for safety's sake.
     """
 
     rows: list[ProcessRow]
@@ -145,6 +148,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     mempool: int | None
     books: list[Book]
     faults: list[str]
+    stopped: list[str]
 
 
 class Dashboard:
@@ -159,11 +163,13 @@ class Dashboard:
         self._final_lag: deque[float | None] = deque(maxlen=HISTORY)
         self._heights: deque[tuple[int, float]] = deque(maxlen=HEIGHTS_KEPT)
         self._byzantine: dict[str, str] = {}
+        self._stopped: list[str] = []
 
     async def run(self) -> None:
         """Poll every process until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_configurations())
+            tasks.create_task(self._ask_for_stops())
             for poller in self._pollers:
                 tasks.create_task(poller.run())
 
@@ -171,6 +177,14 @@ class Dashboard:
         while True:
             self._byzantine = await asyncio.to_thread(self._liars)
             await asyncio.sleep(CONFIG_EVERY_S)
+
+    async def _ask_for_stops(self) -> None:
+        while True:
+            await asyncio.sleep(STOPS_EVERY_S)
+            # Docker is asked, which takes its time: only where somebody is missing.
+            missing = any(poller.state != "up" for poller in self._pollers)
+            asked = await asyncio.to_thread(safety_stops, self._testnet) if missing else []
+            self._stopped = asked
 
     def _liars(self) -> dict[str, str]:
         names = [entry.name for entry in self._testnet.processes]
@@ -191,7 +205,7 @@ class Dashboard:
             settled_lag_s=list(self._settled_lag), final_lag_s=list(self._final_lag),
             pool=_most(rows, "sequencer", "pool"), mempool=_most(rows, "node", "mempool"),
             books=next((one.books for one in self._pollers if one.books), []),
-            faults=self._faults(),
+            faults=self._faults(), stopped=self._stopped,
         )  # fmt: skip
 
     def _state(self, poller: Poller) -> str:
@@ -209,10 +223,14 @@ class Dashboard:
     def _faults(self) -> list[str]:
         lines = [f"{name}: lies ({mode})" for name, mode in self._byzantine.items()]
         for poller in self._pollers:
-            if poller.state != "up":
+            if poller.state != "up" and not self._told(poller.entry.name):
                 lines.append(f"{poller.entry.name}: {self._state(poller)}")
             lines += poller.faults
         return lines
+
+    def _told(self, name: str) -> bool:
+        """Whether it stopped for safety's sake, which says more than that it is down."""
+        return any(line.startswith(f"{name} ") for line in self._stopped)
 
     def _note(self, rows: list[ProcessRow], now_s: float) -> None:
         for name, series in self._rates.items():

@@ -17,8 +17,9 @@ from rich.live import Live
 from rich.table import Table
 
 from client.audit_command import audit
+from client.cli_proof import write_result
 from client.console import every_few_seconds, note
-from client.faults import EXIT_FAILED, EXIT_OK
+from client.faults import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK
 from client.load import LoadGenerator, LoadOptions
 from client.load_report import LoadReport
 from client.sdk import Exchange
@@ -27,12 +28,13 @@ from cluster.demo_scene import Scene, play, summary
 from cluster.supervisor import Supervisor
 from cluster.testnet import TestnetOptions, create_testnet
 from node.audit import AuditReport
+from protocol.errors import ConfigError
 from protocol.messages import Status, StatusRequest
 from store.config import Role
+from store.files import ensure_directory
 
 REPORT_PATH = Path(".trilemma/demo/report.json")
 LINE_EVERY_S = 4.0
-EXIT_INTERRUPTED = 130
 WATCH_EVERY_S = 0.5
 STORES: dict[str, Role] = {
     "base_layer_per_validator": "node",
@@ -101,9 +103,13 @@ def run_demo(options: DemoOptions) -> int:
     """Run the demo; returns the exit status (0 only when everything is final and agrees).
 
     SIGINT, SIGTERM and SIGHUP stop every process and remove the testnet; the status is then 130.
+    Raises `ConfigError` where the report cannot be written, before anything starts.
     """
-    options.report.parent.mkdir(parents=True, exist_ok=True)
-    options.report.unlink(missing_ok=True)
+    try:
+        ensure_directory(options.report.parent)
+        options.report.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write {options.report}: {error.strerror}") from None
     try:
         return uvloop.run(_demo(options))
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -135,7 +141,7 @@ async def _demo(options: DemoOptions) -> int:
             note("stopping")
     took_s = time.monotonic() - started
     report = _report(options, load, before, after, scene, audited, took_s, window_ms)
-    options.report.write_bytes(msgspec.json.format(msgspec.json.encode(report)) + b"\n")
+    write_result(options.report, msgspec.json.format(msgspec.json.encode(report)) + b"\n")
     _summarise(report, options.report)
     return EXIT_OK if report.passed else EXIT_FAILED
 

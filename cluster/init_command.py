@@ -173,6 +173,11 @@ def _consequences(options: TestnetOptions) -> list[str]:
             f"a prover's balance covers the bonds of {affordable} batches: in a window of "
             f"{rules.window_ms / 1_000:g} s settlement slows down, or pay in to its ledger address"
         )
+    for what, count in (("validators", options.validators), ("sequencers", options.sequencers)):
+        if 1 < count < 4:
+            lines.append(f"{count} {what} tolerate no failure, no more than 1 does; 4 tolerate one")
+    if not options.traders:
+        lines.append("no traders: nobody has an account to place orders with")
     if not staking.epoch_ms:
         lines.append("one epoch for ever: nobody can bond or unbond")
     if staking.trusting_ms < STAKING.trusting_ms:

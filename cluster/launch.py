@@ -11,14 +11,23 @@ from pathlib import Path
 
 import uvloop
 
+from client.console import note
 from client.faults import NoProgress
 from client.status import Values, sample
+from cluster.faults_hold import RunFolder
 from cluster.layout import bind_error
 from protocol.errors import ConfigError, TrilemmaError
 from store.config import Role, parse_address
 from store.testnet import Testnet
 
 POLL_S = 0.2
+STOP_S = 30.0
+"""How long a supervisor may take to stop all its processes."""
+
+LATER_S = 10.0
+"""How much longer than its launcher a supervisor waits: the launcher tells who is late."""
+
+_SAID = "trilemma: "
 
 
 class LaunchFailed(TrilemmaError):
@@ -51,34 +60,85 @@ def require_ports(testnet: Testnet) -> None:
 def launch_detached(directory: Path, wait_s: float) -> int:
     """Start ``trilemma up`` in its own session; returns its pid once one can trade.
 
-    That is when all processes serve and the deposits of genesis have reached the exchange.
+    That is when all processes serve and the deposits of genesis have reached the exchange. Whatever
+    comes in between, Ctrl-C too, everything is stopped again.
 
-    Raises `LaunchFailed` with the end of its log, or `NoProgress` after `wait_s` seconds.
+    Raises `LaunchFailed` with the last words of its log, or `NoProgress` after `wait_s` seconds.
     """
     testnet = Testnet.load(directory)
     log_path = testnet.log_path("supervisor")
     log_path.parent.mkdir(exist_ok=True)
+    command = [sys.executable, "-m", "cluster.cli", "up", str(testnet.directory)]
     with log_path.open("ab") as log:
+        begin = log.tell()
         child = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "up", str(testnet.directory)],
+            [*command, "--wait-s", f"{wait_s + LATER_S:g}"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
-    deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline:
+    try:
+        late = _await_all(testnet, child, wait_s)
         if child.poll() is not None:
-            lines = log_path.read_text(errors="replace").strip().splitlines()
-            why = lines[-1].removeprefix("trilemma: ") if lines else f"status {child.returncode}"
+            why = _last_words(log_path, begin) or f"status {child.returncode}"
             raise LaunchFailed(f"the testnet did not start: {why}")
+        if late:
+            raise NoProgress(
+                f"{late} after {wait_s:g} s; everything is stopped again; see {log_path.parent}"
+            )
+    except BaseException:
+        _stop(child)
+        raise
+    return child.pid
+
+
+def _await_all(testnet: Testnet, child: subprocess.Popen[bytes], wait_s: float) -> str:
+    """Wait until one can trade, the supervisor has ended or time is over: what is missing then."""
+    deadline = time.monotonic() + wait_s
+    late = "no process serves"
+    while time.monotonic() < deadline and child.poll() is None:
         statuses = uvloop.run(sample(testnet))
-        if all(values is not None for values in statuses.values()) and funded(testnet, statuses):
-            return child.pid
+        silent = [name for name, values in statuses.items() if values is None]
+        if not silent and funded(testnet, statuses):
+            return ""
+        late = "all processes serve, but the deposits of genesis have not arrived"
+        if silent:
+            late = f"not all processes serve: {', '.join(_stands(testnet, one) for one in silent)}"
         time.sleep(POLL_S)
+    return late
+
+
+def _stands(testnet: Testnet, name: str) -> str:
+    """A process that does not serve, and what its supervisor says of it."""
+    standing = RunFolder(testnet.directory).standing(name)
+    if standing is None:
+        return f"{name} (not started)"
+    ended = "" if standing.exit_status is None else f", ended with status {standing.exit_status}"
+    return f"{name} ({standing.state}{ended})"
+
+
+def _last_words(log: Path, begin: int) -> str:
+    """Why a supervisor ended: its closing sentence, with all lines of it, else its last line."""
+    with log.open("rb") as file:
+        file.seek(begin)
+        lines = file.read().decode(errors="replace").strip().splitlines()
+    said = [place for place, line in enumerate(lines) if line.startswith(_SAID)]
+    return "\n".join(lines[said[-1] :] if said else lines[-1:]).removeprefix(_SAID)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Have a supervisor stop its processes, and wait for it."""
+    if child.poll() is not None:
+        return
+    note("stopping")
     child.terminate()
-    raise NoProgress(f"not all processes serve after {wait_s:g} s; see {log_path.parent}")
+    try:
+        child.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        child.kill()  # its processes die with it
+        child.wait()
 
 
 def funded(testnet: Testnet, statuses: dict[str, Values | None]) -> bool:

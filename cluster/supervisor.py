@@ -18,7 +18,7 @@ from pathlib import Path
 from cluster.child import last_words, log_tail, signal_child, spawn, trim_log
 from cluster.faults_hold import RunFolder, Standing
 from cluster.health import probe
-from cluster.lock import SupervisorLock
+from cluster.lock import RENEW_S, SupervisorLock
 from protocol.errors import ConfigError, TrilemmaError
 from store.testnet import ProcessEntry, Testnet
 
@@ -34,7 +34,6 @@ MISSING = (FileNotFoundError, PermissionError, NotADirectoryError)
 
 _PROBE_PAUSE_S = 0.05
 _HOLD_POLL_S = 0.1
-_HOUSEKEEPING_S = 30.0
 
 Command = Callable[[ProcessEntry, Path], list[str]]
 """The command line of a process, from its entry and its configuration file."""
@@ -345,7 +344,10 @@ class Supervisor:
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(_HOUSEKEEPING_S)
+            await asyncio.sleep(RENEW_S)
+            if self._lock is not None:
+                with contextlib.suppress(OSError):  # no room now; there may be at the next turn
+                    self._lock.renew()
             for name in self._children:
                 trim_log(self.testnet.log_path(name))
 

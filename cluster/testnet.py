@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -37,7 +36,7 @@ from cluster.layout import (
     peer_port,
     public_port,
 )
-from cluster.lock import supervisor_pid
+from cluster.testnet_folder import prepare_folder
 from net.tls import make_certificate
 from protocol.errors import ConfigError
 from protocol.genesis import (
@@ -169,7 +168,7 @@ def create_testnet(directory: Path | str, options: TestnetOptions | None = None)
     options = options or TestnetOptions()
     _check_options(options)
     directory = Path(directory).absolute()
-    _prepare(directory, options.overwrite)
+    prepare_folder(directory, options.overwrite)
     base_port = options.base_port
     if options.free_ports:
         base_port = find_base_port(options.listen_host, options.counts())
@@ -203,6 +202,8 @@ def ensure_testnet(directory: Path | str, options: TestnetOptions | None = None)
 
 
 def _check_options(options: TestnetOptions) -> None:
+    if not options.name.strip() or not options.name.isprintable():
+        raise ConfigError(f"a testnet has a name that can be read, not {options.name!r}")
     for role, count in options.counts().items():
         least = 0 if role == "challenger" else 1
         if not least <= count <= MEMBERS_LIMIT:
@@ -215,31 +216,6 @@ def _check_options(options: TestnetOptions) -> None:
         raise ConfigError(f"blocks to retain: 0 for all, or more, not {options.retain_blocks}")
     if not options.free_ports and not 0 < options.base_port < 65_536 - LAYOUT_PORTS:
         raise ConfigError(f"the base port goes from 1 to {65_535 - LAYOUT_PORTS}")
-
-
-def _prepare(directory: Path, overwrite: bool) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        present = sorted(path.name for path in directory.iterdir())
-    except OSError as error:
-        raise ConfigError(f"cannot use the directory {directory}: {error.strerror}") from None
-    if not present:
-        return
-    if not overwrite:
-        raise ConfigError(
-            f"the directory {directory} is not empty; take another, or --overwrite it"
-        )
-    if DESCRIPTION_FILE not in present:
-        raise ConfigError(f"{directory} holds something that is no testnet; empty it yourself")
-    pid = supervisor_pid(directory)
-    if pid is not None:
-        raise ConfigError(f"the testnet in {directory} is running (pid {pid}); stop it first")
-    # The description goes first: what an interruption leaves behind is no testnet.
-    (directory / DESCRIPTION_FILE).unlink()
-    (directory / GENESIS_FILE).unlink(missing_ok=True)
-    for folder in (CONFIG_FOLDER, DATA_FOLDER, LOG_FOLDER, KEY_FOLDER):
-        if (directory / folder).exists():
-            shutil.rmtree(directory / folder)
 
 
 def pod_host(entry: ProcessEntry) -> str:

@@ -4,7 +4,8 @@
 
 Into this environment, or into a folder for `compiled_finder.install`. The sources stay what they
 are and run interpreted wherever they were not compiled; TRILEMMA_COMPILE=0 turns it off.
-Exit status: 0 compiled, 1 the compiler failed, 3 there is none or it is turned off.
+Exit status: 0 compiled, 1 the compiler failed or nothing can be written, 3 there is no compiler
+or it is turned off.
 """
 
 from __future__ import annotations
@@ -166,15 +167,29 @@ def settled(folder: Path, modules: list[str], sources: dict[str, str]) -> dict[s
 
 
 def enable(folder: Path) -> None:
-    """Have Python in this environment look into `folder` when it starts."""
+    """Have Python in this environment look into `folder` when it starts; writes only what differs,
+    as the environment may be read-only by now."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(FINDER, folder / "__init__.new")
-    (folder / "__init__.new").replace(folder / "__init__.py")
-    (folder.parent / f"{PACKAGE}.pth").write_text(f"import {PACKAGE}; {PACKAGE}.at_start()\n")
+    start = f"import {PACKAGE}; {PACKAGE}.at_start()\n"
+    wanted = {folder / "__init__.py": FINDER.read_text(), folder.parent / f"{PACKAGE}.pth": start}
+    for path, text in wanted.items():
+        if not path.exists() or path.read_text() != text:
+            path.with_suffix(".new").write_text(text)
+            path.with_suffix(".new").replace(path)
 
 
 def main() -> int:
     """Compile what changed and say what now runs; see the exit status above."""
+    try:
+        return compile_changed()
+    except OSError as error:
+        path = error.filename2 or error.filename or "what was compiled"
+        print(f"cannot write {path}: {error.strerror or error}", file=sys.stderr)
+        return FAILED
+
+
+def compile_changed() -> int:
+    """What `main` does; raises `OSError`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--if-changed", action="store_true", help="say nothing where nothing did")
     parser.add_argument("--into", type=Path, help="a folder in place of this environment")
@@ -191,6 +206,7 @@ def main() -> int:
     start = time.monotonic()
     reason, status = obstacle(), CANNOT
     if not reason and not done:
+        print("compiling the inner loops (about a minute)", flush=True)
         reason, status = build(modules, sources, folder), FAILED
     if reason:
         folder.mkdir(parents=True, exist_ok=True)

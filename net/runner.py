@@ -24,7 +24,7 @@ from protocol.errors import ConfigError, SafetyViolation, TrilemmaError
 from protocol.genesis import Chain
 from protocol.keys import Key
 from store.config import ProcessConfig, Role, load_chain, load_config, load_process_key
-from store.files import ensure_directory, lock_directory
+from store.files import ensure_directory, lock_directory, open_standard_files
 from store.migrations import ensure_format
 from store.ownership import claim_directory
 
@@ -53,6 +53,7 @@ def run_process(config_path: Path, role: Role, serve: Serve) -> int:
     directory is locked meanwhile, so that no two processes share it, and belongs to one chain and
     one member of it for ever.
     """
+    open_standard_files()
     try:
         config = load_config(config_path)
         if config.role != role:

@@ -6,6 +6,7 @@ brackets. Everything that all processes share stands in the genesis file instead
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -116,7 +117,10 @@ def load_config(path: Path | str) -> ProcessConfig:
 def _path(base: Path, value: object) -> Path:
     if not isinstance(value, str) or not value:
         raise ValueError("a path is a text that is not empty")
-    return base / value
+    given = base / value
+    plain = Path(os.path.normpath(given))
+    # A folder that is a link has another parent than its name says.
+    return plain if os.path.realpath(plain) == os.path.realpath(given) else given
 
 
 def _check(config: ProcessConfig) -> None:

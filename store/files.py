@@ -1,4 +1,5 @@
-"""Files and directories that must survive a crash, and a lock so that one process owns a directory.
+"""Files and directories that must survive a crash, a lock so that one process owns a directory, and
+the standard files.
 
 All functions block; they belong into shells. A path that cannot be used is a `ConfigError`; a disk
 that refuses for a while (full, read-only) is a `DiskRefuses`, after which a new start may succeed.
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -120,8 +122,20 @@ def write_atomic(
 
     Temporary file in the same directory, fsync, rename, fsync of the directory. Without a `mode`
     the file keeps that of the one it replaces; a new one is readable as far as the umask allows.
-    It belongs to the user and group of `owner` from the start, or to us. Raises `OSError`.
+    It belongs to the user and group of `owner` from the start, or to us. Raises `OSError`, which
+    names `path`.
     """
+    try:
+        _write_beside(path, data, mode, owner)
+    except OSError as error:
+        # Nobody asked for the temporary file, and it is gone.
+        error.filename = str(path)
+        del error.filename2
+        raise
+    sync_directory(path.parent)
+
+
+def _write_beside(path: Path, data: bytes, mode: int | None, owner: tuple[int, int] | None) -> None:
     wanted = _mode_of(path) if mode is None else mode
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = create_file(temporary, 0o644 if wanted is None else wanted)
@@ -140,7 +154,6 @@ def write_atomic(
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    sync_directory(path.parent)
 
 
 def _mode_of(path: Path) -> int | None:
@@ -180,6 +193,22 @@ def _raise_refusal(error: OSError, path: Path) -> None:
     refused = refusal(error, path)
     if isinstance(refused, DiskRefuses):
         raise refused from error
+
+
+def open_standard_files() -> None:
+    """Put /dev/null in the place of every standard file that is closed.
+
+    What is opened next would take its number, and the event loop aborts on such a descriptor.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number, so this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            mode = "w" if number else "r"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 class DirectoryLock:

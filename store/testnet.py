@@ -152,6 +152,11 @@ class Testnet:
     def key(self, name: str) -> Key:
         """The key of a process, trader, ``oracle`` or ``faucet``; raises `ConfigError`."""
         path = self.key_path(name)
+        if not self.traders and name.startswith("trader-") and not path.exists():
+            raise ConfigError(
+                f"there is no key of {name!r} here: the testnet in {self.directory} was made "
+                "without traders"
+            )
         if not path.exists() and self.traders:
             raise ConfigError(
                 f"there is no key of {name!r} here; traders are {self.traders[0]} to "

@@ -76,7 +76,7 @@ async def running_cluster(
     options = options or TestnetOptions(free_ports=True, traders=32)
     testnet = create_testnet(directory / "testnet", options)
     news: list[str] = []
-    supervisor = Supervisor(testnet, report=news.append)
+    supervisor = Supervisor(testnet, report=news.append, backoff_first_s=0.2)
     cluster = Cluster(testnet, supervisor)
     cluster.news = news
     async with supervisor:

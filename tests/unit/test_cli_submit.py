@@ -25,6 +25,7 @@ from client.cli_submit import send, tell, tell_all
 from client.faults import EXIT_NO_PROGRESS, EXIT_REJECTED, EXIT_USAGE, explain
 from client.submission import State, Submission
 from client.trace import parse_action_id
+from client.units import lots_to_size, uusd_to_usd
 from cluster.defaults import MARKETS
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.actions import CancelAll, batch_id
@@ -123,7 +124,7 @@ ONE_ACTION = (
 SEVERAL = "scale BTC-PERP buy 1 5 6 --orders 2"
 MORE = {
     "dead-man": {"time_ms"}, "transfer": {"to_account"}, "transfer-position": {"to_account"},
-    "vote": {"market", "mode"},
+    "vote": {"market", "mode", "market_mode"},
 }  # fmt: skip
 """What the JSON of a command tells besides what that of all of them does."""
 
@@ -139,6 +140,7 @@ def trader(testnet: Path, monkeypatch: pytest.MonkeyPatch) -> Trader:
 
     monkeypatch.setattr(cli_submit, "trader_of", trader_of)
     monkeypatch.setattr("client.trader.Trader", lambda *_: made)
+    monkeypatch.setattr(cli_market, "_mode_after", lambda *_: "open")
     return made
 
 
@@ -257,3 +259,34 @@ def test_what_is_wrong_with_a_value_is_told(line: str, told: str, trader: Trader
 def test_what_is_right_is_sent(line: str, trader: Trader) -> None:
     trader.gets("executed", Result(0, 0))
     assert call(line).exit_code == 0
+
+
+def test_every_quote_is_told_with_its_id(trader: Trader) -> None:
+    trader.gets("executed", Result(0, 1, 7_677, 0, 2_000))
+    lines = call("quote BTC-PERP --bid 5:1 --bid 6:0.5 --ask 7:0.5").stdout.splitlines()
+    assert lines[:4] == [
+        "quotes in BTC-PERP", "  order 7677  bid 0.5 at 6", "  order 7678  bid 1 at 5",
+        "  order 7679  ask 0.5 at 7",
+    ]  # fmt: skip
+    trader.gets("executed", Result(0, 3))
+    assert call("quote BTC-PERP").stdout.startswith("no quotes in BTC-PERP any more\n")
+
+
+@pytest.mark.parametrize(
+    ("code", "limit"),
+    [
+        (Code.BAD_SIZE,
+         f"an order is 0.001 to {lots_to_size(MARKETS[0], MARKETS[0].max_order_lots)}"),
+        (Code.BAD_PRICE, "prices are 0.1 to 214748364.7"),
+        (Code.POSITION_LIMIT,
+         f"that is {lots_to_size(MARKETS[0], MARKETS[0].max_position_lots)}"),
+        (Code.BELOW_MIN_NOTIONAL, f"that is {uusd_to_usd(MARKETS[0].min_notional_uusd)} dollars"),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_limit_of_the_market(code: Code, limit: str, trader: Trader) -> None:
+    trader.gets("executed", Result(code))
+    done = call("order BTC-PERP buy 1 5")
+    text, _ = explain(done.exception) or ("", 0)
+    assert text.endswith(f"In BTC-PERP {limit}."), (text, done.exception)
+    several = call(SEVERAL)
+    assert several.stderr.count(f"In BTC-PERP {limit}.") == 2

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from typer.testing import CliRunner
 
 from cluster import commands
 from cluster.faults_hold import RunFolder
+from cluster.lock import SupervisorLock
 from cluster.supervisor import ClusterError, Supervisor
 from cluster.testnet import TestnetOptions, create_testnet
+from protocol.errors import ConfigError
 from store.testnet import ProcessEntry, Testnet
 
 PATIENCE_S = 60.0
@@ -140,3 +143,79 @@ def test_down_tells_what_it_stopped(testnet: Testnet, monkeypatch: pytest.Monkey
     monkeypatch.setattr("cluster.lock.stop_supervisor", lambda _: True)
     stopped = [{"name": "prover-0", "pid": 78}]
     assert told() == {"directory": directory, "supervisor_pid": 77, "stopped": stopped}
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"name": "x", "processes": [], "traders": []}'])
+def test_down_stops_a_testnet_whose_description_is_damaged(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch, text: str | None
+) -> None:
+    description = testnet.directory / "testnet.json"
+    description.unlink()
+    if text is not None:
+        description.write_text(text)
+    down = ["down", str(testnet.directory), "--json"]
+    done = CliRunner().invoke(app, down)
+    assert isinstance(done.exception, ConfigError), "none runs, and there is no testnet"
+    RunFolder(testnet.directory).clear()
+    for number, name in enumerate(("validator-0", "prover-0")):
+        RunFolder(testnet.directory).pid_path(name).write_text(f"{number + 78}\n")
+    monkeypatch.setattr("cluster.lock.supervisor_pid", lambda _: 77)
+    monkeypatch.setattr("cluster.lock.stop_supervisor", lambda _: True)
+    done = CliRunner().invoke(app, down)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["supervisor_pid"] == 77
+    assert {one["name"]: one["pid"] for one in told["stopped"]} == {
+        "validator-0": 78, "prover-0": 79
+    }  # fmt: skip
+
+
+def test_up_makes_nothing_where_something_is(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.launch.launch_detached", lambda *_: pytest.fail("started"))
+    (testnet.directory / "testnet.json").unlink()
+    up = ["up", str(testnet.directory), "--detach"]
+    done = CliRunner().invoke(app, up)
+    assert isinstance(done.exception, ConfigError), done.output
+    assert (
+        "has lost its testnet.json" in str(done.exception) and "made a testnet" not in done.output
+    )
+    lock = SupervisorLock(testnet.directory)
+    try:
+        done = CliRunner().invoke(app, up)
+    finally:
+        lock.release()
+    assert f"stop it with: trilemma down {testnet.directory}" in str(done.exception)
+
+
+def test_what_a_log_is_told_is_dated(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands._note_dated("prover-0 is held down")
+    stamp, said = capsys.readouterr().err.split(" UTC ")
+    datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S")
+    assert said == "prover-0 is held down\n"
+
+    def full(_: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(commands, "note", full)
+    commands._note_dated("a full disk does not stop the supervisor")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_supervisor_dates_what_it_tells_a_file(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    told: list[Any] = []
+
+    def stand_in(_: Testnet, *, report: Any) -> Supervisor:
+        told.append(report)
+        raise ConfigError("not now")
+
+    monkeypatch.setattr("cluster.supervisor.Supervisor", stand_in)
+    monkeypatch.setattr("cluster.launch.require_ports", lambda _: None)
+    monkeypatch.setattr("cluster.commands._on_terminal", lambda: terminal)
+    CliRunner().invoke(app, ["up", str(testnet.directory)])
+    assert told == [commands.note if terminal else commands._note_dated]

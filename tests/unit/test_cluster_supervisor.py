@@ -15,10 +15,11 @@ import pytest
 from cluster import supervisor as supervising
 from cluster.child import last_words, trim_log
 from cluster.health import probe
-from cluster.lock import PID_FILE, SupervisorLock, stop_supervisor, supervisor_pid
+from cluster.lock import SupervisorLock, stop_supervisor, supervisor_pid
 from cluster.supervisor import ClusterError, Supervisor
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import ConfigError
+from store.running import PID_FILE
 from store.testnet import ProcessEntry, Testnet
 
 PATIENCE_S = 60.0
@@ -245,6 +246,16 @@ async def test_one_supervisor_at_a_time(testnet: Testnet) -> None:
     async with supervisor(testnet):
         with pytest.raises(ConfigError, match=f"is running already \\(pid {os.getpid()}\\)"):
             await supervisor(testnet).start()
+
+
+async def test_a_pid_that_somebody_cut_is_written_again(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "RENEW_S", 0.01)
+    async with supervisor(testnet):
+        path = testnet.directory / PID_FILE
+        path.write_text("")
+        await until(lambda: path.read_text() == f"{os.getpid()}\n")
 
 
 def test_a_pid_left_by_a_crash_is_not_taken_for_a_supervisor(tmp_path: Path) -> None:

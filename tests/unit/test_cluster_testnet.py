@@ -18,7 +18,7 @@ from cluster.defaults import (
     settlement_of,
     staking_of,
 )
-from cluster.init_command import KEPT_BLOCKS
+from cluster.init_command import KEPT_BLOCKS, _consequences
 from cluster.layout import used_ports
 from cluster.lock import SupervisorLock
 from cluster.testnet import COMPOSE_OPTIONS, TestnetOptions, create_testnet, ensure_testnet
@@ -40,7 +40,7 @@ def test_every_process_gets_a_configuration_that_loads(tmp_path: Path) -> None:
         chain = load_chain(config)
         load_process_key(config, chain)
         assert (config.role, config.name, config.public) == (entry.role, entry.name, entry.public)
-        assert config.data.resolve() == testnet.data_path(entry.name)
+        assert config.data == testnet.data_path(entry.name)
         assert config.validators == testnet.addresses("node")
         assert [peer.address for peer in config.peers] == [
             other.peer for other in testnet.of_role(entry.role) if entry.peer
@@ -127,7 +127,7 @@ def test_a_directory_without_a_testnet_says_how_to_make_one(tmp_path: Path) -> N
 
 def test_what_is_there_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     first = create_testnet(tmp_path, SMALL).chain().chain_id
-    with pytest.raises(ConfigError, match="is not empty"):
+    with pytest.raises(ConfigError, match=f"is not empty.*: trilemma init {tmp_path} --overwrite$"):
         create_testnet(tmp_path, SMALL)
     assert ensure_testnet(tmp_path, SMALL).chain().chain_id == first
     (tmp_path / "data" / "state").write_text("old")
@@ -146,11 +146,39 @@ def test_a_directory_that_is_no_testnet_is_never_overwritten(tmp_path: Path) -> 
     assert (tmp_path / "keys" / "precious").exists()
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_testnet_that_lost_its_description_is_told_from_another_folder(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    options = TestnetOptions(traders=0, overwrite=overwrite)
+    create_testnet(tmp_path / "net", SMALL)
+    (tmp_path / "net" / "testnet.json").unlink()
+    with pytest.raises(ConfigError, match=r"has lost its testnet.json; there are config, data, "):
+        create_testnet(tmp_path / "net", options)
+    assert (tmp_path / "net" / "genesis.json").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for number in range(10):
+        (mine / f"{number}.txt").touch()
+    with pytest.raises(ConfigError, match=r"is no testnet: there are 0.txt, .*, 7.txt, \.\.\.; "):
+        create_testnet(mine, options)
+    assert len(list(mine.iterdir())) == 10
+    with pytest.raises(ConfigError, match=r"0\.txt is a file, not a directory"):
+        create_testnet(mine / "0.txt", options)
+
+
 def test_a_running_testnet_is_never_overwritten(tmp_path: Path) -> None:
     create_testnet(tmp_path, SMALL)
     lock = SupervisorLock(tmp_path)
-    with pytest.raises(ConfigError, match="is running"):
-        create_testnet(tmp_path, TestnetOptions(overwrite=True))
+    (tmp_path / "data" / "state").write_text("kept")
+    for name in ("testnet.json", "lost.json"):
+        # One that has lost its description runs all the same.
+        (tmp_path / "testnet.json").rename(tmp_path / name)
+        for overwrite in (True, False):
+            with pytest.raises(ConfigError, match=f"stop it with: trilemma down {tmp_path}$"):
+                create_testnet(tmp_path, TestnetOptions(overwrite=overwrite))
+    (tmp_path / "lost.json").rename(tmp_path / "testnet.json")
+    assert (tmp_path / "data" / "state").read_text() == "kept"
     lock.release()
     create_testnet(tmp_path, TestnetOptions(overwrite=True, traders=0))
 
@@ -222,6 +250,9 @@ def test_times_of_staking_out_of_range_are_refused(
         TestnetOptions(traders=-1),
         TestnetOptions(base_port=65_500),
         TestnetOptions(retain_blocks=-1),
+        TestnetOptions(name=""),
+        TestnetOptions(name=" "),
+        TestnetOptions(name="a\nb"),
     ],
 )
 def test_options_out_of_range_are_refused_before_anything_is_made(
@@ -230,3 +261,19 @@ def test_options_out_of_range_are_refused_before_anything_is_made(
     with pytest.raises(ConfigError):
         create_testnet(tmp_path / "net", options)
     assert not (tmp_path / "net").exists()
+
+
+def test_a_testnet_without_traders_says_so_where_one_is_named(tmp_path: Path) -> None:
+    made = create_testnet(tmp_path, TestnetOptions(traders=0))
+    with pytest.raises(ConfigError, match="was made without traders"):
+        made.key("trader-00")
+    assert any("no traders" in line for line in _consequences(TestnetOptions(traders=0)))
+    assert made.key("oracle").public
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_it_is_said_of_members_that_tolerate_no_failure(count: int) -> None:
+    told = _consequences(TestnetOptions(validators=4, sequencers=count))
+    assert any(f"{count} sequencers tolerate no failure" in one for one in told) == (1 < count < 4)
+    told = _consequences(TestnetOptions(validators=count))
+    assert any(f"{count} validators tolerate no failure" in one for one in told) == (1 < count < 4)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from client.channel import Unreachable
 from cluster import cli
+from cluster.commands import PROCESSES
 from cluster.testnet import TestnetOptions, create_testnet
 
 EXAMPLE = "Example: trilemma "
@@ -43,6 +44,14 @@ def examples() -> list[str]:
 def test_every_command_stands_below_a_heading() -> None:
     infos = [*app.registered_commands, *app.registered_groups]
     assert len(infos) > 50 and all(one.rich_help_panel for one in infos)
+
+
+@pytest.mark.parametrize("role", PROCESSES)
+def test_a_process_of_a_cluster_starts_without_the_other_commands(role: str) -> None:
+    few = typer.Typer()
+    cli.register(few, [role])
+    assert 0 < len(few.registered_commands) < len(app.registered_commands)
+    assert role in [one.name for one in few.registered_commands]
 
 
 @pytest.mark.parametrize("name", ALL)

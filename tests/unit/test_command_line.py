@@ -12,15 +12,20 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from client import cli_audit
 from client.channel import Unreachable
+from client.export_command import ExportReport
 from client.faults import InvalidProof, NoProgress, explain
 from client.reports import account_data, account_lines
 from client.submission import ActionRejected
 from client.units import UnitError
+from cluster import cli
 from cluster.cli import app
 from cluster.commands import register
+from cluster.demo import DemoOptions, run_demo
 from cluster.faults_run import RunOptions, fresh_options, run_experiment
 from cluster.faults_schedule import load_experiment
 from cluster.faults_targets import find_target
@@ -37,6 +42,8 @@ from protocol.errors import (
 )
 from protocol.messages_trading import AccountView, PositionView, StandingView, TriggerView, TwapView
 from store.config import load_config, parse_address
+from store.faults import disk
+from store.files import DiskRefuses
 from store.testnet import Testnet
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +57,15 @@ def testnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("cli") / "testnet"
     create_testnet(directory, TestnetOptions(validators=1, traders=3, free_ports=True))
     return directory
+
+
+@pytest.fixture(scope="module")
+def whole() -> typer.Typer:
+    """All commands, in this process: to start one for each takes long."""
+    made = typer.Typer(cls=cli.Commands, pretty_exceptions_enable=False)
+    made.callback()(cli._global_options)
+    cli.register(made)
+    return made
 
 
 def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProcess[str]:
@@ -123,11 +139,26 @@ def trilemma(*arguments: str, testnet: Path | str) -> subprocess.CompletedProces
         (["node", "--config", "no-such-file.toml"], "cannot read the configuration"),
     ],
 )
-def test_what_cannot_work_is_a_usage_error(arguments: list[str], says: str, testnet: Path) -> None:
-    done = trilemma(*arguments, testnet=testnet)
-    assert done.returncode == 2, done.stderr
-    assert says in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr and done.stdout == ""
+def test_what_cannot_work_is_a_usage_error(
+    arguments: list[str],
+    says: str,
+    testnet: Path,
+    whole: typer.Typer,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(cli, "app", whole)
+    monkeypatch.setattr(cli, "register", lambda _: None)
+    monkeypatch.setattr(sys, "argv", ["trilemma", *arguments])
+    monkeypatch.setenv("TRILEMMA_TESTNET", str(testnet))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert ended.value.code == 2, err
+    assert says in " ".join(err.split())
+    assert out == ""
 
 
 def test_a_directory_without_a_testnet_says_how_to_make_one(tmp_path: Path) -> None:
@@ -163,7 +194,7 @@ def test_up_makes_the_testnet_that_init_makes(
     monkeypatch.setattr("cluster.launch.launch_detached", launch)
     monkeypatch.setattr("cluster.launch.require_ports", lambda testnet: None)
     up = CliRunner().invoke(app, ["up", str(tmp_path / "up"), "--detach"])
-    assert up.exit_code == 0 and "making a testnet in" in up.output, up.output
+    assert up.exit_code == 0 and "made a testnet in" in up.output, up.output
     made = CliRunner().invoke(app, ["init", str(tmp_path / "init")])
     assert made.exit_code == 0, made.output
     ours, usual = Testnet.load(tmp_path / "up"), Testnet.load(tmp_path / "init")
@@ -321,9 +352,126 @@ def test_a_demo_that_cannot_write_its_report_says_so_at_once(tmp_path: Path) -> 
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert ".trilemma" in done.stderr and "starting" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_demo_on_a_file_system_for_reading_names_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.demo.uvloop.run", lambda _: pytest.fail("started"))
+    report = tmp_path / "demo" / "report.json"
+    disk.order(read_only=True)
+    try:
+        with pytest.raises(ConfigError, match=f"cannot write {report}: Read-only file system"):
+            run_demo(DemoOptions(report=report))
+    finally:
+        disk.order()
+
+
+def test_ctrl_c_before_a_command_begins_is_no_traceback() -> None:
+    code = (
+        "from cluster import cli\n"
+        "def interrupted(app): raise KeyboardInterrupt\n"
+        "cli.register = interrupted\n"
+        "cli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["status", "--json"], ["status"]])
+def test_a_result_that_cannot_be_written_is_told_as_that(
+    arguments: list[str], testnet: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "cluster.cli", *arguments],
+            cwd=ROOT, env={**os.environ, "TRILEMMA_TESTNET": str(testnet)},
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    said = done.stderr.splitlines()
+    assert done.returncode == 1 and len(said) == 1, done.stderr
+    assert said[0].startswith("trilemma: cannot write the output: No space left on device")
+    assert "may be placed" in said[0]
+
+
+CLOSINGS = ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"]
+
+
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_a_command_with_closed_standard_files_runs_all_the_same(
+    closing: str, testnet: Path
+) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -m cluster.cli status {closing}', sys.executable],
+        cwd=ROOT, env={**os.environ, "TRILEMMA_TESTNET": str(testnet)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done
+    assert ("validator-0" in done.stdout) == (">&-" not in closing.replace("2>&-", ""))
+    assert ("no process answers" in done.stderr) == ("2>&-" not in closing)
+    assert "Assertion" not in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closing", CLOSINGS)
+def test_a_process_has_its_standard_files(closing: str) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from net.runner import run_process\n"
+        "status = run_process(Path('no-such-file.toml'), 'node', None)\n"
+        "[os.fstat(number) for number in range(3)]\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" {closing}', sys.executable, code],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stdout == "", done
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(30, "Read-only file system", "a/b"), "cannot write a/b: Read-only file system; "),
+        (DiskRefuses(28, "a/b"), "cannot write a/b: No space left on device; make room"),
+        (OSError(28, "No space left on device"), "cannot write the output: No space left"),
+        (OSError(13, "Permission denied", "a/b"), "Permission denied: a/b"),
+        (OSError(5, "Input/output error", "a/b"), "Input/output error: a/b"),
+        (OSError(113, "No route to host"), "No route to host"),
+    ],
+)
+def test_an_error_of_the_system_names_what_it_is_about(error: OSError, says: str) -> None:
+    text, status = explain(error) or ("", 0)
+    assert text.startswith(says) and status == 1
+
+
+def test_an_export_replaces_no_other_file(tmp_path: Path, testnet: Path) -> None:
+    notes = tmp_path / "notes"
+    notes.write_text("mine")
+    done = trilemma("export", str(notes), testnet=testnet)
+    assert done.returncode == 2 and "name another file" in done.stderr
+    assert notes.read_text() == "mine"
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_export_says_at_its_end_what_it_went_on_with_and_how_to_check_it(
+    resumed: bool, tmp_path: Path, testnet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "an archive"
+    report = ExportReport(str(path), 7, 0, [], 900, resumed, "ab")
+    monkeypatch.setattr("client.cli_audit._with_source", lambda *_: report)
+    audits = typer.Typer()
+    cli_audit.register(audits)
+    done = CliRunner().invoke(audits, ["export", str(path)], obj=testnet)
+    assert done.exit_code == 0, done.output
+    result, check = done.output.splitlines()
+    assert result.startswith(f"{path}: 7 ledger blocks")
+    assert ("went on with the archive that was there" in result) == resumed
+    assert check == f"check it with: trilemma audit --archive '{path}'"
 
 
 def test_starting_is_quick_because_commands_import_lazily() -> None:

@@ -34,9 +34,19 @@ def write(tmp_path: Path, **changes: str) -> Path:
 
 def test_paths_are_relative_to_the_file_and_absolute_ones_stay(tmp_path: Path) -> None:
     config = load_config(write(tmp_path))
-    assert config.genesis.resolve() == tmp_path / "genesis.json"
+    # As a message shows it.
+    assert config.genesis == tmp_path / "genesis.json"
     assert config.data == Path("/var/data")
     assert (config.role, config.index, config.peers, config.log_json) == ("execution", 0, [], False)
+
+
+def test_a_folder_that_is_a_link_has_its_own_parent(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    path = write(tmp_path / "disk")
+    (tmp_path / "config").symlink_to(path.parent)
+    (tmp_path / "disk" / "genesis.json").touch()
+    config = load_config(tmp_path / "config" / path.name)
+    assert config.genesis.exists() and config.genesis.samefile(tmp_path / "disk" / "genesis.json")
 
 
 @pytest.mark.parametrize(

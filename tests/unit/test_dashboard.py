@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from client.status import ProcessRow
+from cluster import dashboard as dashboard_module
 from cluster.dashboard import Book, Dashboard, Scene
-from cluster.dashboard_view import make_dashboard, sparkline
+from cluster.dashboard_view import SPARED, make_dashboard, sparkline
 from cluster.faults_hold import RunFolder
 from cluster.testnet import TestnetOptions, create_testnet
 from store.config import parse_address
@@ -24,9 +29,9 @@ def testnet(tmp_path: Path) -> Testnet:
     return testnet
 
 
-def shown(scene: Scene, testnet: Testnet, width: int = 80) -> list[str]:
+def shown(scene: Scene, testnet: Testnet, width: int = 80, height: int = 50) -> list[str]:
     console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    console.print(make_dashboard(scene, testnet, testnet.chain().genesis.markets, 0, width))
+    console.print(make_dashboard(scene, testnet, testnet.chain().genesis.markets, 0, width, height))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -91,7 +96,9 @@ def test_a_process_that_is_held_or_stopped_is_called_so(testnet: Testnet) -> Non
     assert rows["validator-2"].state == "down"
 
 
-def test_it_fits_80_columns_with_faults_and_books(testnet: Testnet) -> None:
+@pytest.fixture
+def busy(testnet: Testnet) -> Scene:
+    """A cluster that answers with large numbers."""
     dashboard = Dashboard(testnet)
     for step in range(90):
         answer(
@@ -104,17 +111,102 @@ def test_it_fits_80_columns_with_faults_and_books(testnet: Testnet) -> None:
                 last_ordered_block=10**6, final_ordered_block=10**6 - 50, final_batch=40_000,
                 last_batch=40_100, mempool=12, view=10**6, store_bytes=10**8,
             )  # fmt: skip
+        for name in ("execution-0", "prover-0"):
+            answer(dashboard, name, float(step), height=10**6 + step, executed_actions=step)
         scene = dashboard.scene(float(step))
-    books = [Book(number, 599_000, None, 599_500) for number in range(3)]
-    lines = shown(_with(scene, books, [f"validator-{n}: " + "x" * 100 for n in range(9)]), testnet)
+    markets = range(len(testnet.chain().genesis.markets))
+    books = [Book(number, 599_000, None, 599_500) for number in markets]
+    return msgspec.structs.replace(scene, books=books)
+
+
+FIVE = [f"validator-{number}: delay 200 ms" for number in range(5)]
+
+
+def test_it_fits_80_columns_with_faults_and_books(testnet: Testnet, busy: Scene) -> None:
+    faults = [f"validator-{n}: " + "x" * 100 for n in range(9)]
+    lines = shown(msgspec.structs.replace(busy, faults=faults), testnet)
     assert max(len(line) for line in lines) <= 80
     text = "\n".join(lines)
     assert "20,000 /s" in text
     assert "and 3 more" in text
-    assert "BTC-PERP" in text
+    assert "BTC-PERP" in text and "lines more" not in text
 
 
-def _with(scene: Scene, books: list[Book], faults: list[str]) -> Scene:
-    import msgspec
+def test_24_lines_show_faults_and_alarms_and_say_what_is_left_out(
+    testnet: Testnet, busy: Scene
+) -> None:
+    stop = "prover-0 stopped for safety's sake and stays down; its log says why"
+    rows = [_saying(row, refusal="its batch 4 is disputed") for row in busy.rows]
+    scene = msgspec.structs.replace(busy, rows=rows, faults=FIVE, stopped=[stop])
+    lines = shown(scene, testnet, height=24)
+    assert len(lines) == 24
+    at = lines.index(stop)
+    assert at == 2 + len(busy.rows), "right below the processes"
+    assert lines[at + 1] == "validator-0: its batch 4 is disputed"
+    assert lines[at + 2 : at + 8] == ["faults", *(f"  {fault}" for fault in FIVE)]
+    assert lines[-1] == f"… {len(shown(scene, testnet)) - 23 - 4} lines more", "4 are empty"
+    assert not any("books" in line for line in lines)
 
-    return msgspec.structs.replace(scene, books=books, faults=faults)
+
+def test_a_large_cluster_leaves_room_for_what_is_wrong(testnet: Testnet, busy: Scene) -> None:
+    rows = [msgspec.structs.replace(busy.rows[0], name=f"validator-{n}") for n in range(40)]
+    rows[37] = msgspec.structs.replace(rows[37], state="held")
+    lines = shown(msgspec.structs.replace(busy, rows=rows, faults=FIVE), testnet, height=24)
+    assert len(lines) == 24
+    assert any(line.startswith("validator-37") and "held" in line for line in lines)
+    assert f"  {FIVE[-1]}" in lines
+    (more,) = (line for line in lines if "processes more" in line)
+    shown_rows = [line for line in lines if line.startswith("validator-") and ":" not in line]
+    assert more == f"… {40 - len(shown_rows)} processes more"
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_a_narrow_terminal_shows_fewer_columns_whole(
+    testnet: Testnet, busy: Scene, width: int
+) -> None:
+    lines = shown(msgspec.structs.replace(busy, faults=FIVE), testnet, width)
+    assert max(len(line) for line in lines) <= width
+    assert "…" not in "".join(lines)
+    names = lines[1].split()
+    assert set(names) < {"process", "state", *SPARED} and names[:2] == ["process", "state"]
+    left_out = [name for name in SPARED if name not in names]
+    assert f"no room for: {', '.join(left_out)} " in " ".join(lines)
+
+
+async def test_who_stopped_for_safety_is_asked_for_only_while_somebody_is_missing(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    stop = "prover-0 stopped for safety's sake and stays down; its log says why"
+
+    def stops(_: Testnet) -> list[str]:
+        asked.append(threading.current_thread() is threading.main_thread())
+        return [stop]
+
+    monkeypatch.setattr(dashboard_module, "safety_stops", stops)
+    monkeypatch.setattr(dashboard_module, "STOPS_EVERY_S", 0.001)
+    dashboard = Dashboard(testnet)
+    asking = asyncio.ensure_future(dashboard._ask_for_stops())
+    try:
+        await until(lambda: dashboard.scene(1.0).stopped == [stop])
+        assert not any(asked), "it blocks"
+        faults = dashboard.scene(2.0).faults
+        assert "validator-0: down" in faults
+        assert not any(line.startswith("prover-0") for line in faults), "it is told already"
+        for poller in dashboard._pollers:
+            poller._take({}, 3.0)
+        await until(lambda: not dashboard.scene(3.0).stopped)
+    finally:
+        asking.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+def _saying(row: ProcessRow, refusal: str) -> ProcessRow:
+    if row.name != "validator-0":
+        return row
+    return msgspec.structs.replace(row, values={**row.values, "refusal": refusal})

@@ -7,6 +7,7 @@ happens in random flows of orders.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import random
@@ -316,11 +317,36 @@ def test_without_a_compiler_the_sources_run(
     assert child(TELL, project, str(tmp_path)).startswith("False")
 
 
+def test_a_folder_that_cannot_be_written_is_named_in_a_sentence(
+    project: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "folder").touch()
+    status, answer = compile_into(tmp_path / "folder", project, CC="no-such-compiler")
+    assert (status, answer) == (1, f"cannot write {tmp_path / 'folder'}: File exists\n")
+
+
+def test_an_environment_that_is_as_it_should_be_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = importlib.util.spec_from_file_location("compile_step", ROOT / "deploy" / "compile.py")
+    assert place is not None and place.loader is not None
+    step = importlib.util.module_from_spec(place)
+    place.loader.exec_module(step)
+    folder = tmp_path / step.PACKAGE
+    step.enable(folder)
+    assert (folder / "__init__.py").read_text() == step.FINDER.read_text()
+    assert step.PACKAGE in (tmp_path / f"{step.PACKAGE}.pth").read_text()
+    assert sorted(path.suffix for path in tmp_path.rglob("*.*")) == [".pth", ".py"]
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("written again"))
+    step.enable(folder)
+
+
 def test_a_compiler_that_fails_leaves_the_sources_running(project: Path, tmp_path: Path) -> None:
     status, answer = compile_into(tmp_path, project, CC="false")
     if status == 3:
         pytest.skip(answer.strip())
     assert status == 1 and "the compiler failed" in answer
+    assert answer.startswith("compiling the inner loops")
     assert (tmp_path / "log").read_text()
     assert child(TELL, project, str(tmp_path)).startswith("False")
 

@@ -73,6 +73,24 @@ def test_a_failed_write_leaves_the_old_content(
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.parametrize("step", ["open", "write", "fdatasync", "rename"])
+def test_a_failed_write_names_the_file_that_was_meant(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **named: object) -> object:
+        raise OSError(28, "no space left", *(["a", None, "b"] if step == "rename" else []))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="no space left") as caught:
+            write_atomic(tmp_path / "file", b"new")
+    assert caught.value.filename == str(tmp_path / "file")
+    assert ".tmp" not in str(caught.value) and "->" not in str(caught.value)
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomic(tmp_path / "none" / "file", b"new")
+    assert caught.value.filename == str(tmp_path / "none" / "file")
+
+
 def test_a_second_process_cannot_take_the_lock(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from store.files import lock_directory\n"
