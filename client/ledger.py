@@ -37,6 +37,14 @@ class TransactionRejected(RemoteFault):
     """The ledger committed a transaction without effect (exit 3)."""
 
 
+class NotFinalYet(TimeoutError):
+    """A withdrawal is settled, and not final in time (exit 4); `why` says so without what to do."""
+
+    def __init__(self, why: str, number: int) -> None:
+        super().__init__(f"{why}; have it paid then with: trilemma payout {number}")
+        self.why = why
+
+
 class Ledger:
     """Ledger of an exchange. Transactions of one key are sent one after the other."""
 
@@ -139,7 +147,8 @@ class Ledger:
     async def final_withdrawal(self, number: int, timeout_ms: int = 120_000) -> WithdrawalView:
         """The proof of a withdrawal whose batch is final, so that it can be paid.
 
-        Raises `TimeoutError` when it is not in time, with how long the window still lasts.
+        Raises `NotFinalYet` when it is not in time, with how long the window still lasts, and
+        `TimeoutError` when it is not even settled.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_ms / 1000
@@ -156,10 +165,10 @@ class Ledger:
                 if fault.code not in NOT_YET:
                     raise
             if loop.time() >= deadline:
-                raise TimeoutError(
+                raise NotFinalYet(
                     f"withdrawal {number} is settled in batch {view.batch}, which is final in "
-                    f"about {left_ms / 1000:g} s at the earliest; have it paid then with: "
-                    f"trilemma payout {number}"
+                    f"about {left_ms / 1000:g} s at the earliest",
+                    number,
                 )
             wait_s = min(left_ms / 1000, FINAL_POLL_S, deadline - loop.time())
             await asyncio.sleep(max(POLL_S, wait_s))

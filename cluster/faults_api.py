@@ -104,7 +104,7 @@ class Nemesis(Orders):
             await self.bring_up(names)
         after = {name: await self.ask(self.target.identity, name) for name in names}
         return {
-            name: f"process {before[name] or 'none'} became {after[name]}"
+            name: _renewed(before[name], after[name])
             for name in names
             if after[name] != before[name]
         }
@@ -376,6 +376,11 @@ class Nemesis(Orders):
         self.release(fault)
         self.lying(fault)
         return self.until_end(fault, honest)
+
+
+def _renewed(before: str, after: str) -> str:
+    """What a start made of a process; empty where it was down."""
+    return f"process {before} became {after}" if before else f"started as process {after}"
 
 
 def _label(kind: str) -> str:

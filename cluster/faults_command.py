@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from client.console import SIGNED, Json, emit, note, run, testnet_directory
+from client.console import SIGNED, Json, emit, listed, note, run, testnet_directory
 from protocol.errors import ConfigError, TrilemmaError
 
 if TYPE_CHECKING:
@@ -62,25 +62,35 @@ def _order(nemesis: Nemesis, work: Callable[[], Awaitable[Fault]], *, as_json: b
 
 async def _untold(nemesis: Nemesis, name: str) -> TrilemmaError:
     """Why a process cannot be told what to suffer."""
-    from cluster.faults_targets import RUNNING, FaultFailed
+    from cluster.faults_targets import PAUSED, RUNNING, FaultFailed
 
     state = await nemesis.ask(nemesis.target.state, name)
     if state == RUNNING:
         return FaultFailed(f"{name} does not answer, so that no process was told anything")
-    return ConfigError(f"{name} is {state} and cannot be told; bring it back first")
+    back = "resume" if state == PAUSED else "restart"
+    return ConfigError(
+        f"{name} is {state} and cannot be told; bring it back first: trilemma faults {back} {name}"
+    )
 
 
 @faults_app.command("list")
-def show(context: typer.Context, as_json: Json = False) -> None:
-    """Show what every process suffers now, and which faults there are."""
+def show(
+    context: typer.Context,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Also which faults there are.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what every process suffers now.
+
+    Where none does, or with --kinds, it also says which faults there are."""
     from cluster.faults_kinds import KINDS
 
     nemesis = _nemesis(context)
     active = run(nemesis.active())
     rows = [f"{one.process:<14} {one.kind:<14} {one.what}" for one in active]
-    shown = "\n".join(rows) if rows else "no process suffers anything"
-    known = ", ".join(sorted(KINDS))
-    emit({"active": active, "kinds": sorted(KINDS)}, f"{shown}\n\nkinds: {known}", as_json=as_json)
+    text = "\n".join(rows) if rows else "no process suffers anything"
+    if kinds or not rows:
+        text += f"\n\n{listed('kinds', sorted(KINDS))}"
+    emit({"active": active, "kinds": sorted(KINDS)}, text, as_json=as_json)
 
 
 @faults_app.command()
@@ -176,8 +186,10 @@ def resume(context: typer.Context, names: Names, as_json: Json = False) -> None:
 @faults_app.command()
 def restart(context: typer.Context, names: Names, as_json: Json = False) -> None:
     """Stop processes that run, start them again, and wait until they serve."""
+    from cluster.faults_ready import restarted
+
     nemesis = _nemesis(context)
-    _order(nemesis, lambda: nemesis.restart(*names), as_json=as_json)
+    _order(nemesis, lambda: restarted(nemesis, names), as_json=as_json)
 
 
 @faults_app.command()
@@ -300,6 +312,7 @@ def byzantine(
 ) -> None:
     """Restart a process so that it lies; without a mode, so that it is honest again."""
     from cluster.faults_damage import byzantine_modes, set_byzantine
+    from cluster.faults_ready import restarted
 
     nemesis = _nemesis(context)
     entry = nemesis.testnet.process(name)
@@ -308,13 +321,15 @@ def byzantine(
         return
     set_byzantine(nemesis.testnet, entry, "")
     note(f"a {entry.role} can lie in these ways: {', '.join(byzantine_modes(entry)) or 'none'}")
-    _order(nemesis, lambda: nemesis.restart(name), as_json=as_json)
+    _order(nemesis, lambda: restarted(nemesis, [name]), as_json=as_json)
 
 
 @faults_app.command("run")
 def run_file(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="An experiment, as those in faults/.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="An experiment: a file, or the name of one in faults/.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the file's own seed.")] = None,
     testnet: Annotated[
         Path | None, typer.Option(help="Directory of the testnet, instead of the global option.")
@@ -326,6 +341,9 @@ def run_file(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the report; .trilemma/faults/NAME if not given.")
     ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show the experiments there are, and run none.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run an experiment: load, faults by the clock, recovery, a verdict and pictures.
@@ -333,8 +351,13 @@ def run_file(
     Exits with 0 where it passed, 1 where something expected did not happen, 4 without progress, 5
     where safety is broken. Without a testnet there, it makes one of its own, as with --fresh.
     """
-    from cluster.faults_play import play
+    from cluster.faults_play import play, show_experiments
 
+    if listed:
+        show_experiments(as_json=as_json)
+        return
+    if file is None:
+        raise ConfigError("name an experiment; to see those there are: trilemma faults run --list")
     if fresh and testnet is not None:
         raise ConfigError("choose one: --fresh or --testnet DIR")
     directory = testnet_directory(context, testnet)
@@ -371,10 +394,7 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a report.")],
     as_json: Json = False,
 ) -> None:
-    """Show a report again, and make its pictures anew."""
-    from cluster.faults_report import read_report, write_report
+    """Show a report again, and make those of its files that are missing."""
+    from cluster.faults_play import show_report
 
-    found = read_report(folder)
-    for line in write_report(found, folder):
-        note(line)
-    emit(found, "\n".join(found.lines()), as_json=as_json)
+    show_report(folder, as_json=as_json)

@@ -50,9 +50,11 @@ Show = Callable[[Sample], None]
 
 
 class RunClock:
-    """Seconds since the load of a run began; 0 before."""
+    """Seconds since the load of a run began; 0 before. `unhealed` while faults may be on: from
+    then until all have been ended."""
 
     def __init__(self) -> None:
+        self.unhealed = False
         self._began_s: float | None = None
 
     @property
@@ -61,7 +63,8 @@ class RunClock:
         return 0.0 if self._began_s is None else asyncio.get_running_loop().time() - self._began_s
 
     def begin(self) -> None:
-        """The load begins now."""
+        """The load begins now, and faults may."""
+        self.unhealed = True
         self._began_s = asyncio.get_running_loop().time()
 
     def of(self, loop_s: float) -> float:
@@ -179,6 +182,7 @@ class Run:
             await nemesis.heal()
         except (TrilemmaError, OSError) as error:
             return str(error) or type(error).__name__
+        self._clock.unhealed = False
         return ""
 
     def _ended_well(self, name: str, task: asyncio.Task[Any] | None) -> None:

@@ -18,6 +18,9 @@ SPARED = ("LOCK", "OWNER", "FORMAT", "RESTORED")
 SPARED_SUFFIXES = ("-shm",)
 """Files without state of their own: whose the directory is, and an index that is made anew."""
 
+COUNTED = "; of a wrong batch, :N behind it says how many times, as in mints-cash:1"
+"""What may stand behind a prover's lie."""
+
 _BYZANTINE = re.compile(r"^byzantine\s*=.*\n?", re.MULTILINE)
 
 
@@ -70,7 +73,11 @@ def set_byzantine(testnet: Testnet, entry: ProcessEntry, mode: str) -> None:
     Raises `ConfigError` for a mode that its role has not, or a chain that is no testnet.
     """
     if mode:
-        check_mode(entry.role, mode)
+        try:
+            check_mode(entry.role, mode)
+        except ConfigError as error:
+            counted = COUNTED if entry.role == "prover" else ""
+            raise ConfigError(f"{error}{counted}") from None
         if not testnet.chain().genesis.testnet:
             raise ConfigError("Byzantine modes are for testnets, and this genesis is of none")
     path = testnet.config_path(entry.name)

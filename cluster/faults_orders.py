@@ -16,6 +16,7 @@ from client.faults import EXIT_SAFETY, EXIT_USAGE
 from cluster.faults_damage import byzantine_mode, set_byzantine
 from cluster.faults_evidence import Fault
 from cluster.faults_plans import Plans
+from cluster.faults_ready import stopped_for_good
 from cluster.faults_stopped import unhealed
 from cluster.faults_targets import (
     DOWN,
@@ -324,7 +325,7 @@ class Orders:
                 status = await self.ask(self.target.exit_status, name)
                 gone = await self.ask(self.target.state, name) == DOWN
                 if gone and status in (EXIT_USAGE, EXIT_SAFETY):
-                    raise FaultFailed(f"{name} stopped for good with status {status}") from None
+                    raise stopped_for_good(self.target, name, status) from None
                 if loop.time() > deadline:
                     raise FaultFailed(
                         f"{name} does not serve: {str(error) or 'no answer'}"

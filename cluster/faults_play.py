@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Coroutine, Iterator
+import shutil
+import sys
+import textwrap
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIG_DFL, SIGHUP, SIGTERM, getsignal
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,14 +20,22 @@ from rich.table import Table
 from rich.text import Text
 
 from client.console import emit, note, run
-from cluster.faults_course import Show, Tell
-from cluster.faults_report import PAGE, Report, write_report
+from cluster.faults_course import RunClock, Show, Tell
+from cluster.faults_report import (
+    PAGE,
+    Report,
+    missing_files,
+    open_folder,
+    read_report,
+    write_report,
+)
 from cluster.faults_run import RunOptions, run_experiment
 from cluster.faults_schedule import Experiment, load_experiment
 from cluster.faults_watch import Sample
 from protocol.errors import ConfigError
 
 OUT = Path(".trilemma/faults")
+EXPERIMENTS = Path(__file__).parents[1] / "faults"
 LINE_EVERY_S = 5.0
 SHOWN_MOMENTS = 12
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -35,32 +46,103 @@ def play(
     file: Path, *, seed: int | None, testnet: Path | None, short: bool, out: Path | None,
     as_json: bool,
 ) -> int:  # fmt: skip
-    """Run the experiment of a file; returns the exit status."""
+    """Run the experiment of a file; returns the exit status. Raises `ConfigError` where its report
+    could not be written."""
     experiment = load_experiment(found_experiment(file))
     if short:
         experiment = experiment.short()
     folder = out or OUT / experiment.about.name
     if not re.fullmatch(r"[a-z0-9-]+", experiment.about.name):
         raise ConfigError("an experiment's name is of lower case letters, digits and hyphens")
+    open_folder(folder)
     used = experiment.about.seed if seed is None else seed
-    note(f"{experiment.about.name}, seed {used}: {experiment.about.description}")
-    with timeline(experiment) as (tell, show):
+    about = f"{experiment.about.name}, seed {used}: {experiment.about.description}"
+    note(wrapped([about], sys.stderr))
+    clock = RunClock()
+    with told_when_stopped(clock, removed=testnet is None), timeline(experiment) as (tell, show):
         options = RunOptions(seed=seed, testnet=testnet)
-        report = run_until_asked(run_experiment(experiment, options, tell, show))
-    # First: pictures take their time, and a folder may not be writable.
-    emit(report, "\n".join(report.lines()), as_json=as_json)
+        report = run_until_asked(run_experiment(experiment, options, tell, show, clock))
+    # First: pictures take their time, and the disk may be full by now.
+    emit(report, wrapped(report.lines(), sys.stdout), as_json=as_json)
     for line in write_report(report, folder):
         note(line)
     note(f"the report with its pictures: {folder / PAGE}")
     return report.status
 
 
+def show_report(folder: Path, *, as_json: bool) -> None:
+    """Show a report again, and make those of its files that are missing, where that can be."""
+    report = read_report(folder)
+    emit(report, wrapped(report.lines(), sys.stdout), as_json=as_json)
+    missing = missing_files(folder)
+    try:
+        notes = write_report(report, folder, missing)
+    except OSError as error:
+        notes = [f"{', '.join(missing)} cannot be made in {folder}: {error.strerror}"]
+    for line in notes:
+        note(line)
+
+
 def found_experiment(file: Path) -> Path:
-    """A file, or the one of this name among the experiments of the project."""
-    if file.exists() or file.suffix:
+    """A file, or the one of this name among the experiments of the project; raises `ConfigError`
+    for a name that none of them has."""
+    if file.suffix or (file.exists() and not file.is_dir()):
         return file
-    named = Path(__file__).parents[1] / "faults" / f"{file.name}.toml"
-    return named if named.exists() else file
+    known = {path.stem: path for path in EXPERIMENTS.glob("*.toml")}
+    if file.name not in known:
+        raise ConfigError(f"there is no experiment {file.name!r}; there are {_listed(known)}")
+    return known[file.name]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none here: name a file"
+
+
+def show_experiments(*, as_json: bool) -> None:
+    """Show the project's experiments, which `trilemma faults run` takes by their names."""
+    found = {path.stem: load_experiment(path) for path in sorted(EXPERIMENTS.glob("*.toml"))}
+    rows = [
+        {"name": name, "description": one.about.description, "row": one.about.row,
+         "duration_s": one.about.duration_s}
+        for name, one in found.items()
+    ]  # fmt: skip
+    lines = [f"{name:<24} {one.about.description}" for name, one in found.items()]
+    emit({"experiments": rows}, wrapped(lines, sys.stdout, 25), as_json=as_json)
+
+
+def wrapped(lines: Iterable[str], stream: TextIO, indent: int = 4) -> str:
+    """Lines for people: on a terminal broken between words; elsewhere as they are, so that a
+    program finds each of them whole."""
+    if not stream.isatty():
+        return "\n".join(lines)
+    width = max(40, shutil.get_terminal_size().columns)
+    broken = [
+        textwrap.fill(
+            line, width, subsequent_indent=" " * indent, break_long_words=False,
+            break_on_hyphens=False, replace_whitespace=False,
+        )
+        for line in lines
+    ]  # fmt: skip
+    return "\n".join(broken)
+
+
+@contextmanager
+def told_when_stopped(clock: RunClock, *, removed: bool) -> Iterator[None]:
+    """Tell of a run that is stopped early what became of its faults; `removed`: its testnet goes
+    with them."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if removed:
+            note("stopped; its testnet is removed, and no report was written")
+        elif clock.unhealed:
+            note(
+                "stopped; faults may be left, and no report was written; end them with: trilemma "
+                "faults heal"
+            )
+        else:
+            note("stopped; every fault is healed, and no report was written")
+        raise
 
 
 def run_until_asked(work: Coroutine[Any, Any, Report]) -> Report:
@@ -96,7 +178,11 @@ def timeline(experiment: Experiment) -> Iterator[tuple[Tell, Show]]:
     with contextlib.ExitStack() as stack:
         live = stack.enter_context(Live(console=console, refresh_per_second=4))
         view = _View(experiment, live)
-        yield view.tell, view.show
+        try:
+            yield view.tell, view.show
+        except KeyboardInterrupt:
+            view.end()
+            raise
 
 
 class _Lines:
@@ -131,6 +217,13 @@ class _View:
         self._samples.append(one)
         self._draw()
 
+    def end(self) -> None:
+        """Leave what happened on the terminal, and no numbers: their faults are over."""
+        self._live.update(Group(*self._newest()))
+
+    def _newest(self) -> list[Text]:
+        return [Text(line, overflow="ellipsis") for line in self._moments[-SHOWN_MOMENTS:]]
+
     def _draw(self) -> None:
         table = Table(box=None, pad_edge=False, title=f"{self._about.name}", title_justify="left")
         for column in ("", "now", "so far"):
@@ -144,8 +237,7 @@ class _View:
             table.add_row("lag", "?" if now.lag is None else f"{now.lag:,}", sparkline(lags))
             table.add_row("down", ", ".join(now.down) or "none", "")
             table.add_row("faults", str(len(now.active)), "; ".join(now.active))
-        moments = [Text(line, overflow="ellipsis") for line in self._moments[-SHOWN_MOMENTS:]]
-        self._live.update(Group(table, Text(""), *moments))
+        self._live.update(Group(table, Text(""), *self._newest()))
 
 
 def sparkline(values: list[float]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +16,8 @@ from node.audit import AuditReport
 from protocol.errors import ConfigError
 
 REPORT, TIMELINE, PICTURE, PAGE = "report.json", "timeline.jsonl", "picture.png", "report.html"
+FILES = (REPORT, TIMELINE, PAGE, PICTURE)
+PREVIOUS = "previous"
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -61,19 +65,52 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return [*shown, f"{self.verdict} in {self.took_s:.1f} s"]
 
 
-def write_report(report: Report, folder: Path) -> list[str]:
-    """Write everything; returns notes on what could not be made. Raises `OSError`."""
+def open_folder(folder: Path, names: Sequence[str] = FILES) -> None:
+    """Make the folder of a report before the run that it is of: a run may take an hour. What an
+    earlier run left there is set aside below `previous/`, so that nobody takes it for this one's.
+
+    Raises `ConfigError` where nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+        older = [folder / name for name in names if (folder / name).exists()]
+        if older:
+            (folder / PREVIOUS).mkdir(exist_ok=True)
+            for name in names:  # of one run, too
+                (folder / PREVIOUS / name).unlink(missing_ok=True)
+        for path in older:
+            os.replace(path, folder / PREVIOUS / path.name)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the report to {folder}: {error.strerror}; choose another folder with "
+            "--out"
+        ) from None
+
+
+def write_report(report: Report, folder: Path, names: Sequence[str] = FILES) -> list[str]:
+    """Write these files of a report; returns notes on what could not be made. Raises `OSError`."""
     from cluster.faults_pictures import html_page, png_picture
 
     folder.mkdir(parents=True, exist_ok=True)
-    raw = msgspec.json.format(msgspec.json.encode(report), indent=1)
-    (folder / REPORT).write_bytes(raw + b"\n")
-    lines = [msgspec.json.encode({"sample": one}) for one in report.samples]
-    lines += [msgspec.json.encode({"moment": one}) for one in report.moments]
-    (folder / TIMELINE).write_bytes(b"\n".join(lines) + b"\n")
-    (folder / PAGE).write_text(html_page(report), encoding="utf-8")
-    note = png_picture(report, folder / PICTURE)
+    if REPORT in names:
+        raw = msgspec.json.format(msgspec.json.encode(report), indent=1)
+        (folder / REPORT).write_bytes(raw + b"\n")
+    if TIMELINE in names:
+        lines = [msgspec.json.encode({"sample": one}) for one in report.samples]
+        lines += [msgspec.json.encode({"moment": one}) for one in report.moments]
+        (folder / TIMELINE).write_bytes(b"\n".join(lines) + b"\n")
+    if PAGE in names:
+        (folder / PAGE).write_text(html_page(report), encoding="utf-8")
+    note = png_picture(report, folder / PICTURE) if PICTURE in names else ""
     return [note] if note else []
+
+
+def missing_files(folder: Path) -> list[str]:
+    """Files of a report that are not in its folder."""
+    return [name for name in FILES if not (folder / name).exists()]
 
 
 def read_report(folder: Path) -> Report:

@@ -16,15 +16,15 @@ import msgspec
 from client.status import sample
 from cluster.defaults import markets_of, reopening_of, settlement_of
 from cluster.faults_course import Run, RunClock, Show, Tell
-from cluster.faults_flow import capacity
+from cluster.faults_flow import SPIKE_ACCOUNTS, capacity
 from cluster.faults_report import Report
 from cluster.faults_schedule import Experiment
 from cluster.faults_targets import FaultFailed, find_target
 from cluster.launch import funded, require_host
-from cluster.lock import supervisor_pid
 from cluster.supervisor import Supervisor
 from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import ConfigError
+from store.running import is_supervised
 from store.testnet import Testnet
 
 FUNDED_S = 60.0
@@ -45,10 +45,12 @@ async def run_experiment(
     options: RunOptions,
     tell: Tell = lambda at_s, what, text: None,
     show: Show = lambda one: None,
+    clock: RunClock | None = None,
 ) -> Report:
-    """Run an experiment to its report; raises `ConfigError` for what cannot be run at all."""
+    """Run an experiment to its report; raises `ConfigError` for what cannot be run at all. The
+    `clock` says where the run is."""
     began = time.monotonic()
-    clock = RunClock()
+    clock = clock or RunClock()
     seed = experiment.about.seed if options.seed is None else options.seed
     news = partial(clock.tell, tell)
     async with running_testnet(experiment, options.testnet, news) as testnet:
@@ -87,12 +89,14 @@ async def running_testnet(
         else:
             testnet = Testnet.load(directory)
             _require_size(experiment, testnet)
-        running = supervisor_pid(testnet.directory) is not None
+        running = is_supervised(testnet.directory)
         if not running and directory is not None:
             with contextlib.suppress(ConfigError):
                 running = find_target(testnet).kind == "containers"
         if not running:
             require_host(testnet)
+        _require_traders(experiment, testnet)
+        if not running:
             supervisor = await stack.enter_async_context(Supervisor(testnet, report=news))
             await supervisor.wait_ready()
         await _wait_funded(testnet)
@@ -133,6 +137,20 @@ def _require_size(experiment: Experiment, testnet: Testnet) -> None:
                 f"{experiment.about.name} needs {wanted} processes of the role {role}, and the "
                 f"testnet has {present}; run it with --fresh, or make a larger testnet"
             )
+
+
+def _require_traders(experiment: Experiment, testnet: Testnet) -> None:
+    """Those of the load, and of its spikes: else the faults would begin before that shows."""
+    spikes = any(one.kind == "load-spike" for one in experiment.faults) or any(
+        "load-spike" in one.kinds for one in experiment.random
+    )
+    traders = max(experiment.load.accounts, SPIKE_ACCOUNTS if spikes else 0)
+    if len(testnet.traders) < traders:
+        raise ConfigError(
+            f"{experiment.about.name} needs {traders} traders, and the testnet has "
+            f"{len(testnet.traders)}; run it with --fresh, or make a testnet with more of them "
+            "(trilemma init --traders)"
+        )
 
 
 async def _wait_funded(testnet: Testnet) -> None:

@@ -14,11 +14,11 @@ import msgspec
 
 from client.console import emit, note
 from client.faults import EXIT_FAILED
-from cluster.faults_course import Show
+from cluster.faults_course import RunClock, Show
 from cluster.faults_hold import RunFolder
 from cluster.faults_pictures import page_of
-from cluster.faults_play import found_experiment, run_until_asked, timeline
-from cluster.faults_report import Report, write_report
+from cluster.faults_play import found_experiment, run_until_asked, timeline, told_when_stopped
+from cluster.faults_report import FILES, Report, open_folder, write_report
 from cluster.faults_run import RunOptions, fresh_options, run_experiment
 from cluster.faults_schedule import Experiment, load_experiment
 from cluster.faults_trends import GROWS, UNDECIDED, Slope, Trend
@@ -157,14 +157,19 @@ def soak(
     used = experiment.about.seed if seed is None else seed
     load = experiment.load
     told = f"{load.share:.0%} of what it takes" if load.share else f"{load.rate:,} actions a second"
+    open_folder(folder, (*FILES, SOAK, SOAK_PAGE, SOAK_PICTURE, VITALS))
     note(f"{minutes:g} minutes at {told}, seed {used}")
-    with tempfile.TemporaryDirectory(prefix="trilemma-soak-") as place:
+    clock = RunClock()
+    with (
+        told_when_stopped(clock, removed=True),
+        tempfile.TemporaryDirectory(prefix="trilemma-soak-") as place,
+    ):
         testnet = create_testnet(Path(place) / "testnet", fresh_options(experiment))
         vigil = Vigil(testnet)
         with timeline(experiment) as (tell, show):
             watched = _also(show, vigil)
             options = RunOptions(seed=used, testnet=testnet.directory)
-            report = run_until_asked(run_experiment(experiment, options, tell, watched))
+            report = run_until_asked(run_experiment(experiment, options, tell, watched, clock))
     for line in write_report(report, folder):
         note(line)
     grown = vigil.growths(warm_s(experiment.about.duration_s))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from client.faults import EXIT_SAFETY
 from cluster.faults_containers import described_containers
 from cluster.faults_hold import RunFolder
-from cluster.lock import supervisor_pid
+from store.running import is_supervised
 from store.testnet import Testnet
 
 STAYS = "{name} stopped for safety's sake and stays down; its log says why"
@@ -19,7 +19,7 @@ def safety_stops(testnet: Testnet) -> list[str]:
     """A sentence on each process that stopped because an invariant was broken, as the supervisor
     or docker knows it; none where neither runs the testnet. Blocks."""
     names = [entry.name for entry in testnet.processes]
-    if supervisor_pid(testnet.directory) is not None:
+    if is_supervised(testnet.directory):
         folder = RunFolder(testnet.directory)
         found = {name: folder.standing(name) for name in names}
         return [

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from cluster.faults_hold import RunFolder
-from cluster.lock import supervisor_pid
 from protocol.errors import ConfigError, TrilemmaError
+from store.running import is_supervised
 from store.testnet import Testnet
 
 RUNNING, PAUSED, DOWN = "running", "paused", "down"
@@ -133,7 +133,7 @@ class Target(Protocol):
 
 def find_target(testnet: Testnet) -> Target:
     """The running testnet's processes; raises `ConfigError` where none run."""
-    if supervisor_pid(testnet.directory) is not None:
+    if is_supervised(testnet.directory):
         return LocalTarget(testnet)
     from cluster.faults_containers import find_containers
 
@@ -215,10 +215,10 @@ class LocalTarget:
             self._run.release(name)
         until(f"{name} starts", lambda: self._stands(name) not in ("held", "waiting"))
         if self._stands(name) == "failed":
-            raise FaultFailed(
-                f"{name} ended at once with status {self.exit_status(name)}; see "
-                f"{self.testnet.log_path(name)}"
-            )
+            from cluster.faults_ready import last_line  # it imports this module
+
+            status = self.exit_status(name)
+            raise FaultFailed(f"{name} ended at once with status {status}{last_line(self, name)}")
 
     def pause(self, name: str) -> None:
         """SIGSTOP."""

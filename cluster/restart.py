@@ -10,17 +10,20 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from client.console import note
 from client.faults import NoProgress
 from cluster.faults_containers import COMPOSE_LABEL, described_containers
 from cluster.faults_targets import DOWN, LocalTarget, TestnetDown
-from cluster.lock import supervisor_pid
 from cluster.ready import check
+from cluster.rotate_places import command
 from protocol.errors import ConfigError, TrilemmaError
 from store.config import parse_address
+from store.running import is_supervised
 from store.testnet import Testnet
 
 COMMAND_S = 120.0
@@ -84,7 +87,7 @@ class Containers:
 
 def find_restarter(testnet: Testnet) -> Restarter:
     """Whoever runs this testnet; raises `ConfigError` where nobody does."""
-    if supervisor_pid(testnet.directory) is not None:
+    if is_supervised(testnet.directory):
         return LocalProcesses(testnet)
     found = described_containers(testnet)
     if found:
@@ -110,22 +113,51 @@ def restart_rolling(
         if trouble and name not in names:
             raise NoProgress(f"{name} is not ready ({trouble}); restart or repair it first")
     order = sorted(names, key=lambda name: not troubles[name])
-    for name in order:
-        started = time.monotonic()
-        restarter.restart(name)
-        await_ready(testnet, name, wait_s)
-        report(f"{name} restarted, ready after {time.monotonic() - started:.1f} s")
+    with _told_when_stopped(testnet, order, report) as done:
+        for name in order:
+            started = time.monotonic()
+            restarter.restart(name)
+            await_ready(testnet, name, wait_s)
+            done.append(name)
+            report(f"{name} restarted, ready after {time.monotonic() - started:.1f} s")
     return order
 
 
 def restart_together(
-    testnet: Testnet, restarter: Restarter, names: list[str], wait_s: float
+    testnet: Testnet,
+    restarter: Restarter,
+    names: list[str],
+    wait_s: float,
+    report: Callable[[str], None] = note,
 ) -> None:
     """Restart these processes without waiting in between; raises `NoProgress` as above."""
-    for name in names:
-        restarter.restart(name)
-    for name in names:
-        await_ready(testnet, name, wait_s)
+    with _told_when_stopped(testnet, names, report) as done:
+        for name in names:
+            restarter.restart(name)
+            done.append(name)
+        for name in names:
+            await_ready(testnet, name, wait_s)
+
+
+@contextmanager
+def _told_when_stopped(
+    testnet: Testnet, names: list[str], report: Callable[[str], None]
+) -> Iterator[list[str]]:
+    """Tell whoever stops a restart which processes are done, as the block lists them, and which one
+    it was that may be down now."""
+    done: list[str] = []
+    try:
+        yield done
+    except KeyboardInterrupt:
+        left = names[len(done) :]
+        told = [f"restarted: {', '.join(done) or 'none'}"]
+        if left:
+            told.append(f"{left[0]} was being restarted, and may be down")
+            told += [f"untouched: {', '.join(left[1:])}"] if left[1:] else []
+            chosen = [word for name in left for word in ("--process", name)]
+            told.append(f"go on with: {command(testnet, 'restart', *chosen)}")
+        report(f"stopped; {'; '.join(told)}")
+        raise
 
 
 def await_ready(testnet: Testnet, name: str, wait_s: float) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from client.faults import NoProgress
+from client.ledger import NotFinalYet
 from client.sdk import Exchange
 from client.submission import ActionRejected, Submission, results_of
 from client.units import utc, uusd_to_usd
@@ -99,7 +100,8 @@ class Rotation:
             else:
                 self._require_peer_of(journal)
                 self._report(
-                    f"going on with the new key {_address(journal.new)}, dialled at {journal.peer}"
+                    f"going on with the new key {_address(journal.new)}, dialled at {journal.peer};"
+                    f" to give it up instead: {self._command('--abandon')}"
                 )
             old, new = self._files.keys(journal)
             await self._change_stakes(journal, old, new)
@@ -138,6 +140,7 @@ class Rotation:
             raise ConfigError(
                 f"the rotation of {others[0]} is not done; first: "
                 + command(self._testnet, "validator", "rotate", others[0])
+                + ", or with --abandon behind it, to give that up"
             )
         if self._peer:
             await asyncio.to_thread(self._place.check_peer, self._peer)
@@ -247,11 +250,17 @@ class Rotation:
             )
             journal = self._files.keep(msgspec.structs.replace(journal, withdrawal=signed))
         self._report(f"{signed.payer} pays {uusd_to_usd(lacking_uusd)} dollars, once that is final")
-        if not signed.number:
-            signed = await self._withdraw(journal, signed, key)
         try:
+            if not signed.number:
+                signed = await self._withdraw(journal, signed, key)
             # The new key has it paid: the fee of that comes out of the money itself.
             await self._exchange.ledger.pay_out(new, signed.number, self._left_ms())
+        except TimeoutError as late:
+            why = late.why if isinstance(late, NotFinalYet) else str(late) or "no answer in time"
+            raise NoProgress(
+                f"the new key of {self._name} has no money yet ({why}), and no stake has moved; "
+                f"go on with: {self._command()}"
+            ) from None
         except RemoteFault as fault:
             # Anybody may have had it paid.
             if fault.code != Code.ALREADY_PAID:
@@ -312,7 +321,7 @@ class Rotation:
                 raise NoProgress(
                     f"the epoch in which the new key of {self._name} is a member did not begin "
                     f"within {self._wait_s:g} s; epoch {found.epoch} ends at {utc(found.ends_ms)}. "
-                    "Run the same command again before that: it goes on where it stopped"
+                    f"Before that, go on where it stopped with: {self._command()}"
                 )
             if time.monotonic() - told_s > TELL_S:
                 told_s = time.monotonic()
@@ -321,6 +330,10 @@ class Rotation:
                     f"then {self._name} validates with its old key"
                 )
             await asyncio.sleep(POLL_S)
+
+    def _command(self, *options: str) -> str:
+        """What to type to go on."""
+        return command(self._testnet, "validator", "rotate", self._name, *options)
 
     def _left_ms(self) -> int:
         return max(1_000, int((self._deadline - time.monotonic()) * 1000))
@@ -352,7 +365,7 @@ class Rotation:
             if time.monotonic() > deadline:
                 raise NoProgress(
                     f"{self._name} has its new key, and is not ready: {trouble}. See "
-                    f"{self._place.logs()}, then run the same command again"
+                    f"{self._place.logs()}, then go on with: {self._command()}"
                 )
             await asyncio.sleep(POLL_S)
 

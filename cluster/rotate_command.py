@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from client.cli_submit import FIRST_TRADER
 from client.console import Json, emit, exchange_of, note, run, testnet_directory
+
+if TYPE_CHECKING:
+    from client.sdk import Exchange
+    from cluster.rotate_places import Place
 
 PATIENCE_MS = 30_000
 """How long one question may wait: the validator that is asked may be the one that restarts."""
@@ -33,6 +37,10 @@ def rotate(
             min=1, help="Seconds it may take; else two epochs, a dispute window and two minutes."
         ),
     ] = None,
+    give_up: Annotated[
+        bool,
+        typer.Option("--abandon", help="Give up a rotation whose new key has no stake yet."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Exchange the key of a validator that runs, here or in a container.
@@ -48,6 +56,9 @@ def rotate(
 
     place = find_place(Testnet.load(testnet_directory(context)), name)
     exchange = exchange_of(context, PATIENCE_MS)
+    if give_up:
+        _give_up(exchange, place, payer, as_json=as_json)
+        return
 
     async def work() -> Any:
         async with exchange:
@@ -64,3 +75,14 @@ def rotate(
         f"{done.retired_key} until you have them",
     ]
     emit(done, "\n".join(lines), as_json=as_json)
+
+
+def _give_up(exchange: Exchange, place: Place, payer: str, *, as_json: bool) -> None:
+    from cluster.rotate_abandon import abandon, text
+
+    async def work() -> Any:
+        async with exchange:
+            return await abandon(exchange, place, payer=payer, report=note)
+
+    done = run(work())
+    emit(done, text(done, place), as_json=as_json)

@@ -2,7 +2,8 @@
 
 Below ``keys/`` of the testnet: ``NAME-next.key`` is the new key until the swap, which makes it
 ``NAME.key``; ``rotation/NAME.json`` is there from the first step to the last; the old key stays as
-``NAME-retired-XXXXXXXX.key``, since money hangs on it. What root writes there belongs to whom the
+``NAME-retired-XXXXXXXX.key``, since money hangs on it, and the new one of a rotation that was given
+up as ``NAME-abandoned-XXXXXXXX.key``. What root writes there belongs to whom the
 folder does, as whom the process may run. Each function may be interrupted at any instruction and
 called again.
 """
@@ -130,6 +131,19 @@ class RotationFiles:
         """The certificate (DER) of the new key: the same at every call."""
         return make_certificate(new, self.name)
 
+    def swapped(self, journal: Journal) -> bool:
+        """Whether the swap has begun to exchange the keys."""
+        return self.installed(journal) or self.retired_path(journal).exists()
+
+    def abandon(self, journal: Journal) -> Path:
+        """The rotation is given up; where the new key lies from now on."""
+        # Killed in between, it leaves the new key to the next rotation, with whatever it has.
+        self.finish()
+        kept = self.testnet.key_path(f"{self.name}-abandoned-{journal.new[:8]}")
+        os.replace(self._next_path, kept)
+        sync_directory(kept.parent)
+        return kept
+
     # --- the swap
 
     def install(self, journal: Journal) -> Path:
@@ -182,10 +196,11 @@ class RotationFiles:
         try:
             read = load_config(trial)
             expected = msgspec.structs.replace(
-                config, index=JOINING, peer_listen=f"{host}:{port}",
-                certificate=path.parent.absolute() / certificate,
-            )  # fmt: skip
-            if read != expected:
+                config, index=JOINING, peer_listen=f"{host}:{port}", certificate=read.certificate
+            )
+            # However the configuration spells the path of that file.
+            wanted_file = os.path.realpath(path.parent / certificate)
+            if read != expected or os.path.realpath(read.certificate or "") != wanted_file:
                 raise ConfigError(
                     f"cannot set index, peer_listen and certificate in {path} without changing "
                     "more; write each of its fields on a line of its own"

@@ -16,10 +16,10 @@ from client.console import testnet_option
 from cluster.faults_containers import ContainerTarget, find_containers
 from cluster.faults_targets import FaultFailed, LocalTarget, Target
 from cluster.layout import bind_error, free_ports
-from cluster.lock import supervisor_pid
 from protocol.errors import ConfigError
 from store.config import load_config, parse_address
 from store.ownership import RESTORED_NAME, UNSIGNING, mark_restore
+from store.running import is_supervised
 from store.testnet import CONTAINER_DATA, Testnet
 
 _ABSENT = ("Could not find the file", "No such container:path")
@@ -63,7 +63,7 @@ def find_place(testnet: Testnet, name: str) -> Place:
     """Where this validator runs; raises `ConfigError` where it is none, or runs nowhere here."""
     if testnet.process(name).role != "node":
         raise ConfigError(f"{name} is no validator; genesis fixes the keys of others")
-    if supervisor_pid(testnet.directory) is not None:
+    if is_supervised(testnet.directory):
         return LocalPlace(testnet, name)
     containers = find_containers(testnet)
     if containers is not None:

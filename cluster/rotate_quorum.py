@@ -33,9 +33,9 @@ def require_quorum(
     total_uusd = sum(others.values()) + stake_uusd
     if 3 * sum(others.values()) <= 2 * total_uusd:
         raise ConfigError(
-            f"the others have {sum(others.values())} of {total_uusd} uusd stake, and more than two "
-            "thirds are needed while this validator restarts with its new key: the chain would "
-            "stand still; bond more validators first"
+            f"the others have {sum(others.values())} uusd of {total_uusd} uusd of stake, and more "
+            "than two thirds are needed while this validator restarts with its new key: the chain "
+            "would stand still; bond more validators first"
         )
     if 3 * sum(stake for key, stake in others.items() if key in up) <= 2 * total_uusd:
         absent = ", ".join(names.get(key, key[:16]) for key in others if key not in up)

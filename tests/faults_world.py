@@ -34,6 +34,8 @@ class World:
     `rises` come up in the instant in which they are started. `broken` never serves, and ends with
     `status`; `mute` run and do not answer; `refuses` take no plan."""
 
+    kind = "elsewhere"
+
     def __init__(self, broken: str = "", status: int | None = None) -> None:
         self.broken = broken
         self.status = status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,34 @@ def test_nothing_is_touched_while_another_process_is_not_ready(
     del machine.sick["validator-0"]
     restart_together(testnet, machine, ["validator-0", "validator-1"], 30)
     assert machine.log[:2] == ["restart validator-0", "restart validator-1"]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_who_stops_it_is_told_which_ones_are_done_and_which_one_may_be_down(
+    testnet: Testnet, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    machine, news = Machine(monkeypatch, testnet, looks=0), list[str]()
+    restarts = machine.restart
+
+    def stopped(name: str) -> None:
+        restarts(name)
+        if name == "validator-1":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(machine, "restart", stopped)
+    names = ["validator-0", "validator-1", "sequencer-0"]
+    act = restart_together if together else restart_rolling
+    with pytest.raises(KeyboardInterrupt):
+        act(testnet, machine, names, 30, news.append)
+    told, _, typed = news[-1].partition("; go on with: ")
+    assert told == (
+        "stopped; restarted: validator-0; validator-1 was being restarted, and may be down; "
+        "untouched: sequencer-0"
+    )
+    chosen = ["--process", "validator-1", "--process", "sequencer-0"]
+    assert shlex.split(typed) == [
+        "trilemma", "--testnet", str(testnet.directory), "restart", *chosen
+    ]  # fmt: skip
 
 
 def test_a_testnet_that_does_not_run_is_not_restarted(

@@ -11,24 +11,22 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from rotation_world import Killed, Life
+from rotation_world import NAME, PEER, Killed, Life, World, begun, files_of
 
 from client.faults import NoProgress
-from client.sdk import Exchange
 from client.units import usd_to_uusd
-from client.validators import ValidatorSetView, ValidatorView
-from cluster import cli, rotate, rotate_files, rotate_places
+from cluster import cli, rotate_files, rotate_places
 from cluster.defaults import FEES
 from cluster.rotate import Rotation
 from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal, with_fields
-from cluster.rotate_places import LocalPlace, command
+from cluster.rotate_places import command
 from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
 from node.process_peers import read_certificate
 from protocol.actions import Withdraw
 from protocol.errors import Code, ConfigError, RemoteFault
-from protocol.genesis import Fees, Staking
+from protocol.genesis import Fees
 from protocol.keys import Key
 from protocol.settlement import Bond, OutboxEntry, Payout, Unbond, sign_action
 from store.config import JOINING, load_chain, load_config, load_process_key
@@ -36,8 +34,6 @@ from store.keyfiles import load_key
 from store.ownership import claim_directory, may_sign
 from store.testnet import Testnet
 
-NAME = "validator-2"
-PEER = "127.0.0.1:31999"
 STEPS = (
     (rotate_files, "write_atomic"), (rotate_files, "sync_directory"),
     (rotate_places, "mark_restore"), (os, "link"), (os, "replace"),
@@ -51,16 +47,6 @@ def testnet(tmp_path: Path) -> Testnet:
     config.data.mkdir()
     claim_directory(config, made.chain(), load_key(config.key))
     return made
-
-
-def files_of(testnet: Testnet, name: str = NAME) -> RotationFiles:
-    return RotationFiles(LocalPlace(testnet, name))
-
-
-def begun(testnet: Testnet) -> tuple[RotationFiles, Journal]:
-    files = files_of(testnet)
-    with files.lock():
-        return files, files.begin(PEER)
 
 
 def test_the_swap_comes_to_the_same_end_from_every_interruption(
@@ -148,63 +134,6 @@ def test_a_new_key_that_was_not_written_to_its_end_is_made_anew(
 
 
 # --- the steps on the ledger
-
-
-class World:
-    """A rotation whose ledger is made up: `told` is what it does to it, in order."""
-
-    def __init__(self, testnet: Testnet, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.files, self.journal = begun(testnet)
-        self.old, self.new = self.files.keys(self.journal)
-        self.exchange = Exchange.connect(testnet.directory)
-        self.told: list[str] = []
-        self.stakes = {self.journal.old: 1_000, self.journal.new: 0}
-        self.balances = {self.old.address: 1_000}
-        self.has_quorum = True
-        monkeypatch.setattr(self.exchange.ledger, "balance", self.balance)
-        monkeypatch.setattr(rotate, "validator_set", self.found)
-        monkeypatch.setattr(rotate, "bond", self.bond)
-        monkeypatch.setattr(rotate, "unbond", self.unbond)
-        monkeypatch.setattr(Rotation, "_require_quorum", self.require_quorum)
-        monkeypatch.setattr(Rotation, "_fund", self.fund)
-
-    def rotation(self, peer: str = "", payer: str = "trader-00") -> Rotation:
-        """The command, run anew."""
-        testnet = Testnet.load(self.files.testnet.directory)
-        place = LocalPlace(testnet, NAME)
-        made = Rotation(self.exchange, place, payer=payer, peer=peer)
-        made._rules = Staking(epoch_ms=1_000, min_stake_uusd=100)
-        return made
-
-    async def change_stakes(self) -> None:
-        await self.rotation()._change_stakes(self.journal, self.old, self.new)
-
-    async def found(self, _: Exchange) -> ValidatorSetView:
-        rows = [
-            ValidatorView("", "", key, 0, 0, stake_uusd, False, 0, [], "")
-            for key, stake_uusd in self.stakes.items()
-        ]
-        return ValidatorSetView(1, 1, 0, rows)
-
-    async def balance(self, address: bytes) -> SimpleNamespace:
-        return SimpleNamespace(balance_uusd=self.balances.get(address, 0))
-
-    async def bond(self, _: Exchange, key: Key, amount_uusd: int, *__: object) -> None:
-        assert key.public == self.new.public
-        self.stakes[self.journal.new] += amount_uusd
-        self.told.append("bond")
-
-    async def unbond(self, _: Exchange, key: Key, amount_uusd: int) -> None:
-        assert key.public == self.old.public and not amount_uusd
-        self.stakes[self.journal.old] = 0
-        self.told.append("unbond")
-
-    async def require_quorum(self, *_: object) -> None:
-        if not self.has_quorum:
-            raise NoProgress("no quorum")
-
-    async def fund(self, *_: object) -> None:
-        self.told.append("fund")
 
 
 async def test_a_set_that_changed_while_the_money_came_is_looked_at_again(

@@ -329,5 +329,5 @@ def test_a_supervisor_comes_before_containers(
     world = World(before, monkeypatch)
     with pytest.raises(ConfigError, match="no validator"):
         find_place(world.testnet, "sequencer-0")
-    monkeypatch.setattr("cluster.rotate_places.supervisor_pid", lambda _: 1)
+    monkeypatch.setattr("cluster.rotate_places.is_supervised", lambda _: True)
     assert isinstance(find_place(world.testnet, NAME), LocalPlace)

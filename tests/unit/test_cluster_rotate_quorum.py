@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from client.faults import NoProgress
+from client.faults import NoProgress, explain
 from client.validators import ValidatorSetView, ValidatorView
 from cluster.rotate_quorum import next_stakes, require_quorum
 from protocol.errors import ConfigError
@@ -30,6 +30,13 @@ def test_the_others_have_to_be_a_quorum_of_the_next_epoch() -> None:
         require_quorum({**stakes, "d": 150}, names, set("abcd"), "d", "", 150)
     require_quorum({**stakes, "d": 149}, names, set("abcd"), "d", "", 149)
     require_quorum(dict.fromkeys("abcdefg", 100), names, set("acdef"), "g", "", 100)
+
+
+def test_the_stakes_are_told_in_dollars() -> None:
+    with pytest.raises(ConfigError) as refused:
+        require_quorum(dict.fromkeys("abc", 1_000_000_000), {}, set("abc"), "c", "", 1_000_000_000)
+    told = explain(refused.value)
+    assert told is not None and "have 2000 dollars of 3000 dollars of stake" in told[0]
 
 
 def test_the_next_epochs_stakes_are_those_that_the_ledger_would_choose() -> None:

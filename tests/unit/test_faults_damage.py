@@ -12,7 +12,7 @@ from faults_world import Files, World, nemesis_of
 
 from cluster import faults_orders
 from cluster.faults_api import Nemesis
-from cluster.faults_damage import byzantine_mode
+from cluster.faults_damage import byzantine_mode, set_byzantine
 from cluster.faults_targets import FaultFailed, LocalTarget, NotRunning
 from protocol.errors import ConfigError
 from store.ownership import RESTORED_NAME, UNSIGNING
@@ -33,6 +33,15 @@ def fails_on_damage(
             raise ConnectionRefusedError
 
     return probe
+
+
+def test_a_lie_with_a_number_that_is_none_says_what_it_may_be(testnet: Testnet) -> None:
+    prover, sequencer = testnet.process("prover-0"), testnet.process("sequencer-0")
+    with pytest.raises(ConfigError, match=r":N behind it .* mints-cash:1"):
+        set_byzantine(testnet, prover, "mints-cash:x")
+    with pytest.raises(ConfigError) as refused:
+        set_byzantine(testnet, sequencer, "equivocates:3")
+    assert ":N" not in str(refused.value)
 
 
 # --- damaged files

@@ -360,8 +360,8 @@ def test_a_fault_that_begins_during_a_look_is_proven_by_the_next(
 
 @pytest.mark.parametrize(
     ("how", "kind", "said"),
-    [("paused", ConfigError, f"{B} is paused and cannot be told; bring it back first"),
-     ("down", ConfigError, f"{B} is down and cannot be told; bring it back first"),
+    [("paused", ConfigError, f"{B} is paused .* bring it back first: trilemma faults resume {B}"),
+     ("down", ConfigError, f"{B} is down .* bring it back first: trilemma faults restart {B}"),
      ("mute", FaultFailed, f"{B} does not answer, so that no process was told anything")],
 )  # fmt: skip
 def test_by_hand_all_are_told_or_none(

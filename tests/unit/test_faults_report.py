@@ -213,7 +213,7 @@ def test_a_run_too_short_for_a_picture() -> None:
 
 
 def test_the_verdict_is_told_though_its_pictures_cannot_be_written(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def full(*_: object) -> list[str]:
         raise OSError("no space left")
@@ -225,7 +225,7 @@ def test_the_verdict_is_told_though_its_pictures_cannot_be_written(
     monkeypatch.setattr(faults_play, "write_report", full)
     experiment = Path(__file__).parents[2] / "faults" / "slow-disks.toml"
     with pytest.raises(OSError, match="no space left"):
-        faults_play.play(experiment, seed=1, testnet=None, short=True, out=None, as_json=False)
+        faults_play.play(experiment, seed=1, testnet=None, short=True, out=tmp_path, as_json=False)
     assert report().verdict in capsys.readouterr().out
 
 
