@@ -245,13 +245,15 @@ def test_a_run_that_is_asked_to_end_heals_first(number: signal.Signals, ctrl_c: 
             healed.append("all")
         return report()
 
-    before = signal.signal(signal.SIGINT, ctrl_c)
+    wanted: dict[signal.Signals, Any] = {signal.SIGINT: ctrl_c, number: signal.SIG_DFL}
+    before = {one: signal.signal(one, handler) for one, handler in wanted.items()}
     try:
         with pytest.raises(KeyboardInterrupt):
             faults_play.run_until_asked(running())
+        assert healed == ["all"] and signal.getsignal(number) is signal.SIG_DFL
     finally:
-        signal.signal(signal.SIGINT, before)
-    assert healed == ["all"] and signal.getsignal(number) is signal.SIG_DFL
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def test_a_run_under_nohup_goes_on() -> None:
