@@ -305,7 +305,9 @@ async def test_a_sequencer_that_orders_nothing_is_left(
         for one in sent:
             assert await one.ordered(5_000) == 9
         assert pipeline.moved == 1
-        pipeline._stall_ms = 60_000  # a busy machine is no sequencer that orders nothing
+        # From here on a busy machine must not look like a sequencer that orders nothing.
+        monkeypatch.setattr("client.pipeline.STALL_MS", 60_000)
+        pipeline._stall_ms = 60_000
         again = submission(first.chain, 9)
         await pipeline.submit(again)
         assert await again.ordered(5_000) == 9
