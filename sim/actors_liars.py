@@ -172,13 +172,19 @@ class LyingProver(SimProver):
             self.truth.part(header, end + 1, header.last_block), number=header.number + 1
         )
         return [
-            self._posting(first, parts.certificates[end]),
-            self._posting(second, posting.certificate),
+            self._posting(posting, first, parts.certificates[end]),
+            self._posting(posting, second, posting.certificate),
         ]
 
-    def _posting(self, header: BatchHeader, certificate: CommitCertificate) -> PostBatch:
-        blocks, outbox = self.truth.told(header.first_block, header.last_block)
-        return PostBatch(header, pack_blocks(blocks), certificate, outbox)
+    def _posting(
+        self, whole: PostBatch, header: BatchHeader, certificate: CommitCertificate
+    ) -> PostBatch:
+        begin, end = header.first_block, header.last_block
+        blocks, outbox = self.truth.told(begin, end)
+        # Without them a chain with native checks would refuse the half, and see no lie.
+        shift = whole.header.first_block
+        prices = whole.prices[begin - shift : end + 1 - shift]
+        return PostBatch(header, pack_blocks(blocks), certificate, outbox, prices)
 
     # --- its defence
 

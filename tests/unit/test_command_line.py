@@ -148,7 +148,7 @@ def test_what_cannot_work_is_a_usage_error(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(cli, "app", whole)
-    monkeypatch.setattr(cli, "register", lambda _: None)
+    monkeypatch.setattr(cli, "register", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["trilemma", *arguments])
     monkeypatch.setenv("TRILEMMA_TESTNET", str(testnet))
     monkeypatch.setenv("NO_COLOR", "1")
@@ -373,7 +373,7 @@ def test_a_demo_on_a_file_system_for_reading_names_its_report(
 def test_ctrl_c_before_a_command_begins_is_no_traceback() -> None:
     code = (
         "from cluster import cli\n"
-        "def interrupted(app): raise KeyboardInterrupt\n"
+        "def interrupted(app, called): raise KeyboardInterrupt\n"
         "cli.register = interrupted\n"
         "cli.main()"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from pathlib import Path
@@ -85,7 +86,7 @@ def test_a_crash_while_a_state_is_kept_loses_nothing(
     def crash(*arguments: Any, **options: Any) -> Any:
         if call == "open" and not str(arguments[0]).endswith(".tmp"):
             return real(*arguments, **options)
-        raise OSError("the power is gone")
+        raise OSError(errno.EIO, "the power is gone")
 
     kept = KeptStates(tmp_path / STATE_NAME).batch()
     with monkeypatch.context() as patch:
