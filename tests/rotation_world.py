@@ -4,6 +4,7 @@ that is made up."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,12 +17,25 @@ from cluster import rotate
 from cluster.rotate import Rotation
 from cluster.rotate_files import Journal, RotationFiles
 from cluster.rotate_places import LocalPlace
+from cluster.testnet import TestnetOptions, create_testnet
 from protocol.genesis import Staking
 from protocol.keys import Key
+from store.config import load_config
+from store.keyfiles import load_key
+from store.ownership import claim_directory
 from store.testnet import Testnet
 
 NAME = "validator-2"
 PEER = "127.0.0.1:31999"
+
+
+def claimed_testnet(folder: Path) -> Testnet:
+    """A testnet whose validator `NAME` has its data directory, as one that ran."""
+    made = create_testnet(folder / "net", TestnetOptions(free_ports=True, traders=1))
+    config = load_config(made.config_path(NAME))
+    config.data.mkdir()
+    claim_directory(config, made.chain(), load_key(config.key))
+    return made
 
 
 class Killed(Exception):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
-from rotation_world import NAME, PEER, Killed, Life, World, begun, files_of
+from rotation_world import NAME, PEER, Killed, Life, World, begun, claimed_testnet, files_of
 
 from client.faults import NoProgress
 from client.units import usd_to_uusd
@@ -21,7 +21,6 @@ from cluster.rotate import Rotation
 from cluster.rotate_fees import fee_uusd, fees_uusd
 from cluster.rotate_files import Journal, RotationFiles, SignedWithdrawal, with_fields
 from cluster.rotate_places import command
-from cluster.testnet import TestnetOptions, create_testnet
 from net.tls import is_usable
 from node.process_peers import read_certificate
 from protocol.actions import Withdraw
@@ -42,11 +41,7 @@ STEPS = (
 
 @pytest.fixture
 def testnet(tmp_path: Path) -> Testnet:
-    made = create_testnet(tmp_path / "net", TestnetOptions(free_ports=True, traders=1))
-    config = load_config(made.config_path(NAME))
-    config.data.mkdir()
-    claim_directory(config, made.chain(), load_key(config.key))
-    return made
+    return claimed_testnet(tmp_path)
 
 
 def test_the_swap_comes_to_the_same_end_from_every_interruption(

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from rotation_world import NAME, PEER, World
+from rotation_world import NAME, PEER, World, claimed_testnet
 
 from client.faults import NoProgress
 from client.ledger import NotFinalYet, TransactionRejected
@@ -16,23 +16,16 @@ from cluster.rotate_abandon import Abandoned, abandon, text
 from cluster.rotate_fees import fee_uusd
 from cluster.rotate_files import Journal, SignedWithdrawal
 from cluster.rotate_places import LocalPlace
-from cluster.testnet import TestnetOptions, create_testnet
 from protocol.errors import Code, ConfigError
 from protocol.keys import Key
 from protocol.settlement import Deposit
-from store.config import load_config
 from store.keyfiles import load_key
-from store.ownership import claim_directory
 from store.testnet import Testnet
 
 
 @pytest.fixture
 def testnet(tmp_path: Path) -> Testnet:
-    made = create_testnet(tmp_path / "net", TestnetOptions(free_ports=True, traders=1))
-    config = load_config(made.config_path(NAME))
-    config.data.mkdir()
-    claim_directory(config, made.chain(), load_key(config.key))
-    return made
+    return claimed_testnet(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -96,18 +96,24 @@ def test_new_batches_may_end_elsewhere_than_the_removed_ones() -> None:
     assert watch.machine.next == 4 and watch.machine.checked_blocks == 6
 
 
+def undefended() -> tuple[DisputeWorld, Watch]:
+    """A right batch whose prover let a game on it run out, and who watched it."""
+    world = DisputeWorld()
+    world.fill(4)
+    world.post()
+    watch = Watch(world)
+    watch.catch_up()
+    assert watch.machine.next == 2
+    assert world.open(1, key_of("alice"), bytes(32)) == Code.OK
+    world.wait(RULES.clock_ms + 1_000)
+    assert world.ledger.batch(1) is None
+    return world, watch
+
+
 def test_a_right_batch_that_went_undefended_may_come_back_as_a_lie() -> None:
     """The prover lets a game on a right batch run out, and posts a wrong one in its place."""
     for later in (0, 1):
-        world = DisputeWorld()
-        world.fill(4)
-        world.post()
-        watch = Watch(world)
-        watch.catch_up()
-        assert watch.machine.next == 2
-        assert world.open(1, key_of("alice"), bytes(32)) == Code.OK
-        world.wait(RULES.clock_ms + 1_000)
-        assert world.ledger.batch(1) is None
+        world, watch = undefended()
         world.post(mint(1))
         if later:
             world.fill(1)
@@ -118,15 +124,7 @@ def test_a_right_batch_that_went_undefended_may_come_back_as_a_lie() -> None:
 
 @pytest.mark.parametrize("later", [False, True])
 def test_a_right_batch_may_come_back_shorter_before_anybody_looks(later: bool) -> None:
-    world = DisputeWorld()
-    world.fill(4)
-    world.post()
-    watch = Watch(world)
-    watch.catch_up()
-    assert watch.machine.next == 2
-    assert world.open(1, key_of("alice"), bytes(32)) == Code.OK
-    world.wait(RULES.clock_ms + 1_000)
-    assert world.ledger.batch(1) is None
+    world, watch = undefended()
     world.post(upto=2)
     world.wait(RULES.window_ms // 2)
     if later:
