@@ -37,7 +37,7 @@ async def test_every_role_stops_under_load_without_being_killed(cluster: Cluster
     supervisor = cluster.supervisor
     load = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "cluster.cli", "--testnet", str(cluster.testnet.directory), "load",
-        "--rate", "4000", "--seconds", "600", cwd=ROOT,
+        "--rate", "2000", "--seconds", "600", cwd=ROOT,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -37,7 +37,7 @@ def in_steps(block: Block, *, restarts: random.Random | None, seen: Counter[str]
     steps = block.step.steps(Engine.restore(block.chain, leaves.items(), verify))
     for number, step in enumerate(steps.plan):
         assert steps.done == number
-        if restarts is not None and restarts.random() < 0.5:
+        if restarts is not None and restarts.random() < 0.2:
             shuffled = list(leaves.items())
             restarts.shuffle(shuffled)
             engine = Engine.restore(block.chain, shuffled, verify)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from base64 import b64encode
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Testnet, Path]:
     return testnet, base / "manifests"
 
 
+@cache
+def everything(folder: Path) -> tuple[Manifest, ...]:
+    files = sorted(folder.iterdir())
+    return tuple(each for path in files for each in yaml.safe_load_all(path.read_text()))
+
+
 def objects(folder: Path, kind: str = "") -> list[Manifest]:
-    found = [
-        each for path in sorted(folder.iterdir()) for each in yaml.safe_load_all(path.read_text())
-    ]
-    return [each for each in found if not kind or each["kind"] == kind]
+    return [each for each in everything(folder) if not kind or each["kind"] == kind]
 
 
 def named(folder: Path, kind: str, name: str) -> Manifest:
