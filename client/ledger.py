@@ -134,7 +134,8 @@ class Ledger:
                     raise
                 if asyncio.get_running_loop().time() >= deadline:
                     raise TimeoutError(
-                        f"withdrawal {number} is not settled after {timeout_ms / 1000:g} s"
+                        f"withdrawal {number} is not settled after {timeout_ms / 1000:g} s: "
+                        f"{fault.text}"
                     ) from None
             await asyncio.sleep(POLL_S)
 

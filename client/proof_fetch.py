@@ -81,6 +81,7 @@ class ProofFetcher:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_ms / 1000
         shown: Shown | None = None
+        refusal = ""
         while True:
             try:
                 shown = shown or await self._evidence(kind, subject)
@@ -89,7 +90,7 @@ class ProofFetcher:
             except RemoteFault as fault:
                 if fault.code not in _NOT_YET:
                     raise
-                found = None
+                found, refusal = None, f": {fault.text}"
             if isinstance(found, SettledProof):
                 if not final or show(found, self._exchange.chain).final:
                     return found
@@ -97,7 +98,8 @@ class ProofFetcher:
                 shown = None
             if loop.time() >= deadline:
                 state = "final" if final else "settled"
-                raise TimeoutError(f"the batch is not {state} after {timeout_ms / 1000:g} s")
+                what = f"what proves it is not {state} after {timeout_ms / 1000:g} s"
+                raise TimeoutError(what + ("" if shown else refusal))
             await asyncio.sleep(POLL_S)
 
     async def _evidence(self, kind: str, subject: list[int]) -> Shown | None:

@@ -73,6 +73,8 @@ class Served:
             return StateProofView(1, BATCH, encode(self.state.prove(asked.keys)))
         if isinstance(asked, WithdrawalRequest):
             index = asked.number - OUTBOX[0].number
+            if index >= len(OUTBOX):
+                raise RemoteFault(Code.NOT_FOUND, f"withdrawal {asked.number} is in no batch yet")
             path = list_proof([encode(one) for one in OUTBOX], index)
             return WithdrawalView(1, BATCH, OUTBOX[index], path)
         if isinstance(asked, EpochRequest):
@@ -143,6 +145,11 @@ async def test_it_waits_until_the_batch_is_settled_and_final() -> None:
     # What the prover showed is kept while the ledger is asked again.
     assert served.asked.count("StateProofRequest") == 1
     assert show(await served.fetch("account", [20], final=True), served.chain).final
+
+
+async def test_it_says_what_it_waited_for() -> None:
+    with pytest.raises(TimeoutError, match="after 0 s: withdrawal 999 is in no batch yet"):
+        await Served(World()).fetch(WITHDRAWAL, [999], timeout_ms=0)
 
 
 async def test_it_gives_up_in_time() -> None:
