@@ -4,6 +4,9 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PACKAGES := $(patsubst %/__init__.py,%,$(wildcard */__init__.py))
+# Where Python may not write bytecode, every process would compile the sources at each start.
+BYTECODE = $(BIN)/python -m compileall -q $(PACKAGES) || :
 TESTS ?= tests
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -16,6 +19,7 @@ help: ## list the targets
 
 install: $(STAMP) ## make the virtual environment in .venv, and compile there what can be
 	@$(BIN)/python deploy/compile.py || :
+	@$(BYTECODE)
 
 $(STAMP): requirements.lock pyproject.toml
 	@if [ ! -x $(BIN)/python ] || ! $(BIN)/python -c '' 2>/dev/null; then \
@@ -34,6 +38,7 @@ compile: $(STAMP) ## compile the inner loops again and say how it went (TRILEMMA
 # What runs for long runs compiled; says something only where sources, or the answer, are new.
 compiled: $(STAMP)
 	@$(BIN)/python deploy/compile.py --if-changed || :
+	@$(BYTECODE)
 
 demo: compiled ## run a whole cluster on this machine and trade on it
 	@$(BIN)/trilemma demo
