@@ -18,7 +18,7 @@ from consensus.light_proofs import ProvenLeaves
 from consensus.members import MemberSet
 from consensus.verify import VerifiedCache, Verifier, verify_certificate
 from protocol.chain import QC, CommitCertificate, Header, Member, origin_qc
-from protocol.errors import Code, ConfigError, Rejected
+from protocol.errors import Code, ConfigError, Rejected, SafetyViolation
 from protocol.keys import verify
 from protocol.ledger_leaves import EpochLeaf, decode_epoch, epoch_key
 from protocol.light import Checkpoint
@@ -68,11 +68,13 @@ def members_after(last: Header, leaf: EpochLeaf) -> MemberSet:
 
 @dataclass(slots=True)
 class _Epoch:
-    """A known member set; `last_height` is that of its last block once it is over."""
+    """A known member set; `last_height` is that of its last block once it is over, `newest` its
+    highest block that was verified."""
 
     members: MemberSet
     trusted_ms: int
     last_height: int | None = None
+    newest: Header | None = None
     cache: VerifiedCache = field(default_factory=lambda: VerifiedCache(64))
 
     @property
@@ -90,7 +92,7 @@ class LightClient:
 
     `trusting_ms`: how long a member set is trusted after it was last known to be in force. `now_ms`
     is the wall clock of every call. Every method raises `Rejected` for what it does not accept, and
-    has then changed nothing.
+    has then changed nothing; and `SafetyViolation` where the members certified two ledgers.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class LightClient:
         self._current = _Epoch(checkpoint_members(checkpoint), checkpoint.time_ms)
         self._known = {checkpoint.epoch: self._current}
         self._newest: Header | None = None
+        self._remembered: Header | None = None
         self._require_fresh(self._current, now_ms)
         if checkpoint.time_ms > now_ms + MAX_AHEAD_MS:
             raise Rejected(Code.UNTRUSTED_CHECKPOINT, "the checkpoint is from the future")
@@ -152,6 +155,13 @@ class LightClient:
             members.ends_ms or 0, self._current.trusted_ms,
         )  # fmt: skip
 
+    def remember(self, header: Header) -> None:
+        """A header that was verified in an earlier life: what contradicts it is noticed."""
+        self._remembered = header
+        known = self._known.get(header.epoch)
+        if known is not None and known.newest is None:
+            known.newest = header
+
     # --- verifying
 
     def verify_header(self, header: Header, certificate: CommitCertificate, now_ms: int) -> None:
@@ -163,8 +173,7 @@ class LightClient:
         """
         known = self._check_header(header, certificate, now_ms)
         self._trust_until(known, header.time_ms)
-        if self._newest is None or header.height > self._newest.height:
-            self._newest = header
+        self._note(known, header)
 
     def verify_leaves(
         self,
@@ -266,23 +275,14 @@ class LightClient:
                 Code.BAD_CERTIFICATE,
                 f"the block's time is {header.time_ms - now_ms} ms ahead of our clock",
             )
+        verify_certificate(
+            known.members, header, certificate, verifier=self._verifier, cache=known.cache
+        )
+        _require_one_ledger(known.newest, header)
         last = known.last_height
         if header.height < known.first_height or (last is not None and header.height > last):
             raise Rejected(
                 Code.WRONG_EPOCH, f"block {header.height} does not lie in epoch {header.epoch}"
-            )
-        verify_certificate(
-            known.members, header, certificate, verifier=self._verifier, cache=known.cache
-        )
-        newest = self._newest
-        if (
-            newest is not None
-            and (newest.epoch, newest.height) == (header.epoch, header.height)
-            and newest != header
-        ):
-            raise Rejected(
-                Code.BAD_CERTIFICATE,
-                f"two blocks of height {header.height} are certified: the members forked the chain",
             )
         return known
 
@@ -306,7 +306,34 @@ class LightClient:
     def _begin(self, members: MemberSet, last: Header) -> None:
         self._trust_until(self._current, last.time_ms)
         self._current.last_height = last.height
-        if self._newest is None or last.height > self._newest.height:
-            self._newest = last
+        self._note(self._current, last)
         self._current = self._known[members.epoch] = _Epoch(members, last.time_ms)
+        if self._remembered is not None and self._remembered.epoch == members.epoch:
+            self._current.newest = self._remembered
         self._known.pop(members.epoch - KEPT_EPOCHS, None)
+
+    def _note(self, known: _Epoch, header: Header) -> None:
+        """A header was verified."""
+        if known.newest is None or header.height > known.newest.height:
+            known.newest = header
+        if self._newest is None or header.height > self._newest.height:
+            self._newest = header
+
+
+def _require_one_ledger(known: Header | None, header: Header) -> None:
+    """Raise `SafetyViolation` where two certified blocks of one epoch cannot be of one chain.
+
+    Block times grow with every block, so a lower block with a later time was made by members that
+    had forgotten the higher one.
+    """
+    if known is None or header == known:
+        return
+    lower, higher = sorted((known, header), key=lambda one: one.height)
+    if lower.height < higher.height and lower.time_ms < higher.time_ms:
+        return
+    raise SafetyViolation(
+        f"the validators certified two ledgers: block {known.height} of time {known.time_ms} and "
+        f"block {header.height} of time {header.time_ms}, both of epoch {header.epoch}, cannot be "
+        "of one chain. They lost their data and began anew, or a third of their stake lies; "
+        "nothing that they show counts before people have decided which ledger is theirs"
+    )

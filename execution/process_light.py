@@ -19,8 +19,8 @@ from consensus.light import LightClient
 from consensus.light_proofs import ProvenLeaves
 from execution.inbox import VerifiedInbox
 from net.clock import now_ms
-from protocol.chain import CommitCertificate, Header
-from protocol.codec import Wire
+from protocol.chain import CommitCertificate, Header, decode_header
+from protocol.codec import Wire, encode
 from protocol.errors import Code, ConfigError, Rejected, RemoteFault
 from protocol.genesis import Chain
 from protocol.ledger_leaves import CURRENT_EPOCH_KEY
@@ -37,6 +37,12 @@ from store.files import write_atomic
 
 CHECKPOINT_NAME = "checkpoint.json"
 """File of the newest checkpoint in a process's data directory."""
+
+NEWEST_SUFFIX = ".newest"
+"""Suffix of the file beside it that holds the newest verified header."""
+
+NEWEST_MS = 10_000
+"""It is written again when the ledger has moved on by so much."""
 
 REFRESHES = 16
 """A kept checkpoint is renewed so often within one trusting period."""
@@ -87,11 +93,30 @@ def load_checkpoint(chain: Chain, path: Path | None, *, kept: bool = False) -> C
     return checkpoint
 
 
+def load_newest(chain: Chain, path: Path) -> Header | None:
+    """The header in a file that we keep for ourselves, None where there is none.
+
+    Raises `ConfigError` that names the file.
+    """
+    try:
+        header = decode_header(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read the newest header {path}: {error.strerror}") from None
+    except Rejected as error:
+        raise ConfigError(f"the newest header {path} is damaged; delete it ({error})") from None
+    if header.chain_id != chain.chain_id:
+        raise ConfigError(f"the newest header in {path} is of another chain; delete it")
+    return header
+
+
 class LightFollower:
     """Verifies what validators answer, following the member sets as they change.
 
     `checkpoint`: file that is begun from, and kept up to date unless `keep` is False; None: always
-    from genesis.
+    from genesis. Beside it the newest header is kept, so that validators which lost their data and
+    began anew are noticed after a restart, too: whatever verifies raises `SafetyViolation` then.
     """
 
     def __init__(
@@ -114,6 +139,13 @@ class LightFollower:
             self.client = LightClient(begin, trusting_ms=self._trusting_ms, now_ms=clock())
         except Rejected as error:
             raise self._untrusted(error) from None
+        newest = None
+        if checkpoint is not None:
+            self._newest_path = checkpoint.with_suffix(NEWEST_SUFFIX)
+            newest = load_newest(chain, self._newest_path)
+        if newest is not None:
+            self.client.remember(newest)
+        self._newest_stored_ms = 0 if newest is None else newest.time_ms
         self._stored = (begin.epoch, begin.time_ms)
         self._confirmed = begin.epoch
         # Questions of several tasks must not follow the same change of members twice.
@@ -218,13 +250,18 @@ class LightFollower:
         return self._untrusted(error)
 
     async def _keep(self) -> None:
-        """Store the checkpoint when its epoch or a good part of its trust is new.
+        """Store the newest header now and then, and the checkpoint when its epoch or a good part of
+        its trust is new.
 
-        Which block an epoch starts from only its own members prove; before that nothing is stored.
+        Which block an epoch starts from only its own members prove; before that none is stored.
         """
-        if not self._writes or self._path is None or self.client.members.ends_ms is None:
+        if not self._writes or self._path is None:
             return
-        if self.client.epoch != self._confirmed:
+        newest = self.client.newest
+        if newest is not None and newest.time_ms >= self._newest_stored_ms + NEWEST_MS:
+            self._newest_stored_ms = newest.time_ms
+            await asyncio.to_thread(write_atomic, self._newest_path, encode(newest))
+        if self.client.members.ends_ms is None or self.client.epoch != self._confirmed:
             return
         epoch, time_ms = self._stored
         newer_ms = self.client.trusted_ms - time_ms

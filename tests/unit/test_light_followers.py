@@ -13,9 +13,10 @@ from ledger_world import GENESIS_MS
 from light_world import EPOCH_MS, TRUSTING_MS, LightChain
 
 from execution.process_inbox import InboxFollower
-from execution.process_light import CHECKPOINT_NAME, LightFollower
+from execution.process_light import CHECKPOINT_NAME, NEWEST_MS, NEWEST_SUFFIX, LightFollower
+from protocol.chain import decode_header
 from protocol.codec import encode
-from protocol.errors import Code, ConfigError, Rejected, RemoteFault
+from protocol.errors import Code, ConfigError, Rejected, RemoteFault, SafetyViolation
 from protocol.inbox import InboxLeaf, inbox_key
 from protocol.ledger_leaves import (
     FinalLeaf,
@@ -182,6 +183,50 @@ async def test_a_checkpoint_of_another_chain_or_none_of_a_checkpoint(tmp_path: P
         path.write_bytes(raw)
         with pytest.raises(ConfigError):
             follower(world, path)
+
+
+async def test_validators_that_began_anew_are_noticed_after_a_restart_too(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT_NAME
+    newest = path.with_suffix(NEWEST_SUFFIX)
+    world = LightChain(epoch_ms=TRUSTING_MS)
+
+    async def follow_on(light: LightFollower) -> None:
+        end_ms = world.now_ms + NEWEST_MS
+        while world.now_ms < end_ms:
+            header = world.block()
+            await light.verify(header, world.certificate(header))
+
+    light, _ = follower(world, path)
+    await follow_on(light)
+    await follow_on(light)
+    kept = decode_header(newest.read_bytes())
+    assert kept in world.headers[2:] and world.headers[-1].time_ms - kept.time_ms <= NEWEST_MS
+    anew = replace(world.headers[kept.height - 1], time_ms=world.now_ms)
+    certificate = world.certificate(anew)
+    for one in (light, follower(world, path)[0]):
+        with pytest.raises(SafetyViolation, match="two ledgers"):
+            await one.verify(anew, certificate)
+        old = world.headers[2]
+        await one.verify(old, world.certificate(old))
+    assert decode_header(newest.read_bytes()) == kept
+    # Nothing is written where the file is another's.
+    reader = LightFollower(
+        world.chain, Validator(world), path, clock=lambda: world.now_ms, keep=False
+    )
+    await follow_on(reader)
+    assert decode_header(newest.read_bytes()) == kept
+
+
+async def test_a_kept_header_that_is_unusable_is_named_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT_NAME
+    newest = path.with_suffix(NEWEST_SUFFIX)
+    world = grown(0)
+    newest.write_bytes(b"\xc1")
+    with pytest.raises(ConfigError, match="newest is damaged; delete it"):
+        follower(world, path)
+    newest.write_bytes(encode(replace(world.headers[1], chain_id=bytes(32))))
+    with pytest.raises(ConfigError, match="another chain; delete it"):
+        follower(world, path)
 
 
 async def test_a_lie_of_one_validator_changes_nothing() -> None:
