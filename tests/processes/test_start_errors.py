@@ -217,6 +217,8 @@ def test_a_key_file_that_is_open_missing_or_broken(testnet: Testnet, role: Role)
     config = testnet.config_path(PROCESS[role])
     key_path.chmod(0o640)
     refuses(role, config, key_path.name, "open to others", "chmod 600")
+    if role != "node":  # all read it in the same way
+        return
     key_path.chmod(0o600)
     key_path.write_text("not hex at all\n")
     refuses(role, config, key_path.name, "64 hex digits")
@@ -241,6 +243,8 @@ def test_a_genesis_file_that_is_missing_or_broken(testnet: Testnet, role: Role) 
     genesis = json.loads(path.read_bytes())
     path.write_text("{")
     refuses(role, config, "genesis", "malformed")
+    if role != "node":  # all read it in the same way
+        return
     path.write_text(json.dumps(genesis | {"surprise": 1}))
     refuses(role, config, "genesis", "malformed", "surprise")
     path.write_text(json.dumps(genesis | {"validators": []}))
