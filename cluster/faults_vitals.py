@@ -24,9 +24,12 @@ from cluster.faults_trends import (
 from store.segment_file import SUFFIX
 
 WARM_S = 60.0
-WARM_SHARE = 1 / 3
+"""Trends of descriptors begin so long after a start."""
+
+FILL_S = 1_200.0
+FILL_SHARE = 1 / 3
 """A process may fill its caches and windows after its start, for so long or for this share of the
-run, whichever is longer; trends of memory begin then, those of descriptors after `WARM_S`."""
+run, whichever is longer; trends of memory begin then."""
 
 LEAST_SAMPLES = 6
 STARTS_LEAST = 6
@@ -132,7 +135,7 @@ def read_vitals(name: str, pid: int, at_s: float) -> Vitals | None:
 
 def warm_s(duration_s: float) -> float:
     """How long after its start a process may grow in a run of `duration_s`."""
-    return max(WARM_S, duration_s * WARM_SHARE)
+    return max(FILL_S, duration_s * FILL_SHARE)
 
 
 def growth(name: str, role: str, seen: Sequence[Vitals], warmth_s: float = WARM_S) -> Growth:

@@ -138,7 +138,7 @@ def test_a_soak_lasts_as_long_as_it_is_told_with_the_same_faults_a_minute() -> N
 def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
     hour = load_experiment(SOAK_FILE)
     warmth_s = warm_s(HOUR_S)
-    assert warmth_s == 1_200 and warm_s(60) == WARM_S
+    assert warmth_s == 1_200 == warm_s(60) and warm_s(2 * HOUR_S) == 2_400
     early, often, _ = hour.random
     assert early.until_s + warmth_s < HOUR_S, "all that restart early live long enough afterwards"
     assert {"random:validator", "prover-0"}.isdisjoint(often.targets), "one of each role at most"
@@ -147,6 +147,12 @@ def test_restarts_leave_every_process_time_to_show_what_it_grows_by() -> None:
     ]
     assert growth("p-0", "prover", life, warmth_s).verdict == FLAT, "a window that was filled"
     assert growth("p-0", "prover", life).verdict != FLAT
+
+
+def test_a_run_shorter_than_caches_take_to_fill_does_not_tell_of_memory() -> None:
+    filling = [Vitals("p-0", 1, float(at_s), at_s * MIB, 9, 4) for at_s in range(0, 900, 5)]
+    grown = growth("p-0", "prover", filling, warm_s(900))
+    assert grown.lives == 0 and grown.verdict == UNDECIDED
 
 
 def test_descriptors_are_told_of_lives_too_short_to_tell_of_memory() -> None:
